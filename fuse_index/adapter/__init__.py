@@ -1,0 +1,1 @@
+"""Fitting adapters, the adapter itself, the autograd bridge, the quality report."""

@@ -1,0 +1,1 @@
+"""The offline builder: corpus and two models in, a bundle out."""

@@ -1,0 +1,68 @@
+"""The errors of the package: one base class, so that a caller can catch them all.
+
+Every message says what was given, what was expected and what to do. The command line prints it as
+one line and exits with code 2; anything that is not a :class:`FuseIndexError` is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class FuseIndexError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        given: what was found, naming the object it concerns.
+        expected: what would have been accepted.
+        remedy: what the user can do now.
+    """
+
+    def __init__(self, given: str, *, expected: str = "", remedy: str = "") -> None:
+        self.given = given
+        self.expected = expected
+        self.remedy = remedy
+        parts = [given]
+        if expected:
+            parts.append(f"expected {expected}")
+        if remedy:
+            parts.append(remedy)
+        super().__init__("; ".join(parts))
+
+
+class OptionError(FuseIndexError, ValueError):
+    """An option is outside its range, or two options contradict each other."""
+
+
+class ShapeError(FuseIndexError, ValueError):
+    """Tensors have shapes, dtypes or devices that do not fit together."""
+
+
+class CorpusError(FuseIndexError):
+    """Text that cannot be read: missing, empty, or not in the stated encoding."""
+
+
+class VocabularyError(FuseIndexError):
+    """No usable word is left, or a word table does not fit its tokenizers."""
+
+
+class ModelError(FuseIndexError):
+    """A model cannot be loaded, or lacks the tokenizer or embedding table we need."""
+
+
+class BundleError(FuseIndexError):
+    """A bundle on disk is damaged, hostile, or of another format version."""
+
+
+class IdentityError(BundleError):
+    """A bundle was built for another model or tokenizer than the one at hand."""
+
+
+class StorageError(FuseIndexError):
+    """Files cannot be written: the folder exists, the disk is full, permission is missing."""
+
+
+class MissingDependencyError(FuseIndexError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class NativeError(FuseIndexError, RuntimeError):
+    """The native extension was asked for explicitly but is not there or failed."""

@@ -1,0 +1,1 @@
+"""Frozen models behind one small interface: causal LMs, CLIP, classifiers, encoders."""

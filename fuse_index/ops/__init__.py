@@ -1,0 +1,1 @@
+"""Torch operators: schema, fake, pure-torch reference, native backends, registration."""

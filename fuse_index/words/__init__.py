@@ -1,0 +1,1 @@
+"""Corpus to words, words to token ids under each tokenizer."""

@@ -1,0 +1,55 @@
+"""Fixtures shared by all tests; the real models and corpora are optional and skipped where absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.load_profile("default")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def shared_path(relative: str) -> Path:
+    """Return a path under the optional folder of real data, or skip the test."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"real data not found: {path} (optional; see README, section Tests)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def gpt2_dir() -> Path:
+    """The real causal LM with GPT-2's byte-level BPE."""
+    return shared_path("models/gpt2-bpe-lm-18m")
+
+
+@pytest.fixture(scope="session")
+def minilm_dir() -> Path:
+    """The real sentence classifier with BERT's WordPiece."""
+    return shared_path("models/minilm-sentiment")
+
+
+@pytest.fixture(scope="session")
+def captions_file() -> Path:
+    """Image captions, one a line."""
+    return shared_path("corpora/flickr8k-captions.txt")
+
+
+@pytest.fixture(scope="session")
+def wikitext_file() -> Path:
+    """Encyclopaedia prose."""
+    return shared_path("corpora/wikitext-2-valid.txt")
+
+
+@pytest.fixture(scope="session")
+def polarity_file() -> Path:
+    """Film-review sentences with labels."""
+    return shared_path("corpora/sentence-polarity.tsv")
