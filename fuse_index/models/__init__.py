@@ -1,1 +1,18 @@
-"""Frozen models behind one small interface: causal LMs, CLIP, classifiers, encoders."""
+"""Models of several libraries behind one interface, and their embedding tables alone."""
+
+from fuse_index.models.batch import Batch
+from fuse_index.models.frame import Frame
+from fuse_index.models.kinds import ModelKind, ModelOutput
+from fuse_index.models.load import load_model
+from fuse_index.models.naming import ModelName, ModelSource, parse_model_name
+
+__all__ = [
+    "Batch",
+    "Frame",
+    "ModelKind",
+    "ModelName",
+    "ModelOutput",
+    "ModelSource",
+    "load_model",
+    "parse_model_name",
+]

@@ -1,0 +1,243 @@
+"""The one interface all models have: tokens, embeddings, batches, a forward from embeddings."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from fuse_index.artifact.identity import ModelIdentity, hash_embeddings
+from fuse_index.errors import ModelError, ShapeError
+from fuse_index.models.batch import Batch, build_batch
+from fuse_index.models.frame import Frame
+from fuse_index.models.kinds import ModelKind, ModelOutput
+from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
+from fuse_index.words.tokenization import WordTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fuse_index.models.prefix import Prefix
+    from fuse_index.words.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a loader found out about a model, whatever library it is of.
+
+    Attributes:
+        name: the model as the user named it.
+        revision: commit of the weights where known, else "".
+        tokenizer: the library's own tokenizer.
+        words: the same tokenizer for words and running text.
+        frame: special tokens around the content.
+        positions: largest number of tokens, or None where there is no limit.
+        stored: dtype the weights have on disk, where known.
+    """
+
+    name: str
+    revision: str
+    tokenizer: Any
+    words: WordTokenizer
+    frame: Frame
+    positions: int | None
+    stored: torch.dtype | None = None
+
+
+class Model(ABC):
+    """A frozen model in evaluation mode, seen from its input embeddings.
+
+    ``model.forward(model.embed(batch.ids), batch)`` is what the model computes for ``batch``; a
+    gradient with respect to the embeddings is taken by making them require one first.
+
+    Args:
+        module: the network; its parameters are frozen and it is switched to evaluation.
+        embedding: the module inside it that looks token ids up.
+        parts: tokenizer, frame and limits.
+
+    Raises:
+        ModelError: the table has fewer rows than there are tokens, or a used row that is
+            not finite.
+    """
+
+    kind: ClassVar[ModelKind]
+
+    def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.parts = parts
+        self._embedding = embedding
+        rows = int(embedding.weight.shape[0])
+        self.vocabulary_size = used_rows(rows, parts.words.vocab_size, parts.name)
+        """Tokens of the tokenizer, which are the used rows of the embedding table."""
+        self.unused_rows = rows - self.vocabulary_size
+        """Rows of the embedding table no token uses (padding to a round number)."""
+        check_finite(embedding.weight[: self.vocabulary_size], self.spell, parts.name)
+
+    @property
+    def name(self) -> str:
+        """The model as it was named when loaded."""
+        return self.parts.name
+
+    @property
+    def revision(self) -> str:
+        """Commit of the weights where known, else ""."""
+        return self.parts.revision
+
+    @property
+    def tokenizer(self) -> Any:
+        """The library's own tokenizer, untouched."""
+        return self.parts.tokenizer
+
+    @property
+    def words(self) -> WordTokenizer:
+        """The tokenizer for words and running text."""
+        return self.parts.words
+
+    @property
+    def frame(self) -> Frame:
+        """Special tokens around the content."""
+        return self.parts.frame
+
+    @property
+    def positions(self) -> int | None:
+        """Largest number of tokens of a prompt, special ones included; None without a limit."""
+        return self.parts.positions
+
+    @property
+    def width(self) -> int:
+        """Columns of the input embedding table."""
+        return int(self._embedding.weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding table is, and where batches go."""
+        return self._embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the embedding table."""
+        return self._embedding.weight.dtype
+
+    def spell(self, token: int) -> str:
+        """Return the token string of an id, as the tokenizer's vocabulary has it."""
+        return self.words.token(token) or f"<{token}>"
+
+    def identity(self) -> ModelIdentity:
+        """Return name and hashes; no embedding hash where loading narrowed the weights."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> ModelIdentity:
+        plain = is_plain(self._embedding)
+        exact = self.dtype == torch.float32 or (
+            plain and self.dtype in (torch.float64, self.parts.stored)
+        )
+        return ModelIdentity(
+            name=self.name,
+            revision=self.revision,
+            tokenizer_hash=self.words.fingerprint,
+            embedding_hash=hash_embeddings(self.table()) if exact else "",
+            width=self.width,
+            vocabulary_size=self.vocabulary_size,
+        )
+
+    def table(self) -> Tensor:
+        """Return the input embeddings of all tokens as the model's first layer receives them.
+
+        Row i is what ``embed`` gives for id i, scaling included where the embedding module scales
+        (Gemma 3). Scaling that the model applies later to ``inputs_embeds`` is not included,
+        because it applies to these rows as well.
+
+        Returns:
+            (vocabulary_size, width), without gradient; a view of the weights where nothing scales.
+        """
+        return effective_table(self._embedding, self.vocabulary_size)
+
+    def batch(
+        self,
+        contents: Sequence[Sequence[int]] | Ragged,
+        prefix: str = "",
+        suffix: str = "",
+    ) -> Batch:
+        """Frame rows of content ids with special tokens, a prefix and a suffix, and pad them.
+
+        Args:
+            contents: b rows of token ids.
+            prefix: text before the content, tokenized as it stands.
+            suffix: text after the content, tokenized as it stands (begin it with a space where the
+                content ends in a word).
+
+        Raises:
+            ModelError: a row is longer than the model's positions.
+        """
+        return build_batch(
+            contents,
+            self.frame,
+            prefix=self.words.encode_text(prefix) if prefix else (),
+            suffix=self.words.encode_text(suffix) if suffix else (),
+            limit=self.positions,
+            name=self.name,
+            device=self.device,
+        )
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look token ids up: (b, L) int64 -> (b, L, width), without gradient."""
+        embeds: Tensor = self._embedding(ids)
+        return embeds.detach()
+
+    @abstractmethod
+    def forward(
+        self,
+        embeds: Tensor,
+        batch: Batch,
+        *,
+        prefix: Prefix | None = None,
+        logits_from: int = 0,
+        normalize: bool = False,
+    ) -> ModelOutput:
+        """Run the model on embeddings of a batch.
+
+        Args:
+            embeds: (b, L, width), the embeddings of ``batch.ids`` or what stands for them; where
+                ``batch.mask`` is false the values do not matter.
+            batch: the ids, mask and lengths that go with them.
+            prefix: keys and values of the batch's shared beginning (causal models only).
+            logits_from: first position whose logits are wanted (causal models only).
+            normalize: scale features to unit length (encoders and CLIP).
+
+        Raises:
+            ShapeError: ``embeds`` does not have the shape of the batch.
+            ModelError: the option is not for this kind of model.
+        """
+
+    def encode_texts(self, texts: Sequence[str], *, normalize: bool = False) -> ModelOutput:
+        """Tokenize, embed and run texts as they stand, without gradient."""
+        with torch.no_grad():
+            batch = self.batch(self.words.encode_texts(texts))
+            return self.forward(self.embed(batch.ids), batch, normalize=normalize)
+
+    def _check_embeds(self, embeds: Tensor, batch: Batch) -> None:
+        expected = (*batch.ids.shape, self.width)
+        if tuple(embeds.shape) != expected:
+            raise ShapeError(
+                f"{self.name}: embeds of shape {tuple(embeds.shape)}",
+                expected=f"{expected}, the batch's shape and the model's width",
+            )
+
+    def _refuse_prefix(self, prefix: Prefix | None) -> None:
+        if prefix is not None:
+            raise ModelError(
+                f"{self.name}: a cached prefix for a model of kind {self.kind.value}",
+                expected="a causal language model",
+                remedy="leave the prefix out",
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, {self.vocabulary_size} tokens x {self.width}, "
+            f"{self.dtype}, {self.device})"
+        )

@@ -1,0 +1,161 @@
+"""Causal language models of transformers, run from input embeddings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from fuse_index.errors import ModelError, OptionError
+from fuse_index.models.base import Model, ModelParts
+from fuse_index.models.batch import Batch
+from fuse_index.models.kinds import ModelKind, ModelOutput
+from fuse_index.models.prefix import Prefix, check_cacheable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 2e-1}
+_PROBE_TOKENS = 5
+
+
+class CausalModel(Model):
+    """A causal language model.
+
+    Rows are padded on the right, and a causal model looks only to the left, so padding needs no
+    mask and every row has the positions it would have alone.
+
+    Args:
+        module: what ``AutoModelForCausalLM`` loads.
+        embedding: its input embedding module.
+        parts: tokenizer, frame and limits.
+
+    Raises:
+        ModelError: from embeddings the model does not compute what it computes from token ids, or
+            a later token changes an earlier prediction.
+    """
+
+    kind: ClassVar[ModelKind] = ModelKind.CAUSAL
+
+    def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
+        super().__init__(module, embedding, parts)
+        accepted = inspect.signature(module.forward).parameters
+        if "inputs_embeds" not in accepted:
+            raise ModelError(
+                f"{parts.name}: {type(module).__name__} does not take input embeddings",
+                expected="a causal language model whose forward has inputs_embeds",
+                remedy="choose another model",
+            )
+        self._keeps_logits = "logits_to_keep" in accepted
+        self._self_check()
+
+    def forward(
+        self,
+        embeds: Tensor,
+        batch: Batch,
+        *,
+        prefix: Prefix | None = None,
+        logits_from: int = 0,
+        normalize: bool = False,
+    ) -> ModelOutput:
+        """Return next-token logits from position ``max(logits_from, len(prefix))`` on.
+
+        Args:
+            embeds: (b, L, width) for the whole batch, also where a prefix is given.
+            batch: the ids that go with them.
+            prefix: a result of :meth:`prefill` for ids that all rows begin with.
+            logits_from: positions before this one get no logits, which saves their memory.
+            normalize: not for causal models.
+
+        Returns:
+            ``logits`` (b, L - start, V) with ``start`` as described.
+        """
+        self._check_embeds(embeds, batch)
+        if normalize:
+            raise OptionError(f"{self.name}: normalize=True", expected="an encoder or CLIP")
+        length = embeds.shape[1]
+        if not 0 <= logits_from < length:
+            raise OptionError(f"logits_from={logits_from}", expected=f"0 to {length - 1}")
+        options: dict[str, Any] = {"use_cache": False}
+        done = 0
+        if prefix is not None:
+            done = self._check_prefix(prefix, batch)
+            options = {"use_cache": True, "past_key_values": prefix.expanded(len(batch))}
+        start = max(logits_from, done)
+        if self._keeps_logits and start > done:
+            options["logits_to_keep"] = length - start
+        logits = self.module(inputs_embeds=embeds[:, done:], **options).logits
+        return ModelOutput(logits=logits[:, logits.shape[1] - (length - start) :], start=start)
+
+    def prefill(self, ids: Sequence[int]) -> Prefix:
+        """Compute keys and values of a prompt's beginning once, without gradient.
+
+        To score content, cache at most what stands before its last shared token: the logits that
+        predict the next one come from running it. ``model.prefill(batch.shared[:-1])`` is the most.
+
+        Args:
+            ids: at least one token id, special ones included (``batch.shared`` begins with them).
+
+        Raises:
+            OptionError: there are no ids.
+            ModelError: the model has no keys and values to cache.
+        """
+        if not len(ids):
+            raise OptionError(
+                "a prefix of 0 tokens", expected="at least one", remedy="leave it out"
+            )
+        ids = tuple(int(i) for i in ids)
+        with torch.no_grad():
+            embeds = self.embed(torch.tensor([ids], device=self.device))
+            options = {"logits_to_keep": 1} if self._keeps_logits else {}
+            output = self.module(inputs_embeds=embeds, use_cache=True, **options)
+        cache = getattr(output, "past_key_values", None)
+        check_cacheable(cache, self.name)
+        return Prefix(ids, cache)
+
+    def _check_prefix(self, prefix: Prefix, batch: Batch) -> int:
+        done = len(prefix)
+        if batch.shared[:done] != prefix.ids:
+            raise ModelError(
+                f"{self.name}: a cached prefix of {done} tokens that the batch does not begin with",
+                expected=f"the first tokens of {list(batch.shared)}",
+                remedy="prefill(batch.shared[:-1])",
+            )
+        if done >= batch.ids.shape[1]:
+            raise ModelError(
+                f"{self.name}: a cached prefix of {done} tokens for rows of {batch.ids.shape[1]}",
+                expected="at least one token after the prefix",
+                remedy="prefill(batch.shared[:-1])",
+            )
+        return done
+
+    def _self_check(self) -> None:
+        """Compare ids with embeddings, and a longer row with a shorter one, on a few tokens."""
+        size = min(_PROBE_TOKENS, self.positions or _PROBE_TOKENS)
+        step = max(1, self.vocabulary_size // (size + 1))
+        ids = (torch.arange(1, size + 1, device=self.device) * step)[None] % self.vocabulary_size
+        with torch.no_grad():
+            by_ids = self.module(input_ids=ids, use_cache=False).logits
+            embeds = self.embed(ids)
+            by_embeds = self.module(inputs_embeds=embeds, use_cache=False).logits
+            shorter = self.module(inputs_embeds=embeds[:, :-1], use_cache=False).logits
+        if not self._close(by_ids, by_embeds):
+            raise ModelError(
+                f"{self.name}: {type(self.module).__name__} gives other logits for embeddings than "
+                "for the same token ids",
+                expected="a model that sees its tokens only through the input embeddings",
+                remedy="choose another model",
+            )
+        if size > 1 and not self._close(by_ids[:, :-1], shorter):
+            raise ModelError(
+                f"{self.name}: in {type(self.module).__name__} a later token changes the logits of "
+                "earlier ones",
+                expected="a causal language model",
+                remedy="load it as kind 'encoder'",
+            )
+
+    def _close(self, a: Tensor, b: Tensor) -> bool:
+        scale = float(a.float().abs().max()) + 1e-6
+        return float((a.float() - b.float()).abs().max()) <= scale * _TOLERANCE.get(a.dtype, 1e-3)

@@ -1,0 +1,236 @@
+"""The embedding table of a model without the model: what a build needs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fuse_index.artifact.identity import ModelIdentity, hash_embeddings
+from fuse_index.errors import FuseIndexError, ModelError
+from fuse_index.models.hub import Checkpoint, load_config, load_tokenizer, loading
+from fuse_index.models.naming import ModelSource, parse_model_name
+from fuse_index.models.table import check_finite, is_plain, used_rows
+from fuse_index.words.tokenization import WordTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+# Where the input embedding table of an architecture is, by the end of its key in the checkpoint.
+# An architecture that is not listed is asked itself (built without memory on the meta device).
+_TABLE_KEYS = {
+    "wte.weight": ("gpt2", "gptj", "gpt_bigcode", "codegen", "gpt_neo"),
+    "embed_tokens.weight": (
+        *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+        *("gemma", "gemma2", "gemma3", "gemma3_text", "opt", "phi", "phi3", "olmo", "olmo2"),
+        *("stablelm", "cohere", "granite", "smollm3", "starcoder2"),
+    ),
+    "embed_in.weight": ("gpt_neox",),
+    "word_embeddings.weight": (
+        *("falcon", "bloom", "bert", "roberta", "distilbert", "xlm-roberta", "camembert"),
+        *("electra", "mpnet", "albert", "deberta", "deberta-v2"),
+    ),
+    "text_model.embeddings.token_embedding.weight": ("clip", "siglip", "siglip2"),
+    "tok_embeddings.weight": ("modernbert",),
+}
+_KEY_OF_TYPE = {model: key for key, models in _TABLE_KEYS.items() for model in models}
+# Architectures whose embedding module itself multiplies by the square root of the width.
+_SCALED = ("gemma3", "gemma3_text")
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """A model's input embeddings and tokenizer.
+
+    Attributes:
+        name: the model as it was named.
+        table: (vocabulary size, width) float32 on the CPU; the same values as ``Model.table()``.
+        words: the tokenizer for words and running text.
+        tokenizer: the library's own tokenizer.
+        identity: name, revision and hashes.
+        unused_rows: rows of the stored table that no token uses; ``table`` does not have them.
+    """
+
+    name: str
+    table: Tensor
+    words: WordTokenizer
+    tokenizer: Any
+    identity: ModelIdentity
+    unused_rows: int
+
+
+def load_embeddings(name: str, *, local_files_only: bool = False) -> Embeddings:
+    """Read the input embedding table and the tokenizer of a model, and nothing else where possible.
+
+    The one tensor is read from the safetensors file that holds it. Where it cannot be told from
+    the file, the whole model is loaded.
+
+    Args:
+        name: as for :func:`fuse_index.models.load_model`.
+        local_files_only: never ask the Hub.
+
+    Raises:
+        ModelError: the model does not exist, has no tokenizer or no input embeddings, has fewer
+            rows than tokens, or rows with NaN or infinity.
+    """
+    parsed = parse_model_name(name)
+    if parsed.source is ModelSource.OPEN_CLIP:
+        from fuse_index.models.openclip import read_open_clip_table  # noqa: PLC0415
+
+        stored, tokenizer = read_open_clip_table(parsed)
+        return make_embeddings(name, "", stored, tokenizer)
+    checkpoint = Checkpoint(parsed, local_files_only=local_files_only)
+    checkpoint.require_directory_content()
+    stored = read_table(checkpoint)
+    if stored is None:
+        return _load_whole(name, local_files_only)
+    return make_embeddings(name, checkpoint.commit(), stored, load_tokenizer(checkpoint))
+
+
+def make_embeddings(name: str, revision: str, stored: Tensor, tokenizer: Any) -> Embeddings:
+    """Check a stored table against its tokenizer and widen its used rows to float32.
+
+    Args:
+        name: the model, for identity and messages.
+        revision: commit where known, else "".
+        stored: (rows, width), any floating dtype, with the scaling of the embedding module.
+        tokenizer: the library's own tokenizer.
+    """
+    words = WordTokenizer.from_tokenizer(tokenizer)
+    rows = used_rows(stored.shape[0], words.vocab_size, name)
+    table = stored[:rows].to(device="cpu", dtype=torch.float32).contiguous()
+    check_finite(table, lambda token: words.token(token) or f"<{token}>", name)
+    identity = ModelIdentity(
+        name=name,
+        revision=revision,
+        tokenizer_hash=words.fingerprint,
+        embedding_hash=hash_embeddings(table),
+        width=table.shape[1],
+        vocabulary_size=rows,
+    )
+    return Embeddings(name, table, words, tokenizer, identity, stored.shape[0] - rows)
+
+
+def read_table(checkpoint: Checkpoint) -> Tensor | None:
+    """Read the input embedding table from the file that holds it.
+
+    Returns:
+        (rows, width) float32 with the embedding module's scaling, or None where the key of the
+        table or its scaling cannot be told.
+    """
+    config_file = checkpoint.file("config.json")
+    files = _weight_map(checkpoint)
+    if config_file is None or not files:
+        return None
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    model_type = str(config.get("model_type"))
+    ending = _KEY_OF_TYPE.get(model_type)
+    key = _only_key(files, ending) if ending else _key_from_architecture(checkpoint, files)
+    if key is None:
+        return None
+    path = checkpoint.file(files[key])
+    tensor = None if path is None else read_tensor(path, key, checkpoint.name.text)
+    if tensor is None or tensor.ndim != 2 or not tensor.dtype.is_floating_point:
+        return None
+    table = tensor.float()
+    if model_type in _SCALED:
+        # in float32, as the module multiplies when it is loaded in float32
+        table = table * torch.tensor(math.sqrt(table.shape[1]))
+    return table
+
+
+def read_tensor(path: Path, key: str, name: str) -> Tensor:
+    """Read one tensor of a safetensors file without reading the others."""
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensor: Tensor = file.get_tensor(key)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{name}: {path.name} cannot be read ({error})",
+            expected="a complete safetensors file",
+            remedy="download or save it again",
+        ) from error
+    return tensor
+
+
+def tensor_keys(path: Path, name: str) -> list[str]:
+    """List the tensors of a safetensors file."""
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{name}: {path.name} cannot be read ({error})",
+            expected="a complete safetensors file",
+            remedy="download or save it again",
+        ) from error
+
+
+def _weight_map(checkpoint: Checkpoint) -> dict[str, str]:
+    """Map every tensor of a checkpoint to the file that holds it."""
+    index = checkpoint.file("model.safetensors.index.json")
+    if index is not None:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        return dict(content["weight_map"])
+    path = checkpoint.file("model.safetensors")
+    if path is None:
+        return {}
+    return dict.fromkeys(tensor_keys(path, checkpoint.name.text), path.name)
+
+
+def _only_key(files: dict[str, str], ending: str) -> str | None:
+    keys = [key for key in files if key == ending or key.endswith("." + ending)]
+    return keys[0] if len(keys) == 1 else None
+
+
+def _key_from_architecture(checkpoint: Checkpoint, files: dict[str, str]) -> str | None:
+    """Build the base model on the meta device and look where its embeddings are."""
+    import transformers  # noqa: PLC0415
+
+    config = load_config(checkpoint)
+    auto: Any = transformers.AutoModel
+    try:
+        with loading("model", checkpoint.name.text), torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=False)
+            embedding = model.get_input_embeddings()
+    except FuseIndexError as error:
+        _log.debug("%s: no base model on the meta device: %s", checkpoint.name.text, error)
+        return None
+    except NotImplementedError:
+        return None
+    if not isinstance(embedding, torch.nn.Embedding):
+        return None
+    if not is_plain(embedding):
+        return None
+    name = next((key for key, part in model.named_modules() if part is embedding), None)
+    key = None if name is None else f"{name}.weight"
+    for candidate in (key, f"{model.base_model_prefix}.{key}"):
+        if candidate in files:
+            return candidate
+    return None
+
+
+def _load_whole(name: str, local_files_only: bool) -> Embeddings:
+    from fuse_index.models.load import load_model  # noqa: PLC0415
+
+    _log.info("%s: its embedding table cannot be read alone; loading the whole model", name)
+    model = load_model(name, device="cpu", dtype=torch.float32, local_files_only=local_files_only)
+    return Embeddings(
+        name=name,
+        table=model.table().clone(),
+        words=model.words,
+        tokenizer=model.tokenizer,
+        identity=model.identity(),
+        unused_rows=model.unused_rows,
+    )

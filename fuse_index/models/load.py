@@ -1,0 +1,68 @@
+"""Load any supported model by its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fuse_index.errors import OptionError
+from fuse_index.models.kinds import ModelKind
+from fuse_index.models.naming import ModelSource, parse_model_name
+
+if TYPE_CHECKING:
+    from fuse_index.models.base import Model
+
+
+def load_model(
+    name: str,
+    *,
+    kind: ModelKind | str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    local_files_only: bool = False,
+    bos: bool | None = None,
+) -> Model:
+    """Load a model, frozen and in evaluation mode.
+
+    Code of the model's own is never run and nothing is unpickled: weights come from safetensors.
+
+    Args:
+        name: a Hub id (``openai-community/gpt2``, optionally ``@revision``), a local directory, or
+            ``open_clip:ARCH[/PRETRAINED or weights file]``.
+        kind: what to use the checkpoint as; None takes what it was saved as. A classifier or a
+            causal model can be loaded as :attr:`ModelKind.ENCODER`.
+        device: where to put it; None takes the GPU where there is one.
+        dtype: of the weights; None is float32 on a CPU and the stored dtype elsewhere.
+        local_files_only: never ask the Hub.
+        bos: whether a causal model's content follows its beginning-of-sequence token; None does
+            what the tokenizer does by itself.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: the model does not exist, lacks something, or is not of that kind.
+    """
+    parsed = parse_model_name(name)
+    chosen = _kind(kind)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if parsed.source is ModelSource.OPEN_CLIP:
+        from fuse_index.models.openclip import load_open_clip  # noqa: PLC0415
+
+        model: Model = load_open_clip(parsed, kind=chosen, device=place, dtype=dtype)
+        return model
+    from fuse_index.models.hub import Checkpoint, load_transformers  # noqa: PLC0415
+
+    checkpoint = Checkpoint(parsed, local_files_only=local_files_only)
+    return load_transformers(checkpoint, kind=chosen, device=place, dtype=dtype, bos=bos)
+
+
+def _kind(kind: ModelKind | str | None) -> ModelKind | None:
+    if kind is None:
+        return None
+    try:
+        return ModelKind(kind)
+    except ValueError:
+        kinds = ", ".join(repr(item.value) for item in ModelKind)
+        raise OptionError(f"model kind {kind!r}", expected=f"one of {kinds}") from None

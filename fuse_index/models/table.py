@@ -1,0 +1,90 @@
+"""The input embedding table: which rows count, whether they are usable, how they are scaled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from fuse_index.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_log = logging.getLogger(__name__)
+_CHUNK_ROWS = 16384
+_NAMED_ROWS = 5
+
+
+def is_plain(embedding: nn.Embedding) -> bool:
+    """Whether a module returns the rows of its weight unchanged."""
+    return type(embedding).forward is nn.Embedding.forward and embedding.max_norm is None
+
+
+def effective_table(embedding: nn.Embedding, rows: int) -> Tensor:
+    """Return what an embedding module gives for the ids ``0 .. rows - 1``.
+
+    A plain :class:`torch.nn.Embedding` is read without a copy; a subclass that changes what it
+    returns (Gemma 3 multiplies by the square root of the width) is called.
+
+    Returns:
+        (rows, width), dtype and device of the module's weight, without gradient.
+    """
+    weight = embedding.weight
+    if is_plain(embedding):
+        return weight.detach()[:rows]
+    ids = torch.arange(rows, device=weight.device)
+    with torch.no_grad():
+        return torch.cat([embedding(part) for part in torch.split(ids, _CHUNK_ROWS)])
+
+
+def used_rows(rows: int, tokens: int, name: str) -> int:
+    """Return how many rows of the table tokens use; say so once when some are left over.
+
+    Raises:
+        ModelError: the table has fewer rows than the tokenizer has tokens.
+    """
+    if rows < tokens:
+        raise ModelError(
+            f"{name}: the embedding table has {rows} rows and the tokenizer {tokens} tokens",
+            expected="a row for every token",
+            remedy="the tokenizer is of another model, or tokens were added without "
+            "resize_token_embeddings(); save the two together",
+        )
+    if rows > tokens:
+        _log.info(
+            "%s: %d of %d embedding rows have no token and are left out", name, rows - tokens, rows
+        )
+    return tokens
+
+
+def check_finite(table: Tensor, spell: Callable[[int], str], name: str) -> None:
+    """Refuse a table with NaN or infinity, naming the first few tokens.
+
+    Args:
+        table: (rows, width).
+        spell: token id -> token string.
+        name: the model, for the message.
+
+    Raises:
+        ModelError: a row is not finite.
+    """
+    bad: list[int] = []
+    for start in range(0, table.shape[0], _CHUNK_ROWS):
+        # A sum is finite unless a value is not, or huge values overflow: then look closely.
+        part = table[start : start + _CHUNK_ROWS]
+        if not torch.isfinite(part.sum(dtype=torch.float32)):
+            rows = (~torch.isfinite(part)).any(dim=1).nonzero()[:, 0]
+            bad += (rows + start).tolist()
+    if not bad:
+        return
+    named = ", ".join(f"{spell(i)!r} (id {i})" for i in bad[:_NAMED_ROWS])
+    more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
+    raise ModelError(
+        f"{name}: the embeddings of {named}{more} hold NaN or infinity",
+        expected="finite numbers",
+        remedy="the checkpoint is damaged or overflowed in half precision; download it again",
+    )
