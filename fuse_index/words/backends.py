@@ -1,0 +1,168 @@
+"""What a tokenizer must be able to do for us, and the tokenizers written in Python that do it.
+
+Every backend works on a private copy: it never pads or truncates, adds no special token, and reads
+a special token that is spelled out in a text as text.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from fuse_index.errors import ModelError
+
+
+class Backend(Protocol):
+    """Text to ids and back, with neither padding nor special tokens."""
+
+    tokens: list[str | None]
+    """The token of every id up to the highest; None where the vocabulary has a gap."""
+    unknown_id: int | None
+    special_ids: frozenset[int]
+    definition: dict[str, Any]
+    """JSON-able description of everything that decides about ids and text."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text."""
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Text of every row of ids; ids are in range."""
+
+
+class PythonBackend:
+    """A transformers tokenizer written in Python (sentencepiece and others)."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = copy.deepcopy(tokenizer)
+        vocabulary = dict(self._tokenizer.get_vocab())
+        self.tokens = tokens_by_id(vocabulary)
+        self.unknown_id = self._tokenizer.unk_token_id
+        self.special_ids = frozenset(
+            id_ for id_ in self._tokenizer.all_special_ids if id_ is not None
+        )
+        plain = {
+            id_: token
+            for id_, token in self._tokenizer.added_tokens_decoder.items()
+            if not token.special and id_ not in self.special_ids
+        }
+        self._added = {token.content: id_ for id_, token in plain.items()}
+        self._split = _added_token_splitter(self._added)
+        model = getattr(self._tokenizer, "sp_model", None)
+        self.definition = {
+            "kind": type(tokenizer).__name__,
+            "tokens": self.tokens,
+            "special": sorted(self.special_ids),
+            "added": sorted(self._added.items()),
+            "model": model.serialized_model_proto().hex() if model is not None else None,
+        }
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text."""
+        return [self._encode(text) for text in texts]
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Text of every row."""
+        return [self._tokenizer.decode(list(row)) if len(row) else "" for row in rows]
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for piece in self._split(text):
+            if piece in self._added:
+                ids.append(self._added[piece])
+            elif piece:
+                tokens = self._tokenizer.tokenize(piece, split_special_tokens=True)
+                ids.extend(self._tokenizer.convert_tokens_to_ids(tokens))
+        return ids
+
+
+class OpenClipBackend:
+    """CLIP's own tokenizer in Python, as open_clip (and OpenAI's package) have it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = copy.copy(tokenizer)
+        self.tokens = tokens_by_id(tokenizer.encoder)
+        self.unknown_id: int | None = None
+        specials = [tokenizer.decoder[id_] for id_ in _open_clip_specials(tokenizer)]
+        self.special_ids = frozenset(tokenizer.encoder[token] for token in specials)
+        # The specials are found by the pattern and mapped to themselves by the cache; without both,
+        # a text that spells one is split and merged like any other.
+        self._tokenizer.cache = {}
+        pattern = tokenizer.pat.pattern.removeprefix("|".join(specials) + "|")
+        self._tokenizer.pat = _recompile(tokenizer.pat, pattern)
+        self.definition = {
+            "kind": "end-of-word BPE",
+            "tokens": self.tokens,
+            "special": sorted(self.special_ids),
+            "merges": [list(pair) for pair in tokenizer.bpe_ranks],
+            "pattern": pattern,
+        }
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text."""
+        encode = self._tokenizer.encode
+        return [encode(text) for text in texts]
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Text of every row."""
+        return [self._tokenizer.decode(row) for row in rows]
+
+
+class CleaningBackend:
+    """A tokenizer that cleans its text first, as open_clip's ``HFTokenizer`` does."""
+
+    def __init__(self, inner: Backend, clean: Callable[[str], str]) -> None:
+        self._inner = inner
+        self.clean = clean
+        self.tokens = inner.tokens
+        self.unknown_id = inner.unknown_id
+        self.special_ids = inner.special_ids
+        self.definition = {"clean": [clean(text) for text in CLEANING_PROBES], **inner.definition}
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text."""
+        return self._inner.encode_batch([self.clean(text) for text in texts])
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Text of every row."""
+        return self._inner.decode_batch(rows)
+
+
+CLEANING_PROBES = ("A  b\tC", "x_y", "don't, stop.", "&lt;b&gt; &amp;amp;", "“q” schÃ¶n", " pad ")
+
+
+def tokens_by_id(vocabulary: dict[str, int]) -> list[str | None]:
+    """A vocabulary as a list indexed by id.
+
+    Raises:
+        ModelError: if the vocabulary is empty or has a negative id.
+    """
+    if not vocabulary or min(vocabulary.values()) < 0:
+        raise ModelError("the tokenizer's vocabulary is empty or has negative ids")
+    tokens: list[str | None] = [None] * (1 + max(vocabulary.values()))
+    for token, id_ in vocabulary.items():
+        tokens[id_] = token
+    return tokens
+
+
+def _added_token_splitter(added: dict[str, int]) -> Callable[[str], list[str]]:
+    """A function that cuts a text at the added tokens, the longest first."""
+    if not added:
+        return lambda text: [text]
+    longest_first = sorted(added, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")").split
+
+
+def _open_clip_specials(tokenizer: Any) -> list[int]:
+    ids = getattr(tokenizer, "all_special_ids", None)
+    if ids is not None:
+        return list(ids)
+    return [tokenizer.encoder[token] for token in tokenizer.cache if token in tokenizer.encoder]
+
+
+def _recompile(pattern: Any, text: str) -> Any:
+    """Another pattern of the same library (``regex``, which only open_clip needs) and flags."""
+    library = importlib.import_module(type(pattern).__module__.partition(".")[0].lstrip("_"))
+    return library.compile(text, pattern.flags)

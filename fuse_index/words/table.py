@@ -1,0 +1,174 @@
+"""The words two tokenizers share, with their tokens in each."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuse_index.errors import OptionError, ShapeError, VocabularyError
+from fuse_index.words.corpus import WordCounts
+from fuse_index.words.law import Flags, keeps_law
+from fuse_index.words.ragged import Ragged
+from fuse_index.words.tokenization import WordTokenizer, is_valid_text
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Which words enter a table.
+
+    Args:
+        max_tokens: words of more tokens, in either model, are left out.
+
+    Raises:
+        OptionError: if ``max_tokens`` is below 1.
+    """
+
+    max_tokens: int = 4
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise OptionError(f"max_tokens={self.max_tokens}", expected="at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class WordTable:
+    """Words, how often they occur, and their tokens in the source and the target.
+
+    Args:
+        words: ``n`` distinct words, the most frequent first.
+        counts: ``(n,)`` int64.
+        source: ``n`` rows of source token ids; their lengths are the p of the word groups.
+        target: ``n`` rows of target token ids; their lengths are the q.
+
+    Raises:
+        ShapeError: if the four do not have the same length.
+    """
+
+    words: tuple[str, ...]
+    counts: NDArray[np.int64]
+    source: Ragged
+    target: Ragged
+
+    def __post_init__(self) -> None:
+        sizes = {
+            "words": len(self.words),
+            "counts": len(self.counts),
+            "source": len(self.source),
+            "target": len(self.target),
+        }
+        if len(set(sizes.values())) != 1:
+            raise ShapeError(f"WordTable: {sizes}", expected="the same length for all")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def shapes(self) -> NDArray[np.int64]:
+        """``(n, 2)`` int64: the token counts (p, q) of every word."""
+        return np.stack([self.source.lengths, self.target.lengths], axis=1)
+
+    def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> WordTable:
+        """The table of some of its words, by index or mask."""
+        indices = np.arange(len(self))[rows]
+        return WordTable(
+            tuple(self.words[i] for i in indices),
+            self.counts[indices],
+            self.source.select(indices),
+            self.target.select(indices),
+        )
+
+
+def build_word_table(
+    counts: WordCounts,
+    source: WordTokenizer,
+    target: WordTokenizer,
+    options: TableOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[WordTable, dict[str, int]]:
+    """Tokenize words with both tokenizers and keep those that both treat as words.
+
+    Args:
+        counts: the words, the most frequent first.
+        source: the source's tokenizer.
+        target: the target's tokenizer.
+        options: see :class:`TableOptions`.
+        progress: called with (steps done, steps in total); a step is a word in one tokenizer.
+
+    Returns:
+        The table, in the order of ``counts``, and how many words were left out by reason. A word
+        is counted once, under the first reason met, the source's before the target's.
+
+    Raises:
+        VocabularyError: if no word is left.
+    """
+    options = options or TableOptions()
+    alive = np.flatnonzero(np.fromiter(map(is_valid_text, counts.words), np.bool_, len(counts)))
+    left_out = Counter({"not valid Unicode": len(counts) - len(alive)})
+    sides: list[Ragged] = []
+    for number, (side, tokenizer) in enumerate((("source", source), ("target", target))):
+        words = [counts.words[i] for i in alive]
+        rows = tokenizer.encode_words(words)
+        report = _reporter(progress, number, len(counts))
+        keep = np.ones(len(words), np.bool_)
+        for reason, bad in _faults(tokenizer, rows, options.max_tokens):
+            left_out[f"{side}: {reason}"] += int((keep & bad).sum())
+            keep &= ~bad
+        candidates = np.flatnonzero(keep)
+        lawful = keeps_law(
+            tokenizer, [words[i] for i in candidates], rows.select(candidates), report
+        )
+        report(len(counts) - len(candidates))
+        left_out[f"{side}: breaks the law"] += int((~lawful).sum())
+        kept = candidates[lawful]
+        alive = alive[kept]
+        sides = [rows.select(kept) for rows in (*sides, rows)]
+    reasons = {reason: count for reason, count in sorted(left_out.items()) if count}
+    if not len(alive):
+        raise VocabularyError(
+            f"none of {len(counts)} words can be tokenized by both models; left out: {reasons}",
+            expected="at least one word",
+            remedy="use another corpus, or raise the limit of tokens a word",
+        )
+    logger.info("%d of %d words enter the table; left out: %s", len(alive), len(counts), reasons)
+    words_kept = tuple(counts.words[i] for i in alive)
+    return WordTable(words_kept, counts.counts[alive], *sides), reasons
+
+
+def _faults(tokenizer: WordTokenizer, rows: Ragged, max_tokens: int) -> Iterator[tuple[str, Flags]]:
+    """Reasons that show in the tokens themselves, each with the words it concerns."""
+    lengths = rows.lengths
+    yield "no tokens", lengths == 0
+    unknown = set() if tokenizer.unknown_id is None else {tokenizer.unknown_id}
+    yield "unknown tokens", _rows_with(rows, unknown)
+    yield "special tokens", _rows_with(rows, tokenizer.special_ids - unknown)
+    yield f"more than {max_tokens} tokens", lengths > max_tokens
+
+
+def _rows_with(rows: Ragged, ids: Collection[int]) -> Flags:
+    """``(n,)``: whether a row holds one of ``ids``."""
+    found = np.zeros(len(rows), np.bool_)
+    hits = np.flatnonzero(np.isin(rows.values, list(ids)))
+    found[np.searchsorted(rows.offsets, hits, side="right") - 1] = True
+    return found
+
+
+def _reporter(
+    progress: Callable[[int, int], None] | None, side: int, words: int
+) -> Callable[[int], None]:
+    """Turn "words tested since last time" into the caller's (done, total) over both sides."""
+    done = side * words
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, 2 * words)
+
+    return report

@@ -1,0 +1,215 @@
+"""Words to token ids as they stand inside running text, for any tokenizer.
+
+What a tokenizer does is found by trying it, not from the name of its class. The law everything
+rests on: *the tokens of words joined by spaces are the concatenation of the words' tokens*. It
+holds for the words of a text that begins with ``lead``: nothing for tokenizers that treat the first
+word of a text like any other, a space for those (GPT-2) that take a word after a space for another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from fuse_index.errors import ModelError, VocabularyError
+from fuse_index.words.backends import Backend, CleaningBackend, OpenClipBackend, PythonBackend
+from fuse_index.words.fast_backend import FastBackend
+from fuse_index.words.ragged import Ragged
+
+PROBE_WORDS = ("the", "a", "photo", "of", "two", "dogs", "running", "unbelievable", "Paris", "7")
+_LEADS = ("", " ")
+_BATCH = 8192
+
+
+class WordTokenizer:
+    """A tokenizer seen through the words it is given.
+
+    It never pads or truncates, never adds special tokens, and a special token that is spelled out
+    in a text (``[MASK]``, ``<|endoftext|>``) is text.
+
+    Args:
+        backend: the private copy of the tokenizer.
+
+    Raises:
+        ModelError: if no ``lead`` makes the law hold.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.unknown_id: int | None = backend.unknown_id
+        self.special_ids: frozenset[int] = backend.special_ids
+        self.vocab_size: int = len(backend.tokens)
+        self.lead: str = self._find_lead()
+        self.family: str = self._find_family()
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any) -> WordTokenizer:
+        """Wrap a tokenizer of transformers, tokenizers or open_clip; it is left as it is.
+
+        Args:
+            tokenizer: a fast or slow transformers tokenizer, a ``tokenizers.Tokenizer``, or
+                open_clip's ``SimpleTokenizer`` or ``HFTokenizer``.
+
+        Raises:
+            ModelError: if it is none of these, or cannot be copied.
+        """
+        if isinstance(tokenizer, cls):
+            return tokenizer
+        return cls(_backend_of(tokenizer))
+
+    @property
+    def backend(self) -> Backend:
+        """The private copy that does the work."""
+        return self._backend
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256, in hex, of what turns text into ids and back, whatever the padding is set to."""
+        text = json.dumps(self._backend.definition, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def encode_words(self, words: Sequence[str]) -> Ragged:
+        """Tokenize words, each as if it stood inside a running text.
+
+        Args:
+            words: ``n`` words without white space.
+
+        Returns:
+            ``n`` rows of token ids.
+        """
+        return self.encode_texts([self.lead + word for word in words])
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokenize one text as it stands, without lead or special tokens."""
+        return self.encode_texts([text]).to_lists()[0]
+
+    def encode_texts(self, texts: Sequence[str]) -> Ragged:
+        """Tokenize texts as they stand, without lead or special tokens.
+
+        Args:
+            texts: ``n`` texts.
+
+        Returns:
+            ``n`` rows of token ids.
+
+        Raises:
+            VocabularyError: if a text holds a lone surrogate, which no tokenizer can read.
+        """
+        rows: list[list[int]] = []
+        for start in range(0, len(texts), _BATCH):
+            batch = texts[start : start + _BATCH]
+            try:
+                rows += self._backend.encode_batch(batch)
+            except (TypeError, UnicodeError) as error:
+                bad = next((text for text in batch if not is_valid_text(text)), None)
+                if bad is None:
+                    raise
+                raise VocabularyError(
+                    f"text {bad[:40]!r} holds a lone surrogate", expected="valid Unicode text"
+                ) from error
+        return Ragged.from_lists(rows)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids into text exactly as the tokenizer's own ``decode`` does, special tokens kept.
+
+        Args:
+            ids: token ids in ``[0, vocab_size)``.
+
+        Raises:
+            VocabularyError: if an id is outside the vocabulary.
+        """
+        return self.decode_batch([ids])[0]
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Decode every row; see :meth:`decode`."""
+        rows = [[int(id_) for id_ in row] for row in rows]
+        for number, row in enumerate(rows):
+            if row and (min(row) < 0 or max(row) >= self.vocab_size):
+                bad = next(id_ for id_ in row if not 0 <= id_ < self.vocab_size)
+                raise VocabularyError(
+                    f"decode: token id {bad} in row {number}",
+                    expected=f"ids from 0 to {self.vocab_size - 1}",
+                    remedy="mask the rows of the embedding table that no token uses",
+                )
+        return self._backend.decode_batch(rows)
+
+    def token(self, id_: int) -> str | None:
+        """The token of an id as the vocabulary spells it, None where the vocabulary has a gap."""
+        return self._backend.tokens[id_]
+
+    def _find_lead(self) -> str:
+        """The lead for which the law holds on pairs of everyday words."""
+        pairs = [(first, second) for first in PROBE_WORDS for second in PROBE_WORDS]
+        best, kept = "", -1
+        for lead in _LEADS:
+            alone = dict(zip(PROBE_WORDS, self._encode(lead, PROBE_WORDS), strict=True))
+            joined = self._encode(lead, [f"{first} {second}" for first, second in pairs])
+            holds = sum(
+                ids == alone[first] + alone[second]
+                for (first, second), ids in zip(pairs, joined, strict=True)
+            )
+            if holds > kept:
+                best, kept = lead, holds
+        if kept < len(pairs) // 2:
+            raise ModelError(
+                "the tokenizer does not split text at spaces: the tokens of two words are not the "
+                "tokens of each",
+                expected="a tokenizer whose words can be tokenized one by one",
+            )
+        return best
+
+    def _find_family(self) -> str:
+        """What its tokens look like, for people."""
+        tokens = [
+            [self.token(id_) or "" for id_ in ids] for ids in self._encode(self.lead, PROBE_WORDS)
+        ]
+        firsts = [row[0] for row in tokens if row]
+        kind = _model_type(self._backend)
+        if any(row[-1].endswith("</w>") for row in tokens if row):
+            return "end-of-word BPE (CLIP)"
+        if any(token.startswith("Ġ") for token in firsts):
+            return "byte-level BPE (GPT-2)"
+        if any(token.startswith("▁") for token in firsts):
+            return f"SentencePiece {kind}".strip()
+        if kind == "WordPiece" or any(token.startswith("##") for row in tokens for token in row):
+            return "WordPiece (BERT)"
+        return kind or "word by word"
+
+    def _encode(self, lead: str, texts: Sequence[str]) -> list[list[int]]:
+        return self._backend.encode_batch([lead + text for text in texts])
+
+
+def is_valid_text(text: str) -> bool:
+    """Whether a string has no lone surrogate and so can be written as UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _model_type(backend: Backend) -> str:
+    model = backend.definition.get("model")
+    return str(model.get("type", "")) if isinstance(model, dict) else ""
+
+
+def _backend_of(tokenizer: Any) -> Backend:
+    """Choose the backend by what the object can do."""
+    if all(hasattr(tokenizer, part) for part in ("bpe_ranks", "byte_decoder", "pat", "encode")):
+        return OpenClipBackend(tokenizer)
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None and callable(getattr(tokenizer, "clean_fn", None)):
+        return CleaningBackend(_backend_of(inner), tokenizer.clean_fn)
+    if hasattr(tokenizer, "backend_tokenizer"):
+        return FastBackend(tokenizer.backend_tokenizer, tokenizer)
+    if hasattr(tokenizer, "encode_batch_fast") and hasattr(tokenizer, "to_str"):
+        return FastBackend(tokenizer)
+    if hasattr(tokenizer, "get_vocab") and hasattr(tokenizer, "convert_tokens_to_ids"):
+        return PythonBackend(tokenizer)
+    raise ModelError(
+        f"{type(tokenizer).__name__} is no tokenizer this package knows",
+        expected="a tokenizer of transformers, tokenizers or open_clip",
+    )
