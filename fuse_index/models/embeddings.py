@@ -13,7 +13,8 @@ import torch
 
 from fuse_index.artifact.identity import ModelIdentity, hash_embeddings
 from fuse_index.errors import FuseIndexError, ModelError
-from fuse_index.models.hub import Checkpoint, load_config, load_tokenizer, loading
+from fuse_index.models.checkpoint import Checkpoint, loading
+from fuse_index.models.hub import load_config, load_tokenizer
 from fuse_index.models.naming import ModelSource, parse_model_name
 from fuse_index.models.table import check_finite, is_plain, used_rows
 from fuse_index.words.tokenization import WordTokenizer
@@ -84,14 +85,17 @@ def load_embeddings(name: str, *, local_files_only: bool = False) -> Embeddings:
     if parsed.source is ModelSource.OPEN_CLIP:
         from fuse_index.models.openclip import read_open_clip_table  # noqa: PLC0415
 
-        stored, tokenizer = read_open_clip_table(parsed)
-        return make_embeddings(name, "", stored, tokenizer)
+        found = read_open_clip_table(parsed, local_files_only=local_files_only)
+        if found is None:
+            return _load_whole(name, local_files_only)
+        stored, tokenizer, revision = found
+        return make_embeddings(name, revision, stored, tokenizer)
     checkpoint = Checkpoint(parsed, local_files_only=local_files_only)
     checkpoint.require_directory_content()
-    stored = read_table(checkpoint)
-    if stored is None:
+    table = read_table(checkpoint)
+    if table is None:
         return _load_whole(name, local_files_only)
-    return make_embeddings(name, checkpoint.commit(), stored, load_tokenizer(checkpoint))
+    return make_embeddings(name, checkpoint.commit(), table, load_tokenizer(checkpoint))
 
 
 def make_embeddings(name: str, revision: str, stored: Tensor, tokenizer: Any) -> Embeddings:

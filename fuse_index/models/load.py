@@ -22,6 +22,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     local_files_only: bool = False,
     bos: bool | None = None,
+    allow_random: bool = False,
 ) -> Model:
     """Load a model, frozen and in evaluation mode.
 
@@ -37,6 +38,8 @@ def load_model(
         local_files_only: never ask the Hub.
         bos: whether a causal model's content follows its beginning-of-sequence token; None does
             what the tokenizer does by itself.
+        allow_random: whether an open_clip architecture without weights is meant; they are then
+            random, from a fixed seed.
 
     Returns:
         The model.
@@ -50,9 +53,17 @@ def load_model(
     if parsed.source is ModelSource.OPEN_CLIP:
         from fuse_index.models.openclip import load_open_clip  # noqa: PLC0415
 
-        model: Model = load_open_clip(parsed, kind=chosen, device=place, dtype=dtype)
+        model: Model = load_open_clip(
+            parsed,
+            kind=chosen,
+            device=place,
+            dtype=dtype,
+            local_files_only=local_files_only,
+            allow_random=allow_random,
+        )
         return model
-    from fuse_index.models.hub import Checkpoint, load_transformers  # noqa: PLC0415
+    from fuse_index.models.checkpoint import Checkpoint  # noqa: PLC0415
+    from fuse_index.models.hub import load_transformers  # noqa: PLC0415
 
     checkpoint = Checkpoint(parsed, local_files_only=local_files_only)
     return load_transformers(checkpoint, kind=chosen, device=place, dtype=dtype, bos=bos)

@@ -88,6 +88,9 @@ def _parse_open_clip(text: str) -> ModelName:
         )
     if Path(rest).expanduser().is_dir():
         return ModelName(text, ModelSource.OPEN_CLIP, str(Path(rest).expanduser()))
+    if rest.startswith("hf-hub:"):
+        repository, _, revision = rest.partition("@")
+        return ModelName(text, ModelSource.OPEN_CLIP, repository, revision or None)
     match = _CONFIG_FILE.fullmatch(rest)
     if match is not None and Path(match["config"]).is_file():
         return ModelName(text, ModelSource.OPEN_CLIP, match["config"], weights=match["weights"])

@@ -1,0 +1,150 @@
+"""Where the files of a transformers checkpoint are, and loading them safely and quietly."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fuse_index.errors import ModelError
+from fuse_index.models.naming import ModelName, ModelSource
+
+_SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class Checkpoint:
+    """A transformers checkpoint: a local directory, or a Hub id seen through the local cache.
+
+    Args:
+        name: the parsed name, a directory or a Hub id.
+        local_files_only: never ask the Hub.
+    """
+
+    def __init__(self, name: ModelName, *, local_files_only: bool = False) -> None:
+        self.name = name
+        self.local_files_only = local_files_only
+        self.local = name.source is ModelSource.DIRECTORY
+
+    @property
+    def pretrained_options(self) -> dict[str, Any]:
+        """Arguments that every ``from_pretrained`` gets; remote code is never trusted."""
+        options: dict[str, Any] = {"trust_remote_code": False}
+        if not self.local:
+            options |= {"revision": self.name.revision, "local_files_only": self.local_files_only}
+        return options
+
+    def file(self, filename: str) -> Path | None:
+        """Return the path of one file of the checkpoint, or None if it has no such file."""
+        if self.local:
+            path = Path(self.name.location) / filename
+            return path if path.is_file() else None
+        from huggingface_hub import hf_hub_download  # noqa: PLC0415
+        from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
+
+        try:
+            return Path(
+                hf_hub_download(
+                    self.name.location,
+                    filename,
+                    revision=self.name.revision,
+                    local_files_only=self.local_files_only,
+                )
+            )
+        except EntryNotFoundError:
+            # LocalEntryNotFoundError is one too: the file is not in the cache
+            return None
+
+    def commit(self) -> str:
+        """Return the commit of a Hub checkpoint, "" for a local directory."""
+        config = None if self.local else self.file("config.json")
+        match = _SNAPSHOT.search(str(config)) if config else None
+        return match[1] if match else ""
+
+    def require_directory_content(self) -> None:
+        """Check that a local directory holds a configuration and safetensors.
+
+        Raises:
+            ModelError: something is missing; the message says what to do.
+        """
+        if not self.local:
+            return
+        folder = Path(self.name.location)
+        if not (folder / "config.json").is_file():
+            remedy = "save the model with save_pretrained()"
+            if (folder / "open_clip_config.json").is_file():
+                remedy = f"it is an open_clip model: name it 'open_clip:{self.name.text}'"
+            raise ModelError(
+                f"{self.name.text}: no config.json in the directory",
+                expected="a transformers checkpoint",
+                remedy=remedy,
+            )
+        if any(folder.glob("*.safetensors")):
+            return
+        pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
+        raise no_safetensors(self.name.text, pickles)
+
+
+def no_safetensors(name: str, pickles: list[str]) -> ModelError:
+    """Return the error for a checkpoint that has no safetensors file."""
+    if not pickles:
+        return ModelError(f"{name}: no weights in it", expected="a *.safetensors file")
+    return ModelError(
+        f"{name}: its weights are pickled ({pickles[0]}), and loading a pickle can run any code",
+        expected="a *.safetensors file",
+        remedy="convert it once where you trust it: load it with transformers and call "
+        "save_pretrained(), or use the Hub's convert Space",
+    )
+
+
+@contextlib.contextmanager
+def loading(what: str, name: str) -> Iterator[None]:
+    """Silence transformers while loading and turn its errors into one clear line."""
+    from transformers.utils import logging  # noqa: PLC0415
+
+    hf_logging: Any = logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise translate(error, what, name) from error
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def translate(error: Exception, what: str, name: str) -> ModelError:
+    """Turn an error of transformers or huggingface_hub into ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if re.search(r"couldn't connect|offline mode|LocalEntryNotFound|local_files_only", text):
+        return ModelError(
+            f"{name}: the {what} is neither in the local cache nor reachable on the Hub",
+            expected="a model that exists",
+            remedy="check the spelling and the network, or give a local directory",
+        )
+    if re.search(r"not a valid model identifier|404 Client Error|Repository Not Found", text):
+        return ModelError(
+            f"{name}: the Hub has no such model",
+            expected="an existing Hub id or a local directory",
+            remedy="check the spelling; a private or gated model needs `hf auth login`",
+        )
+    if "trust_remote_code" in text or "custom code" in text:
+        return ModelError(
+            f"{name}: the model needs code of its own, which is never run",
+            expected="a model whose architecture transformers has",
+            remedy="choose another model, or update transformers",
+        )
+    if "safetensors" in text and re.search(r"no file named|does not appear to have a file", text):
+        return no_safetensors(name, ["pytorch_model.bin"])
+    return ModelError(
+        f"{name}: the {what} cannot be loaded ({text[:300]})",
+        expected="a complete checkpoint that transformers can load",
+    )
