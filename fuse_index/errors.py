@@ -40,6 +40,10 @@ class CorpusError(FuseIndexError):
     """Text that cannot be read: missing, empty, or not in the stated encoding."""
 
 
+class ImageError(FuseIndexError):
+    """A file that is not an image, or something that is no image at all."""
+
+
 class VocabularyError(FuseIndexError):
     """No usable word is left, or a word table does not fit its tokenizers."""
 
