@@ -13,12 +13,10 @@ from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.prefix import Prefix, check_cacheable
+from fuse_index.models.selfcheck import agree, probe_batch, require_same
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-_TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 2e-1}
-_PROBE_TOKENS = 5
 
 
 class CausalModel(Model):
@@ -132,30 +130,17 @@ class CausalModel(Model):
         return done
 
     def _self_check(self) -> None:
-        """Compare ids with embeddings, and a longer row with a shorter one, on a few tokens."""
-        size = min(_PROBE_TOKENS, self.positions or _PROBE_TOKENS)
-        step = max(1, self.vocabulary_size // (size + 1))
-        ids = (torch.arange(1, size + 1, device=self.device) * step)[None] % self.vocabulary_size
+        ids = probe_batch(self).ids
         with torch.no_grad():
             by_ids = self.module(input_ids=ids, use_cache=False).logits
             embeds = self.embed(ids)
             by_embeds = self.module(inputs_embeds=embeds, use_cache=False).logits
             shorter = self.module(inputs_embeds=embeds[:, :-1], use_cache=False).logits
-        if not self._close(by_ids, by_embeds):
-            raise ModelError(
-                f"{self.name}: {type(self.module).__name__} gives other logits for embeddings than "
-                "for the same token ids",
-                expected="a model that sees its tokens only through the input embeddings",
-                remedy="choose another model",
-            )
-        if size > 1 and not self._close(by_ids[:, :-1], shorter):
+        require_same(by_ids, by_embeds, self)
+        if ids.shape[1] > 1 and not agree(by_ids[:, :-1], shorter):
             raise ModelError(
                 f"{self.name}: in {type(self.module).__name__} a later token changes the logits of "
                 "earlier ones",
                 expected="a causal language model",
                 remedy="load it as kind 'encoder'",
             )
-
-    def _close(self, a: Tensor, b: Tensor) -> bool:
-        scale = float(a.float().abs().max()) + 1e-6
-        return float((a.float() - b.float()).abs().max()) <= scale * _TOLERANCE.get(a.dtype, 1e-3)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from fuse_index.artifact.identity import ModelIdentity, hash_embeddings
 from fuse_index.errors import FuseIndexError, ModelError
 from fuse_index.models.checkpoint import Checkpoint, loading
 from fuse_index.models.hub import load_config, load_tokenizer
 from fuse_index.models.naming import ModelSource, parse_model_name
-from fuse_index.models.table import check_finite, is_plain, used_rows
+from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
 from fuse_index.words.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # Where the input embedding table of an architecture is, by the end of its key in the checkpoint.
-# An architecture that is not listed is asked itself (built without memory on the meta device).
+# An architecture that is not listed is asked itself (built without memory on the meta device); so
+# are those whose embedding module scales, which some versions of transformers do and others do not.
 _TABLE_KEYS = {
     "wte.weight": ("gpt2", "gptj", "gpt_bigcode", "codegen", "gpt_neo"),
     "embed_tokens.weight": (
         *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
-        *("gemma", "gemma2", "gemma3", "gemma3_text", "opt", "phi", "phi3", "olmo", "olmo2"),
-        *("stablelm", "cohere", "granite", "smollm3", "starcoder2"),
+        *("opt", "phi", "phi3", "olmo", "olmo2", "stablelm", "cohere", "smollm3", "starcoder2"),
     ),
     "embed_in.weight": ("gpt_neox",),
     "word_embeddings.weight": (
@@ -42,8 +42,6 @@ _TABLE_KEYS = {
     "tok_embeddings.weight": ("modernbert",),
 }
 _KEY_OF_TYPE = {model: key for key, models in _TABLE_KEYS.items() for model in models}
-# Architectures whose embedding module itself multiplies by the square root of the width.
-_SCALED = ("gemma3", "gemma3_text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,20 +132,23 @@ def read_table(checkpoint: Checkpoint) -> Tensor | None:
     if config_file is None or not files:
         return None
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    model_type = str(config.get("model_type"))
-    ending = _KEY_OF_TYPE.get(model_type)
-    key = _only_key(files, ending) if ending else _key_from_architecture(checkpoint, files)
-    if key is None:
+    ending = _KEY_OF_TYPE.get(str(config.get("model_type")))
+    embedding: nn.Embedding | None = None
+    if ending is not None:
+        key = _only_key(files, ending)
+    else:
+        key, embedding = _ask_architecture(checkpoint, files)
+    path = None if key is None else checkpoint.file(files[key])
+    if key is None or path is None:
         return None
-    path = checkpoint.file(files[key])
-    tensor = None if path is None else read_tensor(path, key, checkpoint.name.text)
-    if tensor is None or tensor.ndim != 2 or not tensor.dtype.is_floating_point:
+    tensor = read_tensor(path, key, checkpoint.name.text)
+    if tensor.ndim != 2 or not tensor.dtype.is_floating_point:
         return None
     table = tensor.float()
-    if model_type in _SCALED:
-        # in float32, as the module multiplies when it is loaded in float32
-        table = table * torch.tensor(math.sqrt(table.shape[1]))
-    return table
+    if embedding is None or is_plain(embedding):
+        return table
+    embedding.weight = nn.Parameter(table, requires_grad=False)
+    return effective_table(embedding, table.shape[0])
 
 
 def read_tensor(path: Path, key: str, name: str) -> Tensor:
@@ -198,8 +199,10 @@ def _only_key(files: dict[str, str], ending: str) -> str | None:
     return keys[0] if len(keys) == 1 else None
 
 
-def _key_from_architecture(checkpoint: Checkpoint, files: dict[str, str]) -> str | None:
-    """Build the base model on the meta device and look where its embeddings are."""
+def _ask_architecture(
+    checkpoint: Checkpoint, files: dict[str, str]
+) -> tuple[str | None, nn.Embedding | None]:
+    """Build the base model on the meta device and look where and what its embeddings are."""
     import transformers  # noqa: PLC0415
 
     config = load_config(checkpoint)
@@ -208,21 +211,25 @@ def _key_from_architecture(checkpoint: Checkpoint, files: dict[str, str]) -> str
         with loading("model", checkpoint.name.text), torch.device("meta"):
             model = auto.from_config(config, trust_remote_code=False)
             embedding = model.get_input_embeddings()
-    except FuseIndexError as error:
+    except (FuseIndexError, NotImplementedError) as error:
         _log.debug("%s: no base model on the meta device: %s", checkpoint.name.text, error)
-        return None
-    except NotImplementedError:
-        return None
-    if not isinstance(embedding, torch.nn.Embedding):
-        return None
-    if not is_plain(embedding):
-        return None
+        return None, None
+    if not isinstance(embedding, nn.Embedding) or not _restore_scale(embedding):
+        return None, None
     name = next((key for key, part in model.named_modules() if part is embedding), None)
-    key = None if name is None else f"{name}.weight"
-    for candidate in (key, f"{model.base_model_prefix}.{key}"):
-        if candidate in files:
-            return candidate
-    return None
+    candidates = (f"{name}.weight", f"{model.base_model_prefix}.{name}.weight")
+    found = next((key for key in candidates if key in files), None)
+    return found or _only_key(files, f"{str(name).rpartition('.')[2]}.weight"), embedding
+
+
+def _restore_scale(embedding: nn.Embedding) -> bool:
+    """Give a module from the meta device its scale back; False where its value is lost."""
+    for name, _ in list(embedding.named_buffers(recurse=False)):
+        value = getattr(embedding, f"scalar_{name}", None)
+        if not isinstance(value, float):
+            return False
+        setattr(embedding, name, torch.tensor(value))
+    return True
 
 
 def _load_whole(name: str, local_files_only: bool) -> Embeddings:

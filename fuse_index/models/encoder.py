@@ -6,14 +6,16 @@ import inspect
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch import nn
 
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
+from fuse_index.models.selfcheck import probe_batch, require_same
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from fuse_index.models.prefix import Prefix
 
@@ -30,6 +32,16 @@ class _MaskedModel(Model):
                 remedy="choose another model",
             )
 
+    def _self_check(self) -> None:
+        batch = probe_batch(self)
+        with torch.no_grad():
+            by_ids = self.module(input_ids=batch.ids, attention_mask=batch.mask.long())
+            output = self.forward(self.embed(batch.ids), batch)
+        if output.logits is not None:
+            require_same(by_ids.logits, output.logits, self)
+        elif output.features is not None:
+            require_same(masked_mean(by_ids.last_hidden_state, batch), output.features, self)
+
     def _refuse_causal_options(self, prefix: Prefix | None, logits_from: int) -> None:
         self._refuse_prefix(prefix)
         if logits_from:
@@ -40,6 +52,9 @@ class _MaskedModel(Model):
 
 class ClassifierModel(_MaskedModel):
     """A sequence classifier.
+
+    Classifiers on causal models (Llama, GPT-2) read the last token; given embeddings, transformers
+    cannot tell it from padding, so their head is applied here, at each row's own last token.
 
     Args:
         module: what ``AutoModelForSequenceClassification`` loads.
@@ -55,6 +70,9 @@ class ClassifierModel(_MaskedModel):
     ) -> None:
         super().__init__(module, embedding, parts)
         self.labels = labels
+        score = getattr(module, "score", None)
+        self._score = score if isinstance(score, nn.Linear) else None
+        self._self_check()
 
     def label_id(self, label: str | int) -> int:
         """Return the index of a label given by name (case does not matter) or by index.
@@ -90,8 +108,13 @@ class ClassifierModel(_MaskedModel):
         self._refuse_causal_options(prefix, logits_from)
         if normalize:
             raise OptionError(f"{self.name}: normalize=True", expected="an encoder or CLIP")
-        output = self.module(inputs_embeds=embeds, attention_mask=batch.mask.long())
-        return ModelOutput(logits=output.logits)
+        inputs = {"inputs_embeds": embeds, "attention_mask": batch.mask.long()}
+        if self._score is None:
+            return ModelOutput(logits=self.module(**inputs).logits)
+        base: nn.Module = self.module.base_model  # type: ignore[assignment]
+        rows = torch.arange(len(batch), device=embeds.device)
+        last = base(**inputs).last_hidden_state[rows, batch.last]
+        return ModelOutput(logits=self._score(last))
 
 
 class EncoderModel(_MaskedModel):
@@ -101,6 +124,10 @@ class EncoderModel(_MaskedModel):
     """
 
     kind: ClassVar[ModelKind] = ModelKind.ENCODER
+
+    def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
+        super().__init__(module, embedding, parts)
+        self._self_check()
 
     def forward(
         self,

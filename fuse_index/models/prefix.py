@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from fuse_index.errors import ModelError
+from fuse_index.errors import ModelError, OptionError
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,36 @@ class Prefix:
         cache.layers = [_expand_layer(layer, rows) for layer in self.cache.layers]
         return cache
 
+    @property
+    def complete(self) -> bool:
+        """Whether every layer still has all tokens; a sliding window drops the oldest."""
+        sizes = [layer.keys.shape[-2] for layer in self.cache.layers if layer.keys is not None]
+        return all(size == len(self) for size in sizes)
+
+    def cut(self, length: int) -> Prefix:
+        """Return the first ``length`` tokens of this prefix, sharing its memory.
+
+        With it one :meth:`CausalModel.prefill` of the current prompt serves candidates that change
+        it at any position.
+
+        Raises:
+            OptionError: ``length`` is not between 1 and the length of the prefix.
+            ModelError: a layer has dropped its oldest tokens.
+        """
+        if not 1 <= length <= len(self):
+            raise OptionError(f"cut({length})", expected=f"1 to {len(self)}, the prefix's length")
+        if length == len(self):
+            return self
+        if not self.complete:
+            raise ModelError(
+                f"a cached prefix of {len(self)} tokens cannot be cut to {length}",
+                expected="a prefix no longer than the model's sliding window",
+                remedy="prefill the shorter prefix",
+            )
+        cache = copy.copy(self.cache)
+        cache.layers = [_cut_layer(layer, length) for layer in self.cache.layers]
+        return Prefix(self.ids[:length], cache)
+
 
 def check_cacheable(cache: Any, name: str) -> None:
     """Refuse caches whose layers are not plain keys and values (state-space models).
@@ -59,4 +89,14 @@ def _expand_layer(layer: Any, rows: int) -> Any:
     if layer.keys is not None:
         layer.keys = layer.keys.expand(rows, *layer.keys.shape[1:])
         layer.values = layer.values.expand(rows, *layer.values.shape[1:])
+    return layer
+
+
+def _cut_layer(layer: Any, length: int) -> Any:
+    layer = copy.copy(layer)
+    if layer.keys is not None:
+        layer.keys = layer.keys[..., :length, :]
+        layer.values = layer.values[..., :length, :]
+    if hasattr(layer, "cumulative_length"):
+        layer.cumulative_length = length
     return layer

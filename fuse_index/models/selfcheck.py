@@ -1,0 +1,51 @@
+"""A few tokens through a model as it is loaded: does it compute from embeddings what it should?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fuse_index.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.models.base import Model
+    from fuse_index.models.batch import Batch
+
+_PROBE = "a few words"
+_TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+def probe_batch(model: Model) -> Batch:
+    """Return a batch of one short row of plain text."""
+    ids = model.words.encode_text(_PROBE)
+    room = model.positions
+    if room is not None:
+        room -= len(model.frame.head) + len(model.frame.tail)
+        ids = ids[: max(room, 1)]
+    return model.batch([ids])
+
+
+def agree(a: Tensor, b: Tensor) -> bool:
+    """Whether two results are the same up to the rounding of their dtype."""
+    scale = float(a.float().abs().max()) + 1e-6
+    difference = float((a.float() - b.float()).abs().max())
+    return difference <= scale * _TOLERANCE.get(a.dtype, 1e-3)
+
+
+def require_same(by_ids: Tensor, by_embeds: Tensor, model: Model) -> None:
+    """Refuse a model that sees its tokens other than through the input embeddings.
+
+    Raises:
+        ModelError: it gives another result for embeddings than for the token ids they stand for.
+    """
+    if agree(by_ids, by_embeds):
+        return
+    raise ModelError(
+        f"{model.name}: {type(model.module).__name__} computes something else from embeddings than "
+        "from the same token ids",
+        expected="a model that sees its tokens only through the input embeddings",
+        remedy="choose another model",
+    )

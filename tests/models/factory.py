@@ -1,0 +1,370 @@
+"""Tiny random-weight models of every family, from their real configuration classes.
+
+``save_model(family, folder)`` writes a checkpoint with a tiny trained tokenizer beside it, as a
+user would find it on disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+TEXT = [
+    "a brown dog runs over the green grass and catches a red ball",
+    "two children play with a wooden boat near the river bank",
+    "the old woman doesn't sell flowers; she paints them, she said.",
+    "in 1984 more than 120 people crossed the bridge, some on foot!",
+    "a few words about the quick fox that jumps over lazy dogs",
+] * 4
+WIDTH = 32
+SIZES: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 48,
+    "initializer_range": 0.3,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+
+
+def byte_level(head: str | None, tail: str | None = None) -> Any:
+    """GPT-2's, RoBERTa's and OPT's: byte-level BPE with <s>, <pad>, </s> as ids 0, 1, 2."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=["<s>", "<pad>", "</s>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    _frame(tokenizer, head, tail)
+    return _fast(
+        tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", mask_token="<mask>"
+    )
+
+
+def metaspace(head: str | None) -> Any:
+    """Llama's and Gemma's: BPE with byte fallback on text with spaces as ▁."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<unk>", "<s>", "</s>", "<pad>", *(f"<0x{b:02X}>" for b in range(256))],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1),
+        ]
+    )
+    spec = json.loads(tokenizer.to_str())
+    kept = ("<unk>", "<s>", "</s>", "<pad>")
+    spec["added_tokens"] = [t for t in spec["added_tokens"] if t["content"] in kept]
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    _frame(tokenizer, head, None)
+    return _fast(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+
+
+def wordpiece() -> Any:
+    """BERT's."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=300,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    _frame(tokenizer, "[CLS]", "[SEP]")
+    return _fast(
+        tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def end_of_word(head: str | None = "<|startoftext|>") -> Any:
+    """CLIP's: BPE on lower-cased words that end in </w>; the end mark is the highest id."""
+    from transformers import CLIPTokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = CLIPTokenizer()._tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=[*alphabet, *(symbol + "</w>" for symbol in alphabet)],
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    vocab = dict(model["vocab"])
+    for token in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[token] = len(vocab)
+    made = CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]])
+    if head is None:
+        _frame(made._tokenizer, None, "<|endoftext|>")
+    return made
+
+
+def _frame(tokenizer: Tokenizer, head: str | None, tail: str | None) -> None:
+    parts = [token for token in (head, tail) if token]
+    if parts:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=" ".join(filter(None, [head, "$A", tail])),
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in parts],
+        )
+
+
+def _fast(tokenizer: Tokenizer, **roles: str) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family is built.
+
+    Attributes:
+        build: number of tokens, tokenizer -> model of transformers.
+        tokenizer: makes its tokenizer.
+        spare: rows of the embedding table beyond the tokenizer's tokens.
+    """
+
+    build: Callable[[int, Any], Any]
+    tokenizer: Callable[[], Any]
+    spare: int = 0
+
+
+def _causal(config: str, **options: Any) -> Callable[[int, Any], Any]:
+    def build(rows: int, tokenizer: Any) -> Any:
+        import transformers
+
+        made = getattr(transformers, config)(
+            vocab_size=rows,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **options,
+        )
+        return transformers.AutoModelForCausalLM.from_config(made)
+
+    return build
+
+
+def _classifier(config: str, **options: Any) -> Callable[[int, Any], Any]:
+    def build(rows: int, tokenizer: Any) -> Any:
+        import transformers
+
+        made = getattr(transformers, config)(
+            vocab_size=rows,
+            pad_token_id=tokenizer.pad_token_id,
+            id2label={0: "negative", 1: "neutral", 2: "positive"},
+            label2id={"negative": 0, "neutral": 1, "positive": 2},
+            **options,
+        )
+        return transformers.AutoModelForSequenceClassification.from_config(made)
+
+    return build
+
+
+def _two_towers(family: str) -> Callable[[int, Any], Any]:
+    def build(rows: int, tokenizer: Any) -> Any:
+        import transformers
+
+        text = {
+            **SIZES,
+            "vocab_size": rows,
+            "max_position_embeddings": 24,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        vision = {**SIZES, "image_size": 32, "patch_size": 16}
+        extra = {"projection_dim": 16} if family == "CLIP" else {}
+        config = getattr(transformers, f"{family}Config")(
+            text_config=text, vision_config=vision, **extra
+        )
+        model = getattr(transformers, f"{family}Model")(config)
+        for name, weight in model.named_parameters():
+            if "embedding" in name or "proj" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        return model
+
+    return build
+
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(
+        _causal(
+            "GPT2Config",
+            n_embd=WIDTH,
+            n_layer=2,
+            n_head=4,
+            n_positions=48,
+            initializer_range=0.3,
+        ),
+        lambda: byte_level(None),
+    ),
+    "llama": Family(_causal("LlamaConfig", **GROUPED), lambda: metaspace("<s>"), spare=12),
+    "mistral": Family(
+        _causal("MistralConfig", sliding_window=4, **GROUPED), lambda: metaspace("<s>")
+    ),
+    "qwen2": Family(_causal("Qwen2Config", **GROUPED), lambda: byte_level(None), spare=40),
+    "qwen3": Family(
+        _causal("Qwen3Config", head_dim=8, tie_word_embeddings=True, **GROUPED),
+        lambda: byte_level(None),
+    ),
+    "gemma": Family(_causal("GemmaConfig", head_dim=8, **GROUPED), lambda: metaspace("<s>")),
+    "gemma2": Family(
+        _causal("Gemma2Config", head_dim=8, sliding_window=4, **GROUPED), lambda: metaspace("<s>")
+    ),
+    "gemma3": Family(
+        _causal("Gemma3TextConfig", head_dim=8, sliding_window=4, **GROUPED),
+        lambda: metaspace("<s>"),
+    ),
+    "opt": Family(
+        _causal(
+            "OPTConfig",
+            hidden_size=WIDTH,
+            word_embed_proj_dim=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            ffn_dim=64,
+            max_position_embeddings=48,
+            init_std=0.3,
+        ),
+        lambda: byte_level("</s>"),
+    ),
+    "falcon": Family(
+        _causal(
+            "FalconConfig",
+            hidden_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            initializer_range=0.3,
+            max_position_embeddings=48,
+        ),
+        lambda: byte_level(None),
+    ),
+    "falcon-alibi": Family(
+        _causal(
+            "FalconConfig",
+            hidden_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            initializer_range=0.3,
+            alibi=True,
+            new_decoder_architecture=False,
+        ),
+        lambda: byte_level(None),
+    ),
+    "bert": Family(_classifier("BertConfig", **SIZES), wordpiece),
+    "roberta": Family(
+        _classifier("RobertaConfig", **{**SIZES, "max_position_embeddings": 50}),
+        lambda: byte_level("<s>", "</s>"),
+    ),
+    "distilbert": Family(
+        _classifier(
+            "DistilBertConfig",
+            dim=WIDTH,
+            n_layers=2,
+            n_heads=4,
+            hidden_dim=64,
+            max_position_embeddings=48,
+            initializer_range=0.3,
+        ),
+        wordpiece,
+    ),
+    "clip": Family(_two_towers("CLIP"), end_of_word),
+    "siglip": Family(_two_towers("Siglip"), lambda: end_of_word(None)),
+}
+CAUSAL = tuple(list(FAMILIES)[:11])
+CLASSIFIERS = ("bert", "roberta", "distilbert")
+TOWERS = ("clip", "siglip")
+
+
+@cache
+def tokenizer_of(family: str) -> Any:
+    """The tiny tokenizer of a family, trained once."""
+    return FAMILIES[family].tokenizer()
+
+
+def build_model(family: str) -> Any:
+    """Build the random model of a family from a fixed seed."""
+    spec = FAMILIES[family]
+    tokenizer = tokenizer_of(family)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return spec.build(len(tokenizer) + spec.spare, tokenizer).eval()
+
+
+def save_model(family: str, folder: Path) -> Path:
+    """Write the model and tokenizer of a family to a folder and return it."""
+    build_model(family).save_pretrained(folder)
+    tokenizer_of(family).save_pretrained(folder)
+    if family in TOWERS:
+        import transformers
+
+        name = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor"}[family]
+        size = {"height": 32, "width": 32}
+        options = {"crop_size": size} if family == "clip" else {}
+        getattr(transformers, name)(size=size, **options).save_pretrained(folder)
+    return folder
+
+
+OPEN_CLIP_CONFIG: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 8, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
+}
+
+
+def save_open_clip(folder: Path, config: dict[str, Any] | None = None) -> Path:
+    """Write a random open_clip model as open_clip saves it: configuration and safetensors."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    config = config or OPEN_CLIP_CONFIG
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content), encoding="utf-8")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model(
+            f"local-dir:{folder}", load_weights=False, pretrained_text=False
+        )
+        for name, weight in model.named_parameters():
+            if "embedding" in name or "projection" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
