@@ -37,6 +37,9 @@ _REPLACED = "replaced"
 _STALE_SECONDS = 24 * 3600.0
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _EXISTS = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
+_HARMLESS = {".gitattributes", ".cache", ".DS_Store"}
+"""Hidden entries that hubs and file managers add, which may be lost with an overwritten bundle."""
+
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -101,16 +104,9 @@ def _check_replaceable(output: Path, overwrite: bool) -> None:
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds nothing but a bundle, whole or damaged, or nothing at all."""
     names = {entry.name for entry in os.scandir(folder)}
-    if not {name for name in names if not name.startswith(".")} <= {
-        MANIFEST,
-        WORDS,
-        GROUPS,
-        ADAPTER,
-        CARD,
-        INDEX_FOLDER,
-    }:
+    if not names <= {MANIFEST, WORDS, GROUPS, ADAPTER, CARD, INDEX_FOLDER, *_HARMLESS}:
         return False
-    if not names or WORDS in names:
+    if not names or (folder / WORDS).is_file():
         return True
     try:
         with (folder / MANIFEST).open("rb") as stream:
