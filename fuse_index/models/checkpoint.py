@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,15 +103,16 @@ def no_safetensors(name: str, pickles: list[str]) -> ModelError:
 @contextlib.contextmanager
 def loading(what: str, name: str) -> Iterator[None]:
     """Silence transformers while loading and turn its errors into one clear line."""
-    from transformers.utils import logging  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
 
-    hf_logging: Any = logging
+    hf_logging: Any = transformers.logging
 
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
-        yield
+        with _quiet_root_logger():
+            yield
     except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
@@ -119,6 +121,26 @@ def loading(what: str, name: str) -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Keep what open_clip logs to the root logger from its handlers.
+
+    A root logger without handlers would get one from ``logging.warning``, for good.
+    """
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    root.addFilter(_not_of_open_clip)
+    try:
+        yield
+    finally:
+        root.removeFilter(_not_of_open_clip)
+        root.removeHandler(handler)
+
+
+def _not_of_open_clip(record: logging.LogRecord) -> bool:
+    return Path(record.pathname).parent.name != "open_clip"
 
 
 def translate(error: Exception, what: str, name: str) -> ModelError:

@@ -130,9 +130,14 @@ def end_of_word(head: str | None = "<|startoftext|>") -> Any:
     for token in ("<|startoftext|>", "<|endoftext|>"):
         vocab[token] = len(vocab)
     made = CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]])
-    if head is None:
-        _frame(made._tokenizer, None, "<|endoftext|>")
-    return made
+    if head is not None:
+        return made
+    # SigLIP's frame: no start, and a tokenizer class that adds none of its own
+    bare = made._tokenizer
+    _frame(bare, None, "<|endoftext|>")
+    return _fast(
+        bare, eos_token="<|endoftext|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+    )
 
 
 def _frame(tokenizer: Tokenizer, head: str | None, tail: str | None) -> None:
@@ -205,7 +210,7 @@ def _two_towers(family: str) -> Callable[[int, Any], Any]:
             **SIZES,
             "vocab_size": rows,
             "max_position_embeddings": 24,
-            "bos_token_id": tokenizer.bos_token_id,
+            "bos_token_id": tokenizer.bos_token_id or 0,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         }
