@@ -7,7 +7,20 @@ Without the native extension everything gives the same numbers from pure torch, 
 
 from __future__ import annotations
 
+from fuse_index.ops import _cuda
 from fuse_index.ops._api import face_grad, pull_back, push_forward, t_product
 from fuse_index.ops._library import t_transpose
+from fuse_index.ops._native import NativeStatus
+from fuse_index.ops._native import status as native_status
 
-__all__ = ["face_grad", "pull_back", "push_forward", "t_product", "t_transpose"]
+_cuda.register()
+
+__all__ = [
+    "NativeStatus",
+    "face_grad",
+    "native_status",
+    "pull_back",
+    "push_forward",
+    "t_product",
+    "t_transpose",
+]

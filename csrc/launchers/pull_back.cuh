@@ -1,0 +1,78 @@
+// Chooses the shape of the blocks and launches the pull-back kernel: no allocation, no waiting.
+// Included once for each storage type, so that they compile side by side.
+#pragma once
+
+#include "../kernels/pull_back.cuh"
+#include "common.h"
+
+namespace fuse_index {
+
+// Most tiles that `words` words of at most `groups` groups can need.
+inline int64_t most_tiles(int64_t words, int64_t groups, int64_t per_tile) {
+  const int64_t used = groups < words ? groups : words;
+  return used + (words - used) / per_tile;
+}
+
+template <class C>
+cudaError_t launch(const PullBackArgs& args, const DeviceTraits& device, int split,
+                   cudaStream_t stream) {
+  const auto kernel = pull_back_kernel<C>;
+  const int64_t columns = (args.d_src + C::kColumns - 1) / C::kColumns;
+  const int64_t tiles = most_tiles(args.words, args.groups, C::kWords);
+  const int64_t chunks = (args.d_tgt + C::kChunk - 1) / C::kChunk;
+  if (!device.clusters) {
+    split = 1;
+  } else if (split == 0) {  // as many parts as keep all multiprocessors busy in one wave
+    split = 1;
+    while (split < 8 && columns * tiles * split * 2 <= device.multiprocessors &&
+           split * 2 <= chunks) {
+      split *= 2;
+    }
+  }
+  const int64_t blocks = columns * tiles * split;
+  if (blocks > INT32_MAX || tiles > INT32_MAX / 8 || chunks > INT32_MAX / 8) {
+    return cudaErrorInvalidConfiguration;
+  }
+  cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kBytes);
+  if (status != cudaSuccess) return status;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(C::kThreads);
+  config.dynamicSmemBytes = C::kBytes;
+  config.stream = stream;
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(split), 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = split > 1 ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, args, split, static_cast<int>(tiles));
+}
+
+inline bool is_aligned(const PullBackArgs& args, int64_t element) {
+  const auto bits = reinterpret_cast<uintptr_t>(args.target_grad) |
+                    reinterpret_cast<uintptr_t>(args.faces) |
+                    static_cast<uintptr_t>(args.d_tgt * element);
+  return bits % 16 == 0;
+}
+
+template <class T>
+cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBackVariant variant,
+                   int split, cudaStream_t stream) {
+  constexpr bool kWide = sizeof(T) == 2;  // half precision has registers for 128 columns
+  using Few = Config<T, 8, 1, 4, 4, true>;
+  using Many = Config<T, kWide ? 8 : 4, kWide ? 1 : 2, kWide ? 8 : 4, 4, true>;
+  using Small = Config<T, 8, 1, 4, 2, true>;
+  using Loose = Config<T, 8, 1, 4, 2, false>;
+  if (!is_aligned(args, sizeof(T))) return launch<Loose>(args, device, split, stream);
+  if (device.shared_bytes < Few::kBytes || device.shared_bytes < Many::kBytes) {
+    return launch<Small>(args, device, split, stream);
+  }
+  if (variant == PullBackVariant::kAuto) {
+    variant = args.words <= Few::kWords ? PullBackVariant::kFew : PullBackVariant::kMany;
+  }
+  if (variant == PullBackVariant::kFew) return launch<Few>(args, device, split, stream);
+  return launch<Many>(args, device, split, stream);
+}
+
+}  // namespace fuse_index

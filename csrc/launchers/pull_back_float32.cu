@@ -1,0 +1,8 @@
+#include "pull_back.cuh"
+
+namespace fuse_index {
+
+template cudaError_t choose<float>(const PullBackArgs&, const DeviceTraits&, PullBackVariant, int,
+                                   cudaStream_t);
+
+}  // namespace fuse_index
