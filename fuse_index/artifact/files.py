@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,14 @@ from fuse_index.artifact.layout import INDEX_FOLDER, is_member_name
 from fuse_index.artifact.manifest import FileRecord
 from fuse_index.errors import BundleError
 
+Report = Callable[[int], None]
+
 READ_CHUNK = 4 << 20
 _FETCH_AGAIN = "fetch or build the bundle again"
+
+
+def _silent(count: int) -> None:
+    """Report to nobody."""
 
 
 class HashingWriter:
@@ -124,13 +130,16 @@ def read_plain(root: Path, name: str, limit: int) -> bytes:
     return bytes(data)
 
 
-def read_checked(root: Path, name: str, record: FileRecord) -> NDArray[np.uint8]:
+def read_checked(
+    root: Path, name: str, record: FileRecord, report: Report = _silent
+) -> NDArray[np.uint8]:
     """Read a whole file and check it before anybody looks inside.
 
     Args:
         root: the bundle's folder.
         name: path inside the bundle.
         record: what the manifest says of it.
+        report: called with the bytes read since the last call.
 
     Returns:
         The bytes, uint8, in memory of their own: what was checked is what is parsed.
@@ -157,13 +166,20 @@ def read_checked(root: Path, name: str, record: FileRecord) -> NDArray[np.uint8]
                 break
             digest.update(part[:count])
             position += count
+            report(count)
     _check_size(position, record, where)
     _check_digest(digest.hexdigest(), record, where)
     return data
 
 
-def check_member(root: Path, name: str, record: FileRecord) -> int:
+def check_member(root: Path, name: str, record: FileRecord, report: Report = _silent) -> int:
     """Check size and checksum of a file that is too large for memory.
+
+    Args:
+        root: the bundle's folder.
+        name: path inside the bundle.
+        record: what the manifest says of it.
+        report: called with the bytes read since the last call.
 
     Returns:
         The descriptor of the checked file; the caller closes it.
@@ -180,6 +196,7 @@ def check_member(root: Path, name: str, record: FileRecord) -> int:
         with os.fdopen(os.dup(descriptor), "rb", buffering=0) as stream:
             while count := _guarded(lambda: stream.readinto(buffer), where):
                 digest.update(buffer[:count])
+                report(count)
         _check_digest(digest.hexdigest(), record, where)
     except BaseException:
         os.close(descriptor)
@@ -187,7 +204,7 @@ def check_member(root: Path, name: str, record: FileRecord) -> int:
     return descriptor
 
 
-def check_no_strangers(root: Path, files: dict[str, FileRecord] | Any) -> None:
+def check_no_strangers(root: Path, files: Mapping[str, FileRecord]) -> None:
     """Refuse a folder with files that its manifest does not list; hidden files are not looked at.
 
     Raises:

@@ -151,15 +151,19 @@ class GroupReader:
     Args:
         root: the bundle's folder.
         manifest: its manifest, which lists ``groups.safetensors``.
+        report: called with the bytes checked since the last call.
 
     Raises:
         BundleError: the file is damaged or does not fit the manifest.
     """
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, root: Path, manifest: Manifest, report: Callable[[int], None] | None = None
+    ) -> None:
         self._where = str(root / GROUPS)
         record = manifest.files[GROUPS]
-        self._descriptor = check_member(root, GROUPS, record)
+        reports = () if report is None else (report,)
+        self._descriptor = check_member(root, GROUPS, record, *reports)
         self._close = weakref.finalize(self, os.close, self._descriptor)
         length = header_length(self._read(0, min(8, record.size)), record.size, self._where)
         self._entries = parse_header(self._read(8, length), record.size, self._where)
@@ -193,16 +197,20 @@ class GroupReader:
         for spec, data in self._pieces(name, words):
             yield as_tensor(spec, data)
 
-    def verify(self) -> None:
+    def verify(self, report: Callable[[int], None] | None = None) -> None:
         """Read every value once and check that it is finite.
+
+        Args:
+            report: called with the bytes read since the last call.
 
         Raises:
             BundleError: naming the first tensor that holds NaN or infinity.
         """
         for name, entry in self._entries.items():
             row = max(1, entry.spec.size // max(1, entry.spec.shape[0]))
-            for _ in self._pieces(name, max(1, _CHUNK_BYTES // row)):
-                pass
+            for _, data in self._pieces(name, max(1, _CHUNK_BYTES // row)):
+                if report is not None:
+                    report(data.nbytes)
 
     def close(self) -> None:
         """Close the file; reading afterwards is an error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -139,8 +139,15 @@ def read_bundle(
     return _read(root, expect_source, expect_target, wanted)  # it was replaced while we read it
 
 
-def verify_bundle(path: str | os.PathLike[str]) -> Manifest:
+def verify_bundle(
+    path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None
+) -> Manifest:
     """Check every file of a bundle: checksums, shapes, dtypes, values.
+
+    Args:
+        path: its folder.
+        progress: called with (bytes checked, bytes in total); group tensors count twice, once for
+            their checksum and once for their values.
 
     Returns:
         The manifest.
@@ -150,21 +157,37 @@ def verify_bundle(path: str | os.PathLike[str]) -> Manifest:
     """
     manifest, root = read_manifest(path), _root(path)
     check_no_strangers(root, manifest.files)
+    report = _reporter(manifest, progress)
     for name, record in manifest.files.items():
         if name not in (WORDS, ADAPTER, GROUPS):
-            os.close(check_member(root, name, record))
-    data = read_checked(root, WORDS, manifest.files[WORDS])
+            os.close(check_member(root, name, record, report))
+    data = read_checked(root, WORDS, manifest.files[WORDS], report)
     parse_words(data, manifest, str(root / WORDS))
     if ADAPTER in manifest.files:
-        data = read_checked(root, ADAPTER, manifest.files[ADAPTER])
+        data = read_checked(root, ADAPTER, manifest.files[ADAPTER], report)
         adapter_entries(data, manifest, str(root / ADAPTER))
     if GROUPS in manifest.files:
-        groups = GroupReader(root, manifest)
+        groups = GroupReader(root, manifest, report)
         try:
-            groups.verify()
+            groups.verify(report)
         finally:
             groups.close()
     return manifest
+
+
+def _reporter(
+    manifest: Manifest, progress: Callable[[int, int], None] | None
+) -> Callable[[int], None]:
+    sizes = {name: record.size for name, record in manifest.files.items()}
+    total, done = sum(sizes.values()) + sizes.get(GROUPS, 0), 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(min(done, total), total)
+
+    return report
 
 
 def _read(

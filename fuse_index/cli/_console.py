@@ -1,0 +1,209 @@
+"""What all verbs share: stdout for results, stderr for everything else.
+
+Colours and progress appear on a terminal only; ``NO_COLOR`` is honoured by rich.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+SHOW_AFTER_SECONDS = 1.0
+"""Work that takes less shows no progress bar."""
+
+_LOGGER = logging.getLogger("fuse_index")
+
+
+class _StderrHandler(logging.Handler):
+    """Writes records to whatever ``sys.stderr`` is at that moment (a progress bar replaces it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = f"fuse-index: {record.levelname.lower()}: {self.format(record)}"
+        sys.stderr.write(message + "\n")
+
+
+def set_up(*, debug: bool = False, verbose: bool = False, quiet: bool = False) -> None:
+    """Send the package's log to stderr: warnings, everything, or nothing but errors."""
+    _LOGGER.handlers[:] = [_StderrHandler()]
+    _LOGGER.propagate = False
+    _LOGGER.setLevel(
+        logging.DEBUG
+        if debug
+        else logging.INFO
+        if verbose
+        else logging.ERROR
+        if quiet
+        else logging.WARNING
+    )
+
+
+def is_quiet() -> bool:
+    """Whether ``--quiet`` was given."""
+    return _LOGGER.level >= logging.ERROR
+
+
+def stdout_console() -> Console:
+    """Return a rich console for results; text is never read as markup."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def stderr_console() -> Console:
+    """Return a rich console for messages; text is never read as markup."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def clean(text: str) -> str:
+    """Replace control characters, so that text from a file cannot steer the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def one_line(text: str) -> str:
+    """Put a message into one clean line."""
+    return clean(" ".join(text.split()))
+
+
+def error(line: str) -> None:
+    """Write ``fuse-index: error: ...`` to stderr."""
+    stderr_console().print(f"fuse-index: error: {line}", style="red")
+
+
+def note(text: str) -> None:
+    """Write a remark for people to stderr, unless ``--quiet`` was given."""
+    if not is_quiet():
+        stderr_console().print(one_line(text))
+
+
+def show_traceback(exception: BaseException) -> None:
+    """Write a traceback to stderr."""
+    sys.stderr.write("".join(traceback.format_exception(exception)))
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON object to stdout: ASCII, sorted keys, null for numbers that are not finite."""
+    from fuse_index.artifact.jsontext import plain
+
+    sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
+) -> None:
+    """Write a table to stdout: first column to the left, all others to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        show_header=any(header),
+        pad_edge=False,
+    )
+    for index, name in enumerate(header):
+        table.add_column(clean(name), justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(clean(cell) for cell in row))
+    console = stdout_console()
+    console.print(table)
+    console.print()
+
+
+class ProgressBar:
+    """One bar on stderr for work in stages; it appears when the work has taken a second.
+
+    Use as a context manager and call it with a label, what is done and how much there is. Without a
+    terminal, or with ``--quiet``, nothing is shown.
+
+    Example:
+        ``with ProgressBar() as bar: build_bundle(..., progress=bar)``
+    """
+
+    def __init__(self, after: float = SHOW_AFTER_SECONDS, console: Console | None = None) -> None:
+        self._after = after
+        self._console = console
+        self._lock = threading.Lock()
+        self._state: tuple[str, int, int | None] = ("", 0, None)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._drawn = ("", False)
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> ProgressBar:
+        if self._console is not None or (sys.stderr.isatty() and not is_quiet()):
+            self._timer = threading.Timer(self._after, self._show)
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._lock:
+            self._timer = None
+            if self._progress is not None:
+                self._progress.stop()
+                self._progress = None
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        """Show that ``done`` of ``total`` (``None``: unknown) steps of stage ``label`` are done."""
+        text = str(label.value) if isinstance(label, Enum) else label
+        with self._lock:
+            self._state = (text, done, total)
+            self._draw()
+
+    def stage(self, label: str) -> Callable[[int, int | None], None]:
+        """Return a callback ``(done, total)`` for one stage."""
+        return lambda done, total: self(label, done, total)
+
+    def _show(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        with self._lock:
+            if self._timer is None:
+                return  # the work ended meanwhile
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                console=self._console or stderr_console(),
+                transient=True,
+            )
+            self._draw()
+            self._progress.start()
+
+    def _draw(self) -> None:
+        if self._progress is None:
+            return
+        label, done, total = self._state
+        # rich takes a total of None as "leave it as it is", so an unknown one needs a new task.
+        if self._task is None or self._drawn != (label, total is None):
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(label, total=total)
+            self._drawn = (label, total is None)
+        self._progress.update(self._task, total=total, completed=done)

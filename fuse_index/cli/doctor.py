@@ -1,0 +1,215 @@
+"""``fuse-index doctor``: is this installation sound, and if not, what to do."""
+
+from __future__ import annotations
+
+import json as json_module
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import fuse_index
+from fuse_index.cli import _console
+from fuse_index.cli._probe import MODULES
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "open_clip_torch",
+    "faiss-cpu",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "typer",
+    "rich",
+)
+_OPTIONAL = {"torchvision"}
+_TIMEOUT = 300.0
+_LITTLE_SPACE = 1e9
+
+
+def doctor_command(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Check this installation.
+
+    Shows the native core (and why a part of it is missing), the devices, the versions of what the
+    package stands on, how long each import takes, and the Hub's cache on the disk. Problems are
+    listed last with what to do; they do not change the exit code.
+    """
+    report = examine()
+    if json:
+        _console.print_json(report)
+    else:
+        _show(report)
+
+
+def examine() -> dict[str, Any]:
+    """Gather everything that ``--json`` prints."""
+    report: dict[str, Any] = {
+        "fuse_index": fuse_index.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "native": None,
+        "devices": [],
+        "imports": {},
+        "cache": _cache(),
+    }
+    with _console.ProgressBar() as bar:
+        problems = list(_run_probe(report, bar))
+    report["problems"] = [*problems, *_judge(report)]
+    return report
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cache() -> dict[str, Any]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    return {
+        "folder": str(folder),
+        "exists": folder.exists(),
+        "free_gb": round(shutil.disk_usage(existing).free / 1e9, 1),
+    }
+
+
+def _run_probe(report: dict[str, Any], bar: _console.ProgressBar) -> Iterator[str]:
+    """Fill in imports, native core and devices from a process of their own; yield problems."""
+    command = [sys.executable, "-m", "fuse_index.cli._probe"]
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+    except OSError as error:
+        yield f"{sys.executable} cannot be started: {error}"
+        return
+    importing = "the first module"
+    with process, _Deadline(process) as deadline:
+        assert process.stdout is not None
+        for line in process.stdout:
+            finding = _parse(line)
+            if "importing" in finding:
+                importing = finding["importing"]
+                bar(f"importing {importing}", len(report["imports"]), len(MODULES))
+            elif "import" in finding:
+                report["imports"][finding["import"]] = finding.get("seconds", finding.get("error"))
+            else:
+                report.update(
+                    {key: finding[key] for key in ("native", "devices") if key in finding}
+                )
+    if deadline.passed:
+        yield f"importing {importing} took more than {_TIMEOUT:.0f} seconds; reinstall it"
+    elif process.returncode != 0:
+        yield f"importing {importing} ended the process (code {process.returncode}); reinstall it"
+
+
+class _Deadline:
+    """Kills a process that takes too long."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        import threading
+
+        self.passed = False
+        self._process = process
+        self._timer = threading.Timer(_TIMEOUT, self._kill)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._process.poll() is None and sys.exc_info()[0] is not None:
+            self._process.kill()
+
+    def _kill(self) -> None:
+        self.passed = True
+        self._process.kill()
+
+
+def _parse(line: str) -> dict[str, Any]:
+    """Read a line of the probe; what a library prints on import is not ours and is skipped."""
+    try:
+        value = json_module.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _judge(report: dict[str, Any]) -> Iterator[str]:
+    for package, found in report["packages"].items():
+        if found is None and package not in _OPTIONAL:
+            yield f"{package} is not installed; run 'pip install fuse-index' again"
+    for module, result in report["imports"].items():
+        missing = module in _OPTIONAL and report["packages"].get(module) is None
+        if isinstance(result, str) and not missing:
+            yield f"{module} cannot be imported ({result}); reinstall it"
+    native = report["native"]
+    if native is not None and native["reason"]:
+        yield f"native core: {native['reason']} (results are the same without it, only slower)"
+    if report["cache"]["free_gb"] * 1e9 < _LITTLE_SPACE:
+        yield f"{report['cache']['folder']} has little space left; set HF_HOME to another disk"
+
+
+def _show(report: dict[str, Any]) -> None:
+    typer.echo(
+        f"fuse_index {report['fuse_index']}, Python {report['python']}, {report['platform']}"
+    )
+    native = report["native"]
+    if native is not None:
+        _console.print_table(
+            ["native core", ""],
+            [[key, _text(value)] for key, value in native.items()],
+        )
+    _console.print_table(
+        ["device", "name", "memory", "capability"],
+        [
+            [
+                device["device"],
+                device.get("name", f"{device.get('threads', '')} threads".strip()),
+                f"{device['memory_gb']} GB" if "memory_gb" in device else "",
+                device.get("capability", ""),
+            ]
+            for device in report["devices"]
+        ],
+    )
+    _console.print_table(
+        ["package", "version"], [[key, _text(value)] for key, value in report["packages"].items()]
+    )
+    _console.print_table(
+        ["import", "seconds it adds"],
+        [[key, _text(value)] for key, value in report["imports"].items()],
+    )
+    cache = report["cache"]
+    typer.echo(f"Hub cache: {cache['folder']}, {cache['free_gb']} GB free")
+    for problem in report["problems"]:
+        typer.echo(f"problem: {_console.one_line(problem)}")
+    if not report["problems"]:
+        typer.echo("no problems found")
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,90 @@
+"""``fuse-index inspect``: what is in a bundle, how good it is, whether it is intact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fuse_index.cli import _console
+
+if TYPE_CHECKING:
+    from fuse_index.artifact import Manifest
+
+
+def inspect_command(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
+    ],
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify", help="Check checksums, shapes and values of every file."
+        ),
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show what is in a bundle and how good it is, and verify it.
+
+    Reads BUNDLE without loading any model. A file that is damaged, missing or not listed in the
+    manifest is an error (exit code 2) that names it; --no-verify shows the manifest all the same.
+    """
+    from fuse_index.artifact import read_manifest, verify_bundle
+
+    if verify:
+        with _console.ProgressBar() as bar:
+            manifest = verify_bundle(bundle, bar.stage("verifying"))
+    else:
+        manifest = read_manifest(bundle)
+    if json:
+        _console.print_json(as_json(bundle, manifest, verify))
+    else:
+        _show(bundle, manifest, verify)
+
+
+def as_json(bundle: Path, manifest: Manifest, verified: bool) -> dict[str, Any]:
+    """Return what ``--json`` prints: the manifest, the path, the number of words, the verdict."""
+    return {
+        "bundle": str(bundle),
+        "verified": verified,
+        "words": manifest.words,
+        "bytes": sum(record.size for record in manifest.files.values()),
+        "manifest": manifest.to_json(),
+    }
+
+
+def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
+    from fuse_index.artifact.card import number, quality_rows
+
+    models = (manifest.source, manifest.target)
+    kind = "identity of one model" if manifest.identity else "adapter"
+    typer.echo(_console.clean(f"{bundle}: {kind}, {manifest.words:,} words"))
+    _console.print_table(
+        ["", "source", "target"],
+        [
+            ["model", *(model.name for model in models)],
+            ["revision", *(model.revision[:12] or "-" for model in models)],
+            ["embeddings", *(f"{m.vocabulary_size:,} x {m.width}" for m in models)],
+            ["tokenizer", *(model.tokenizer_hash[:12] for model in models)],
+            ["embedding hash", *(model.embedding_hash[:12] for model in models)],
+        ],
+    )
+    _console.print_table(["group", "words"], [[g.name, number(g.words)] for g in manifest.groups])
+    if manifest.quality:
+        header, rows = quality_rows(manifest)
+        _console.print_table(header, rows, title="Quality on held-out words")
+    for title, pairs in (
+        ("Served by the fallback adapter", manifest.fallbacks),
+        ("Words left out", manifest.left_out),
+        ("Built with", manifest.options),
+    ):
+        if pairs:
+            rows = [[key, number(value)] for key, value in pairs.items()]
+            _console.print_table(["", ""], rows, title=title)
+    _console.print_table(
+        ["file", "bytes", "sha256"],
+        [[n, number(record.size), record.sha256[:16]] for n, record in manifest.files.items()],
+    )
+    verdict = "verified: every file is intact" if verified else "not verified"
+    typer.echo(f"{verdict}; written by fuse_index {_console.clean(manifest.package_version)}")

@@ -1,0 +1,224 @@
+"""``fuse-index``: the command tree, exit codes and error lines.
+
+The tree is a small static table, and a verb's module is imported only when the verb is used, so
+``fuse-index --help`` answers at once. Exit codes: 0, or 2 for the user's error (one line on
+stderr), 1 for ours, 130 for an interrupt. With ``--json`` an error is one JSON object on stdout
+too: ``{"error": {"type", "message", "exit_code"}}``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command, get_group
+
+import fuse_index
+from fuse_index.cli import _console
+from fuse_index.errors import FuseIndexError
+
+PROGRAM = "fuse-index"
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, wherever it lives
+_HOISTED = ("--debug", "--verbose", "--quiet")
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Attributes:
+        module: where its function is.
+        function: the typer command, a plain annotated function.
+        summary: one line for the list of verbs; the function's docstring is the full help.
+    """
+
+    module: str
+    function: str
+    summary: str
+
+
+VERBS = {
+    "build": Verb(
+        "fuse_index.cli.build", "build_command", "Build an adapter bundle from text and two models."
+    ),
+    "inspect": Verb(
+        "fuse_index.cli.inspect",
+        "inspect_command",
+        "Show what is in a bundle and how good it is; verify its checksums.",
+    ),
+    "validate": Verb(
+        "fuse_index.cli.validate",
+        "validate_command",
+        "Measure how well a bundle's gradients predict changes of a loss.",
+    ),
+    "doctor": Verb(
+        "fuse_index.cli.doctor",
+        "doctor_command",
+        "Check this installation: native core, devices, versions, imports, disk.",
+    ),
+}
+
+
+class LazyCommand(TyperCommand):
+    """A verb that is known by name and summary until it is used."""
+
+    def __init__(self, name: str, verb: Verb) -> None:
+        super().__init__(name=name, help=verb.summary, short_help=verb.summary)
+        self._verb = verb
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """Import the verb and let it parse its own arguments."""
+        return self.load().make_context(info_name, args, parent=parent, **extra)
+
+    def load(self) -> Any:
+        """Import the verb's module and make its command."""
+        function: Callable[..., Any] = getattr(
+            import_module(self._verb.module), self._verb.function
+        )
+        application = typer.Typer(add_completion=False, rich_markup_mode=None)
+        application.command(self.name, context_settings=_SETTINGS)(function)
+        return get_command(application)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {fuse_index.__version__}")
+        raise typer.Exit
+
+
+def _root(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; log everything.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress, no warnings, only errors.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Gradients across tokenizers: build, inspect and measure FUSE adapters.
+
+    A model is named by a Hub id, a local folder, or open_clip:ARCH[/PRETRAINED].
+
+    Every verb has --help and --json (one JSON object on stdout; progress and logs on stderr). Exit
+    codes: 0, 2 for an error of yours, 1 for one of ours, 130 for an interrupt.
+    """
+    _console.set_up(debug=debug, verbose=verbose, quiet=quiet)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def command_tree() -> Any:
+    """Make the command with all verbs, none of which is imported."""
+    application = typer.Typer(name=PROGRAM, rich_markup_mode=None, add_completion=False)
+    application.callback(invoke_without_command=True, context_settings=_SETTINGS)(_root)
+    group = get_group(application)
+    for name, verb in VERBS.items():
+        group.add_command(LazyCommand(name, verb))
+    return group
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; ``None`` takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = given[: given.index("--")] if "--" in given else given
+    report = _Reporter(json="--json" in options, debug="--debug" in options)
+    # The common switches work before and after the verb.
+    front = [flag for flag in _HOISTED if flag in options]
+    rest = [item for item in options if item not in _HOISTED] + given[len(options) :]
+    try:
+        with _terminable():
+            code = command_tree().main([*front, *rest], prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return report.failure(error, "interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not try to flush to them again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except FuseIndexError as error:
+        return report.failure(error, str(error), 2)
+    except _USAGE_ERROR as error:
+        return report.failure(error, _usage_message(error), 2)
+    except Exception as error:
+        return report.failure(error, _internal_message(error), 1)
+    return code if isinstance(code, int) else 0
+
+
+@dataclass(frozen=True)
+class _Reporter:
+    """Tells the user about an error, once on stderr and, with ``--json``, once on stdout."""
+
+    json: bool
+    debug: bool
+
+    def failure(self, error: BaseException, message: str, code: int) -> int:
+        if self.debug and code != 130:
+            _console.show_traceback(error)
+        line = _console.one_line(message)
+        _console.error(line)
+        if self.json:
+            _console.print_json(
+                {"error": {"type": type(error).__name__, "message": line, "exit_code": code}}
+            )
+        return code
+
+
+def _usage_message(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else PROGRAM
+    return f"{error.format_message()} (see '{where} --help')"
+
+
+def _internal_message(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory; use a smaller corpus or vocabulary, or a machine with more memory"
+    return (
+        f"internal error: {type(error).__name__}: {error}; this is a bug of fuse_index: please "
+        f"report it with the output of '{PROGRAM} doctor --json' and of this command with --debug"
+    )
+
+
+class _terminable:  # noqa: N801 - used like a function
+    """Turn SIGTERM into an exit with clean-up, as an interrupt is, so that no temporary stays."""
+
+    def __enter__(self) -> None:
+        self._before: Any = None
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._exit)
+        except ValueError:  # not in the main thread
+            self._before = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    @staticmethod
+    def _exit(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
