@@ -1,29 +1,29 @@
-"""Fitting adapters: words in, one t-product least-squares solution per group out."""
+"""Fitting adapters: words in, the t-product least-squares solution of every group out."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fuse_index.adapter.gram import ACCUMULATOR, GroupGram
-from fuse_index.adapter.options import FitOptions, Grouping
-from fuse_index.adapter.quality import ErrorMeter, GroupQuality, QualityReport
-from fuse_index.adapter.solve import solve_group
+from fuse_index.adapter.gram import GroupGram
+from fuse_index.adapter.groups import FALLBACK, WordGroup, group_words
+from fuse_index.adapter.lstsq import Method, Solution, solve_problem
+from fuse_index.adapter.options import FitOptions
+from fuse_index.adapter.quality import QualityReport, report
+from fuse_index.adapter.stream import Rows, WordStream
 from fuse_index.errors import ShapeError, VocabularyError
 
 if TYPE_CHECKING:
-    from fuse_index.words.ragged import Ragged
     from fuse_index.words.table import WordTable
 
-FALLBACK = "fallback"
-Rows = NDArray[np.int64]
+logger = logging.getLogger(__name__)
+
 Progress = Callable[[int, int], None]
 
 
@@ -32,26 +32,21 @@ class Fit:
     """The result of :func:`fit_adapter`.
 
     Attributes:
-        adapters: ``(k, source_width, target_width)`` float32 by group, always ``"fallback"`` too.
+        adapters: ``(k, source width, target width)`` float32 by group, on the device of the
+            embeddings; always with ``"fallback"``.
         fallbacks: the groups that use the fallback adapter, and why.
-        quality: figures on the held-out words.
-        ridges: the ridge used for each adapter, in the units of :class:`FitOptions`.
-        options: what the fit was asked for.
+        quality: figures on words that were held out.
+        ridges: of every adapter, in the units of :class:`FitOptions`.
+        methods: how every adapter was solved for.
+        options: what was asked for.
     """
 
     adapters: dict[str, Tensor]
     fallbacks: dict[str, str]
     quality: QualityReport
     ridges: dict[str, float]
+    methods: dict[str, Method]
     options: FitOptions
-
-
-@dataclass(frozen=True)
-class _Group:
-    name: str
-    k: int
-    train: Rows
-    held_out: Rows
 
 
 def fit_adapter(
@@ -61,75 +56,129 @@ def fit_adapter(
     options: FitOptions | None = None,
     progress: Progress | None = None,
 ) -> Fit:
-    """Fit one adapter per word group.
+    """Fit one adapter for every word group, and the fallback adapter for the others.
+
+    The adapter of a group minimizes ``||X * G - Y||^2`` (plus a ridge) over its words, where ``*``
+    is the t-product; the fallback is one matrix ``F`` (``k = 1``) that minimizes the squared
+    distance of the sum of a word's source embeddings times ``F`` to each of its target embeddings,
+    over all words. Held-out words are used for neither.
 
     Args:
-        table: the words and their token ids in both models.
+        table: words and their token ids in both models.
         source_embeddings: ``(source vocabulary, source width)``, floating.
         target_embeddings: ``(target vocabulary, target width)``, floating, same device.
         options: see :class:`FitOptions`.
         progress: called with ``(words done, words in all)``.
 
     Returns:
-        Adapters, fallbacks and the quality report.
+        Adapters, fallbacks and the quality report. The same input gives the same result.
 
     Raises:
-        ShapeError: the embeddings are not matrices, or token ids are outside of them.
+        ShapeError: the embeddings are not matrices on one device, or token ids are outside.
         VocabularyError: the table has no word.
+        ModelError: an embedding of a word is not finite.
     """
     options = options or FitOptions()
     _check(table, source_embeddings, target_embeddings)
-    groups = _group_words(table, options)
-    total = sum(len(g.train) + len(g.held_out) for g in groups)
-    done = 0
-    widths = source_embeddings.shape[1], target_embeddings.shape[1]
-    device = source_embeddings.device
-    common = GroupGram(1, *widths, device)
-    adapters: dict[str, Tensor] = {}
-    fallbacks: dict[str, str] = {}
-    ridges: dict[str, float] = {}
-    means: dict[str, Tensor] = {}
+    stream = WordStream(table, source_embeddings, target_embeddings, options.chunk_words)
+    groups = group_words(table, options)
+    tick = _ticker(sum(len(g.train) + len(g.held_out) for g in groups), progress)
+    fitter = _Fitter(stream, options, tick)
     for group in groups:
-        gram = GroupGram(group.k, *widths, device)
-        sums: Tensor | None = None
-        for rows in _chunks(group.train, options.chunk_words):
-            source = _tokens(source_embeddings, table.source, rows, ACCUMULATOR)
-            target = _tokens(target_embeddings, table.target, rows, ACCUMULATOR)
-            gram.add(source, target)
-            scale = len(target) ** 0.5
-            common.add([sum(source[1:], source[0]) * scale], [sum(target[1:], target[0]) / scale])
-            column = torch.stack([token.sum(0) for token in target])
-            sums = column if sums is None else sums + column
-            done += len(rows)
-            if progress is not None:
-                progress(done, total)
-        if sums is not None:
-            means[group.name] = sums / len(group.train)
-        if len(group.train) < options.min_words:
-            fallbacks[group.name] = (
-                f"{len(group.train)} words to fit on, fewer than min_words={options.min_words}"
-            )
-            continue
-        solution, ridges[group.name] = solve_group(
-            gram.equations(), options.ridge, gram.rows, gram.target_energy
-        )
-        adapters[group.name] = solution.float()
-    solution, ridges[FALLBACK] = solve_group(
-        common.equations(), options.ridge, common.rows, common.target_energy
+        fitter.fit(group)
+    fitter.fit_fallback(np.concatenate([g.train for g in groups]))
+    return Fit(
+        adapters=fitter.adapters,
+        fallbacks=fitter.fallbacks,
+        quality=report(stream, groups, fitter.adapters, tick),
+        ridges=fitter.ridges,
+        methods=fitter.methods,
+        options=options,
     )
-    adapters[FALLBACK] = solution.float()
-    quality = _quality(
-        table, source_embeddings, target_embeddings, groups, adapters, means, options
-    )
-    return Fit(adapters, fallbacks, quality, ridges, options)
+
+
+class _Fitter:
+    """Fits group after group, and keeps the sums that the fallback needs."""
+
+    def __init__(
+        self, stream: WordStream, options: FitOptions, tick: Callable[[int], None]
+    ) -> None:
+        self.adapters: dict[str, Tensor] = {}
+        self.fallbacks: dict[str, str] = {}
+        self.ridges: dict[str, float] = {}
+        self.methods: dict[str, Method] = {}
+        self._stream = stream
+        self._options = options
+        self._tick = tick
+        self._common = GroupGram(1, *stream.widths, stream.device)
+        self._single = True  # whether float32 products are still worth a try
+
+    def fit(self, group: WordGroup) -> None:
+        """Fit one group, or note why it uses the fallback."""
+        count, least = len(group.train), self._options.min_words
+        gram = None
+        if count < least:
+            self.fallbacks[group.name] = f"{count} words to fit on, fewer than min_words={least}"
+            self._tick(count)
+        else:
+            gram = self._solve(group)
+        if gram is not None:
+            self._common.add_face(gram, group.q)
+        elif count:
+            for source, target in self._stream.read(group.train, torch.float64):
+                self._common.add_summed(source, target)
+
+    def fit_fallback(self, rows: Rows) -> None:
+        """Fit the fallback from the sums of all groups; ``rows`` are their words."""
+        problem = self._stream.summed_problem(rows)
+        solution = solve_problem(problem, self._options.ridge, gram=self._common)
+        self._keep(FALLBACK, solution, solution.faces)
+
+    def _solve(self, group: WordGroup) -> GroupGram | None:
+        if group.shared:
+            problem = self._stream.shared_problem(group.train, group.q)
+        else:
+            problem = self._stream.problem(group.train, group.k)
+        solution = solve_problem(problem, self._options.ridge, single=self._single, tick=self._tick)
+        faces = solution.faces
+        if group.shared:  # (1, source width, q * target width) to (q, source width, target width)
+            faces = faces[0].reshape(faces.shape[1], group.q, -1).transpose(0, 1)
+        self._keep(group.name, solution, faces)
+        return solution.gram
+
+    def _keep(self, name: str, solution: Solution, faces: Tensor) -> None:
+        self.adapters[name] = faces.to(torch.float32).contiguous()
+        self.ridges[name] = solution.ridge
+        self.methods[name] = solution.method
+        if solution.rejected_single:
+            self._single = False
+        logger.debug("adapter %s: %s, ridge %g", name, solution.method.value, solution.ridge)
+
+
+def _ticker(total: int, progress: Progress | None) -> Callable[[int], None]:
+    done = 0
+
+    def tick(words: int) -> None:
+        nonlocal done
+        done += words
+        if progress is not None and words:
+            progress(done, total)
+
+    return tick
 
 
 def _check(table: WordTable, source: Tensor, target: Tensor) -> None:
     if len(table.words) == 0:
         raise VocabularyError("fit_adapter: the word table is empty", expected="at least one word")
+    if source.device != target.device:
+        raise ShapeError(
+            f"fit_adapter: source_embeddings are on {source.device} but target_embeddings on "
+            f"{target.device}",
+            expected="one device",
+        )
     for side, embeddings, ids in (
-        ("source", source, table.source.values),
-        ("target", target, table.target.values),
+        ("source", source, table.source),
+        ("target", target, table.target),
     ):
         if embeddings.ndim != 2 or not embeddings.is_floating_point():
             raise ShapeError(
@@ -137,107 +186,14 @@ def _check(table: WordTable, source: Tensor, target: Tensor) -> None:
                 f"{embeddings.dtype}",
                 expected="a floating matrix (vocabulary, width)",
             )
-        if len(ids) and (ids.min() < 0 or ids.max() >= len(embeddings)):
+        if ids.lengths.min() < 1:
+            word = table.words[int(ids.lengths.argmin())]
             raise ShapeError(
-                f"fit_adapter: the word table has {side} token ids from {ids.min()} to "
-                f"{ids.max()}, but {side}_embeddings has {len(embeddings)} rows",
+                f"fit_adapter: the word {word!r} has no {side} token", expected="at least one"
+            )
+        if ids.values.min() < 0 or ids.values.max() >= len(embeddings):
+            raise ShapeError(
+                f"fit_adapter: the word table has {side} token ids from {ids.values.min()} to "
+                f"{ids.values.max()}, but {side}_embeddings has {len(embeddings)} rows",
                 remedy="pass the embeddings of the model whose tokenizer made the table",
             )
-
-
-def _word_keys(words: Sequence[str], seed: int) -> NDArray[np.uint64]:
-    key = seed.to_bytes(8, "little")
-    digests = b"".join(
-        hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
-        for word in words
-    )
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
-
-
-def _group_words(table: WordTable, options: FitOptions) -> list[_Group]:
-    p, q = table.source.lengths, table.target.lengths
-    keys = _word_keys(table.words, options.seed)
-    held = keys < np.uint64(int(options.holdout * 2**64))
-    by_pair = options.grouping is Grouping.PAIR
-    labels = np.stack([p if by_pair else np.zeros_like(p), q], axis=1)
-    groups = []
-    for first, second in np.unique(labels, axis=0):
-        rows = np.flatnonzero((labels[:, 0] == first) & (labels[:, 1] == second))
-        name = f"{first}x{second}" if by_pair else f"x{second}"
-        k = int(max(p[rows].max(), second))
-        train = rows[~held[rows]]
-        if options.max_words is not None and len(train) > options.max_words:
-            train = np.sort(train[np.argsort(keys[train], kind="stable")[: options.max_words]])
-        groups.append(_Group(name, k, train, rows[held[rows]]))
-    return groups
-
-
-def _chunks(rows: Rows, size: int) -> Iterator[Rows]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
-def _tokens(embeddings: Tensor, ids: Ragged, rows: Rows, dtype: torch.dtype) -> list[Tensor]:
-    starts, lengths = ids.offsets[rows], ids.lengths[rows]
-    tokens = []
-    for position in range(int(lengths.max())):
-        inside = position < lengths
-        index = ids.values[np.where(inside, starts + position, 0)]
-        token = embeddings[torch.from_numpy(index).to(embeddings.device)].to(dtype)
-        if not inside.all():
-            token[torch.from_numpy(~inside).to(embeddings.device)] = 0
-        tokens.append(token)
-    return tokens
-
-
-def _quality(
-    table: WordTable,
-    source_embeddings: Tensor,
-    target_embeddings: Tensor,
-    groups: Sequence[_Group],
-    adapters: dict[str, Tensor],
-    means: dict[str, Tensor],
-    options: FitOptions,
-) -> QualityReport:
-    report = {}
-    overall, overall_baseline = ErrorMeter(), ErrorMeter()
-    tokens = sum(len(m) * len(g.train) for g in groups if (m := means.get(g.name)) is not None)
-    common_mean = sum(
-        (means[g.name].sum(0) * len(g.train) for g in groups if g.name in means),
-        torch.zeros(target_embeddings.shape[1], dtype=ACCUMULATOR, device=target_embeddings.device),
-    ) / max(tokens, 1)
-    for group in groups:
-        meter, baseline = ErrorMeter(), ErrorMeter()
-        adapter = adapters.get(group.name, adapters[FALLBACK])
-        mean = means.get(group.name, common_mean[None])
-        for rows in _chunks(group.held_out, options.chunk_words):
-            source = _tokens(source_embeddings, table.source, rows, torch.float32)
-            target = torch.stack(_tokens(target_embeddings, table.target, rows, torch.float32))
-            meter.add(_predict(source, adapter, len(target)), target)
-            baseline.add(mean.float()[:, None].expand_as(target), target)
-            overall.add(_predict(source, adapters[FALLBACK], len(target)), target)
-            overall_baseline.add(common_mean.float().expand_as(target), target)
-        report[group.name] = GroupQuality(
-            len(group.train), len(group.held_out), *meter.result(), *baseline.result()
-        )
-    report[FALLBACK] = GroupQuality(
-        sum(len(g.train) for g in groups),
-        sum(len(g.held_out) for g in groups),
-        *overall.result(),
-        *overall_baseline.result(),
-    )
-    return QualityReport(report)
-
-
-def _predict(source: Sequence[Tensor], faces: Tensor, count: int) -> Tensor:
-    """Return the first ``count`` tokens of the t-product, ``(count, n, target_width)``."""
-    k = len(faces)
-    return torch.stack(
-        [
-            sum(
-                (x @ faces[(t - s) % k] for s, x in enumerate(source)),
-                source[0].new_zeros(len(source[0]), faces.shape[-1]),
-            )
-            for t in range(count)
-        ]
-    )

@@ -1,138 +1,252 @@
 """Transform-domain Gram matrices, accumulated chunk by chunk in float64.
 
-For word tensors ``X`` (source) and ``Y`` (target) of one group, with faces ``X[s]`` of shape
-``(n, width)``, the t-product least-squares problem splits after a DFT along the tube into one
-matrix problem per face ``f`` (Kilmer & Martin 2011): minimize ``||X_f G_f - Y_f||``. Its solution
-needs only ``A_f = X_f^H X_f`` and ``B_f = X_f^H Y_f``, sums over words whose size does not depend
-on the number of words.
+For word tensors ``X`` (source) and ``Y`` (target) of one group the t-product least-squares problem
+splits, after a DFT along the tube, into one matrix problem per face ``f`` (Kilmer & Martin 2011):
+minimize ``||X_f G_f - Y_f||``. Its solution needs only ``A_f = X_f^H X_f`` and ``B_f = X_f^H Y_f``:
+sums over words, whose size does not depend on the number of words.
 
-Faces ``f`` and ``k - f`` are conjugates, so only ``0 <= f <= k // 2`` are formed. Faces ``0`` and
-``k / 2`` are real. A complex face ``a + ib`` (against ``c + id``) takes three real products
-instead of four (Gauss's trick)::
+Faces ``f`` and ``k - f`` are conjugates, so only ``0 <= f <= k // 2`` are formed, and all of it in
+real arithmetic. Faces ``0`` and ``k / 2`` are real. A complex face ``a + ib`` (target ``c + id``)
+takes three real products instead of four (Gauss's trick)::
 
     T1 = a^T [a, c]     T2 = b^T [b, d]     T3 = (a - b)^T [a + b, c + d]
     [A, B] = (T1 + T2) + i (T3 - T1 + T2)
+
+Of every Gram matrix only the blocks on and above the diagonal are computed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-ACCUMULATOR = torch.float64
+_MIN_BLOCK = 128
 
 
 @dataclass(frozen=True)
-class FaceEquations:
-    """Normal equations of one face of the half spectrum.
+class FaceSystem:
+    """One face of the half spectrum of a positive semidefinite system ``gram @ z = right``.
 
     Attributes:
-        gram: ``(n, n)`` float64 or complex128, ``X_f^H X_f``, both triangles.
-        cross: ``(n, m)`` of the same dtype, ``X_f^H Y_f``.
+        gram: ``(n, n)`` float64 or complex128, both triangles.
+        right: ``(n, m)`` of the same dtype.
         weight: 1, or 2 where the face also stands for its conjugate.
     """
 
     gram: Tensor
-    cross: Tensor
+    right: Tensor
     weight: int
 
 
-def face_weights(k: int) -> list[int]:
-    """Return how many of the ``k`` faces each face of the half spectrum stands for."""
-    return [1 if f == 0 or 2 * f == k else 2 for f in range(k // 2 + 1)]
+@dataclass(frozen=True)
+class _Recipe:
+    """Which sums of tokens are multiplied with which, for one tube length.
 
-
-def face_components(tokens: Sequence[Tensor], k: int) -> list[tuple[Tensor, Tensor | None]]:
-    """Return the real and imaginary parts of the DFT over tokens, half spectrum.
-
-    Args:
-        tokens: ``p <= k`` tensors ``(n, width)``; the others are zero.
-        k: tube length.
-
-    Returns:
-        One ``(real, imaginary)`` for each face ``0 <= f <= k // 2``; the imaginary part is
-        ``None`` where the face is real.
+    Attributes:
+        source: one row of factors per sum of source tokens, ``(sums, k)``.
+        target: the same for target tokens.
+        products: row of ``source`` on the left, and of ``source`` and ``target`` on the right.
+        weights: of the faces; a face of weight 2 takes three consecutive products.
     """
-    parts: list[tuple[Tensor, Tensor | None]] = []
+
+    source: Tensor
+    target: Tensor
+    products: tuple[tuple[int, int, int], ...]
+    weights: tuple[int, ...]
+
+
+def face_weights(k: int) -> tuple[int, ...]:
+    """Return how many of the ``k`` faces each face of the half spectrum stands for."""
+    return tuple(1 if f == 0 or 2 * f == k else 2 for f in range(k // 2 + 1))
+
+
+def dft_rows(k: int, f: int) -> tuple[list[float], list[float]]:
+    """Return the real and imaginary part of row ``f`` of the DFT matrix, exact where it can be."""
+    angles = [2 * math.pi * ((f * s) % k) / k for s in range(k)]
+    return [_snap(math.cos(x)) for x in angles], [_snap(-math.sin(x)) for x in angles]
+
+
+def half_spectrum(tokens: Tensor, k: int) -> list[Tensor]:
+    """Return the faces ``0 <= f <= k // 2`` of the DFT of ``tokens (p, m, width)``, ``p <= k``.
+
+    Real faces are real, the others complex; each is ``(m, width)``.
+    """
+    faces = []
     for f, weight in enumerate(face_weights(k)):
-        cosines = [math.cos(2 * math.pi * f * s / k) for s in range(len(tokens))]
-        sines = [-math.sin(2 * math.pi * f * s / k) for s in range(len(tokens))]
-        real = _combine(tokens, cosines)
-        parts.append((real, _combine(tokens, sines) if weight == 2 else None))
-    return parts
+        real, imaginary = (
+            torch.einsum("s,smn->mn", tokens.new_tensor(row[: len(tokens)]), tokens)
+            for row in dft_rows(k, f)
+        )
+        faces.append(real if weight == 1 else torch.complex(real, imaginary))
+    return faces
 
 
-def _combine(tokens: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    total = torch.zeros_like(tokens[0])
-    for token, factor in zip(tokens, factors, strict=True):
-        rounded = round(factor)
-        exact = rounded if abs(factor - rounded) < 1e-12 else factor
-        if exact:
-            total.add_(token, alpha=exact)
-    return total
+def from_half_spectrum(faces: list[Tensor], k: int) -> Tensor:
+    """Undo :func:`half_spectrum` for ``k`` tokens: ``(k, m, width)``, real."""
+    factors, parts = [], []
+    for f, (face, weight) in enumerate(zip(faces, face_weights(k), strict=True)):
+        cosines, sines = dft_rows(k, f)
+        factors.append([weight / k * c for c in cosines])
+        parts.append(face.real)
+        if weight == 2:
+            factors.append([weight / k * s for s in sines])
+            parts.append(face.imag)
+    stacked = torch.stack([part.flatten() for part in parts])
+    mixed = stacked.new_tensor(factors).T @ stacked
+    return mixed.view(k, *faces[0].shape)
 
 
 class GroupGram:
-    """Accumulates the normal equations of one word group.
+    """Accumulates the normal equations of one problem.
+
+    Chunks in float64 are multiplied in float64. Chunks in float32 are multiplied in float32 and
+    added up in float64: twice as fast, and enough where the problem is well conditioned.
 
     Args:
         k: tube length.
         source_width: width of the source embeddings.
         target_width: width of the target embeddings.
         device: where to accumulate.
+
+    Attributes:
+        target_energy: sum of the squares of all target embeddings so far.
+        single: whether some of the products were made in float32.
     """
 
     def __init__(self, k: int, source_width: int, target_width: int, device: torch.device) -> None:
-        self.k = k
-        self.rows = 0
         self.target_energy = 0.0
-        self._weights = face_weights(k)
-        self._sums = [
-            [
-                (
-                    torch.zeros(source_width, source_width, dtype=ACCUMULATOR, device=device),
-                    torch.zeros(source_width, target_width, dtype=ACCUMULATOR, device=device),
-                )
-                for _ in range(3 if weight == 2 else 1)
-            ]
-            for weight in self._weights
-        ]
+        self.single = False
+        self._recipe = _recipe(k)
+        self._block = max(_MIN_BLOCK, source_width // 4)
+        shape = (len(self._recipe.products), source_width)
+        self._grams = torch.zeros(*shape, source_width, dtype=torch.float64, device=device)
+        self._crosses = torch.zeros(*shape, target_width, dtype=torch.float64, device=device)
+        self._scratch: tuple[Tensor, Tensor] | None = None
 
-    def add(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
-        """Fold a chunk of words in.
+    def add(self, source: Tensor, target: Tensor) -> None:
+        """Fold a chunk of ``m`` words in.
 
         Args:
-            source: at most ``k`` tensors ``(n, source_width)`` float64, one for each token.
-            target: at most ``k`` tensors ``(n, target_width)`` float64.
+            source: ``(p, m, source_width)`` float64 or float32, ``p <= k``.
+            target: ``(q, m, target_width)`` of the same dtype, ``q <= k``.
         """
-        self.rows += len(source[0])
-        self.target_energy += sum(float(token.square().sum()) for token in target)
-        x_parts = face_components(source, self.k)
-        y_parts = face_components(target, self.k)
-        for sums, (a, b), (c, d) in zip(self._sums, x_parts, y_parts, strict=True):
-            _accumulate(sums[0], a, a, c)
-            if b is not None and d is not None:
-                _accumulate(sums[1], b, b, d)
-                _accumulate(sums[2], a - b, a + b, c + d)
+        self.target_energy += _energy(target)
+        self.single |= source.dtype is torch.float32
+        x_sums = _mix(self._recipe.source, source)
+        y_sums = _mix(self._recipe.target, target)
+        for unit, (left, right, cross) in enumerate(self._recipe.products):
+            self._multiply(unit, x_sums[left], x_sums[right], y_sums[cross])
 
-    def equations(self) -> list[FaceEquations]:
+    def add_summed(self, source: Tensor, target: Tensor) -> None:
+        """Fold in words as the fallback's problem takes them (``k = 1``): sums of tokens.
+
+        Args:
+            source: ``(p, m, source_width)``, summed over ``p`` and counted once per target token.
+            target: ``(q, m, target_width)``, summed over ``q``.
+        """
+        scale = len(target) ** 0.5
+        summed = target.sum(0, keepdim=True) / scale
+        self.add(source.sum(0, keepdim=True) * scale, summed)
+        self.target_energy += _energy(target) - _energy(summed)
+
+    def add_face(self, other: GroupGram, target_tokens: int) -> None:
+        """Fold in face 0 of another group's sums, as the fallback's problem weights them.
+
+        Args:
+            other: sums of a group of the same widths, or of ``target_tokens`` times the target
+                width where the tokens stand side by side.
+            target_tokens: target tokens of every word of that group.
+        """
+        self.target_energy += other.target_energy
+        self.single |= other.single
+        self._grams[0].add_(other._grams[0], alpha=target_tokens)
+        cross = other._crosses[
+            0
+        ]  # (source width, target width) or (source width, q * target width)
+        self._crosses[0].add_(cross.view(len(cross), -1, self._crosses.shape[-1]).sum(1))
+
+    def systems(self) -> list[FaceSystem]:
         """Return the normal equations of every face of the half spectrum."""
-        faces = []
-        for sums, weight in zip(self._sums, self._weights, strict=True):
-            if weight == 1:
-                faces.append(FaceEquations(*sums[0], weight))
-                continue
-            gram, cross = (
-                torch.complex(t1 + t2, t3 - t1 + t2) for t1, t2, t3 in zip(*sums, strict=True)
-            )
-            faces.append(FaceEquations(gram, cross, weight))
+        faces, unit = [], 0
+        for weight in self._recipe.weights:
+            used = slice(unit, unit + 2 * weight - 1)
+            unit = used.stop
+            gram, right = _finish(self._grams[used]), _finish(self._crosses[used])
+            upper = gram.triu(1)
+            gram = gram.triu_().add_(upper.mH)
+            faces.append(FaceSystem(gram, right, weight))
         return faces
 
+    def _multiply(self, unit: int, left: Tensor, right: Tensor, cross: Tensor) -> None:
+        exact = left.dtype == torch.float64
+        if exact:
+            gram, total = self._grams[unit], self._crosses[unit]
+        else:
+            if self._scratch is None:
+                self._scratch = (
+                    torch.zeros_like(self._grams[0], dtype=left.dtype),
+                    torch.zeros_like(self._crosses[0], dtype=left.dtype),
+                )
+            gram, total = self._scratch
+        beta = 1 if exact else 0
+        for start in range(0, left.shape[1], self._block):
+            stop = start + self._block
+            gram[start:stop, start:].addmm_(left[:, start:stop].T, right[:, start:], beta=beta)
+        total.addmm_(left.T, cross, beta=beta)
+        if not exact:
+            self._grams[unit].add_(gram)
+            self._crosses[unit].add_(total)
 
-def _accumulate(sums: tuple[Tensor, Tensor], left: Tensor, gram: Tensor, cross: Tensor) -> None:
-    sums[0].addmm_(left.T, gram)
-    sums[1].addmm_(left.T, cross)
+
+@lru_cache(maxsize=16)
+def _recipe(k: int) -> _Recipe:
+    source: list[list[float]] = []
+    target: list[list[float]] = []
+    products = []
+    for f, weight in enumerate(face_weights(k)):
+        real, imaginary = dft_rows(k, f)
+        i, j = len(source), len(target)
+        products.append((i, i, j))
+        source.append(real)
+        target.append(real)
+        if weight == 2:
+            total = [x + y for x, y in zip(real, imaginary, strict=True)]
+            source += [imaginary, [x - y for x, y in zip(real, imaginary, strict=True)], total]
+            target += [imaginary, total]
+            products += [(i + 1, i + 1, j + 1), (i + 2, i + 3, j + 2)]
+    double = torch.float64
+    return _Recipe(
+        torch.tensor(source, dtype=double),
+        torch.tensor(target, dtype=double),
+        tuple(products),
+        face_weights(k),
+    )
+
+
+def _energy(tokens: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tokens, dtype=torch.float64)) ** 2
+
+
+def _mix(factors: Tensor, tokens: Tensor) -> Tensor:
+    """Return sums of tokens: ``(sums, k)`` and ``(p, m, width)`` give ``(sums, m, width)``."""
+    if factors.shape[0] == 1 and len(tokens) == 1:
+        return tokens
+    mixed = factors[:, : len(tokens)].to(tokens) @ tokens.flatten(1)
+    return mixed.view(-1, *tokens.shape[1:])
+
+
+def _finish(sums: Tensor) -> Tensor:
+    """Combine the one or three real products of a face, see the top of this module."""
+    if len(sums) == 1:
+        return sums[0].clone()
+    real = sums[0] + sums[1]
+    return torch.complex(real, sums[2] - sums[0] + sums[1])
+
+
+def _snap(value: float) -> float:
+    nearest = round(2 * value) / 2
+    return nearest if abs(value - nearest) < 1e-12 else value

@@ -9,6 +9,8 @@ from typing import Literal
 
 from fuse_index.errors import OptionError
 
+Ridge = float | Literal["auto"]
+
 
 class Grouping(str, Enum):
     """What decides which adapter a word uses."""
@@ -34,33 +36,30 @@ class FitOptions:
             depend on the order of the words; ``None`` means all.
         holdout: share of the words kept out of the fit and used for the quality report.
         seed: decides which words are held out and which are sampled.
-        chunk_words: words that are embedded at a time.
+        chunk_words: words that are embedded at a time; ``None`` lets the widths decide.
     """
 
     grouping: Grouping = Grouping.PAIR
-    ridge: float | Literal["auto"] = "auto"
+    ridge: Ridge = "auto"
     min_words: int = 32
     max_words: int | None = None
     holdout: float = 0.1
     seed: int = 0
-    chunk_words: int = 2048
+    chunk_words: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.grouping, Grouping):
-            choices = " or ".join(f"Grouping.{g.name}" for g in Grouping)
-            raise OptionError(f"grouping={self.grouping!r}", expected=choices)
+        try:
+            object.__setattr__(self, "grouping", Grouping(self.grouping))
+        except ValueError:
+            choices = " or ".join(repr(grouping.value) for grouping in Grouping)
+            raise OptionError(f"grouping={self.grouping!r}", expected=choices) from None
         self._check_ridge()
-        for name, least in (("min_words", 1), ("chunk_words", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not _is_int(value) or value < least:
-                raise OptionError(f"{name}={value!r}", expected=f"an integer of at least {least}")
-        if self.max_words is not None and not (
-            _is_int(self.max_words) and self.max_words >= self.min_words
-        ):
-            raise OptionError(
-                f"max_words={self.max_words!r}",
-                expected=f"None or an integer of at least min_words={self.min_words}",
-            )
+        _check_int("min_words", self.min_words, 1)
+        _check_int("seed", self.seed, 0)
+        if self.max_words is not None:
+            _check_int("max_words", self.max_words, self.min_words)
+        if self.chunk_words is not None:
+            _check_int("chunk_words", self.chunk_words, 1)
         if not 0.0 <= self.holdout < 1.0:
             raise OptionError(
                 f"holdout={self.holdout!r}", expected="a share of the words, 0 <= holdout < 1"
@@ -80,5 +79,6 @@ class FitOptions:
             )
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _check_int(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name}={value!r}", expected=f"an integer of at least {least}")

@@ -1,62 +1,210 @@
-"""Solving the normal equations of a group: Cholesky, eigenvalue cut-off, ridge, GCV."""
+"""Solving positive semidefinite systems, all faces of a group together.
+
+Three routes, from the fastest to the most careful. Each says whether its result can be trusted:
+
+1. Cholesky, where the condition number is small enough for the precision of the Gram matrices;
+2. eigenvalues, where the rank is deficient but the gap is clear, and for the ridge chosen by
+   generalized cross-validation (Golub, Heath & Wahba 1979);
+3. the data themselves (:mod:`fuse_index.adapter.lstsq`), where the squared condition number of a
+   Gram matrix has eaten what float64 holds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fuse_index.adapter.gram import FaceEquations
+from fuse_index.adapter.gram import FaceSystem
 
-_GRID = torch.logspace(-8, 2, 61, dtype=torch.float64)
+# Largest condition number of a Gram matrix for a relative error of about 1e-6 in the solution.
+CONDITION_LIMITS = {torch.float64: 1e9, torch.float32: 30.0}
+# Singular values up to this share of the largest of the group count as zero: float32 tables hold
+# nothing below it.
+RANK_TOLERANCE = 1e-10
+_POWER_STEPS = 4
+_RIDGES_PER_DECADE = 10
+_RIDGE_DECADES = (-6, 3)
 
 
-def solve_group(
-    faces: Sequence[FaceEquations], ridge: float | Literal["auto"], rows: int, target_energy: float
-) -> tuple[Tensor, float]:
-    """Solve all faces of a group.
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues and vectors of the faces of a group, and the right-hand sides in that basis.
+
+    Attributes:
+        values: one ``(n,)`` float64 per face, ascending, at least 0.
+        vectors: one ``(n, n)`` per face.
+        rotated: one ``(n, m)`` per face, ``vectors^H @ right``.
+        weights: 1, or 2 for a face that stands for its conjugate too.
+    """
+
+    values: list[Tensor]
+    vectors: list[Tensor]
+    rotated: list[Tensor]
+    weights: list[int]
+
+    @property
+    def top(self) -> float:
+        """The largest eigenvalue of all faces."""
+        return max(float(values[-1]) for values in self.values)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What the residual sum of squares needs beside the spectrum.
+
+    Attributes:
+        count: rows of all faces, ``k * rows``.
+        energy: sum of the squares of the transformed targets, ``k ||Y||^2``; ``None`` in the dual
+            form, where the right-hand sides hold it.
+    """
+
+    count: int
+    energy: float | None
+
+
+def mean_eigenvalue(systems: Sequence[FaceSystem], count: int) -> float:
+    """Return the sum of the eigenvalues of all faces over their number: the unit of the ridge."""
+    return sum(s.weight * float(s.gram.diagonal().real.sum()) for s in systems) / count
+
+
+def solve_cholesky(
+    systems: Sequence[FaceSystem], ridge: float, precision: torch.dtype
+) -> list[Tensor] | None:
+    """Solve ``(gram + ridge I) z = right`` for every face by Cholesky factors.
+
+    Args:
+        systems: the faces.
+        ridge: absolute, at least 0.
+        precision: in which the Gram matrices were multiplied, float64 or float32; float32 ones
+            are factored in float32.
 
     Returns:
-        The adapter ``(k, source_width, target_width)`` float64 and the ridge used (relative).
+        One ``z`` for each face, or ``None`` where the condition number is too large.
     """
-    k = sum(face.weight for face in faces)
-    width = faces[0].gram.shape[-1]
-    mean = float(sum(f.weight * f.gram.diagonal().real.sum() for f in faces)) / (k * width)
-    pairs = [torch.linalg.eigh(face.gram) for face in faces]
-    rotated = [vectors.mH @ face.cross for (_, vectors), face in zip(pairs, faces, strict=True)]
-    if ridge == "auto":
-        ridge = _auto_ridge(
-            faces, [v for v, _ in pairs], rotated, mean, rows * k, target_energy * k
-        )
-    top = max(float(values[-1]) for values, _ in pairs)
-    cut = 1e-13 * top
+    top = max(_largest_eigenvalue(s.gram) for s in systems) + ridge
     solved = []
-    for (values, vectors), right in zip(pairs, rotated, strict=True):
-        inverse = torch.where(values > cut, 1 / (values + ridge * mean), 0)
-        solved.append(vectors @ (inverse[:, None] * right))
-    return _inverse_transform(solved, k), float(ridge)
+    for system in systems:
+        dtype = precision if not system.gram.is_complex() else precision.to_complex()
+        gram = system.gram.to(dtype, copy=True)
+        gram.diagonal().add_(ridge)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if failed or not top <= CONDITION_LIMITS[precision] * _smallest_eigenvalue(factor):
+            return None
+        solved.append(torch.cholesky_solve(system.right.to(dtype), factor))
+    return solved
 
 
-def _auto_ridge(
-    faces: Sequence[FaceEquations],
-    values: Sequence[Tensor],
-    rotated: Sequence[Tensor],
-    mean: float,
-    count: int,
-    energy: float,
-) -> float:
-    eig = torch.cat([v.clamp_min(0) for v in values])
-    weight = torch.cat([v.new_full(v.shape, f.weight) for v, f in zip(values, faces, strict=True)])
-    power = torch.cat([r.abs().square().sum(1) for r in rotated])
-    grid = (_GRID.to(eig.device) * mean)[:, None]
-    residual = energy - (weight * power * (eig + 2 * grid) / (eig + grid).square()).sum(1)
-    freedom = (weight * eig / (eig + grid)).sum(1)
-    score = residual.clamp_min(0) / (1 - freedom / count).clamp_min(1e-6).square()
-    return float(_GRID[int(score.argmin())])
+def decompose(systems: Sequence[FaceSystem]) -> Spectrum:
+    """Return the eigendecomposition of every face."""
+    values, vectors, rotated = [], [], []
+    with one_thread(systems[0].gram.device):
+        for system in systems:
+            value, vector = torch.linalg.eigh(system.gram)
+            values.append(value.clamp_min(0))
+            vectors.append(vector)
+    for vector, system in zip(vectors, systems, strict=True):
+        rotated.append(vector.mH @ system.right)
+    return Spectrum(values, vectors, rotated, [s.weight for s in systems])
 
 
-def _inverse_transform(half: Sequence[Tensor], k: int) -> Tensor:
-    spectrum = torch.stack([face.to(torch.complex128) for face in half])
-    return torch.fft.irfft(spectrum, n=k, dim=0)
+def solve_spectrum(spectrum: Spectrum, ridge: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Solve ``(gram + ridge I) z = right`` without directions that may be null.
+
+    Returns:
+        One ``z`` for each face, and one ``(n, dropped)`` basis of the directions left out. The
+        caller must look at the data to see whether they are null.
+    """
+    cut = (spectrum.top + ridge) / CONDITION_LIMITS[torch.float64] - ridge
+    solved, dropped = [], []
+    triples = zip(spectrum.values, spectrum.vectors, spectrum.rotated, strict=True)
+    for values, vectors, rotated in triples:
+        kept = values > cut
+        inverse = torch.where(kept, 1 / (values + ridge), 0)
+        solved.append(vectors @ (inverse[:, None] * rotated))
+        dropped.append(vectors[:, ~kept])
+    return solved, dropped
+
+
+def cross_validated_ridge(spectrum: Spectrum, residuals: Residuals, mean: float) -> float:
+    """Return the ridge, in units of ``mean``, with the least generalized cross-validation score.
+
+    The score is ``RSS / (1 - df / N)^2`` with the residual sum of squares and the effective
+    degrees of freedom of all faces together, ``N = k * rows``.
+
+    Args:
+        spectrum: of the Gram matrices, primal or dual.
+        residuals: what the score needs to know of the data.
+        mean: unit of the ridge, see :func:`mean_eigenvalue`.
+    """
+    low, high = _RIDGE_DECADES
+    grid = torch.logspace(low, high, (high - low) * _RIDGES_PER_DECADE + 1, dtype=torch.float64)
+    score = torch.zeros_like(grid)
+    freedom = torch.zeros_like(grid)
+    penalties = grid * mean
+    for values, rotated, weight in zip(
+        spectrum.values, spectrum.rotated, spectrum.weights, strict=True
+    ):
+        eigen = values.cpu()
+        power = rotated.abs().square().sum(1).cpu() * weight
+        shrunk = eigen + penalties[:, None]
+        freedom += weight * (eigen / shrunk).sum(1)
+        if residuals.energy is None:
+            score += (power * (penalties[:, None] / shrunk).square()).sum(1)
+        else:
+            score -= (power * (eigen + 2 * penalties[:, None]) / shrunk.square()).sum(1)
+    if residuals.energy is not None:
+        score = (score + residuals.energy).clamp_min(0)
+    score = score / (1 - freedom / residuals.count).square()
+    return float(grid[int(score.argmin())])
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Run LAPACK's eigenvalue routines on one thread.
+
+    They synchronize their threads at every column: two threads gain little on an idle machine, and
+    on a busy one, where a thread waits for its turn at every step, they lose a factor of fifty.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _start(like: Tensor) -> Tensor:
+    """Return a fixed random unit vector ``(n, 1)`` for the power iterations."""
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(len(like), 1, generator=generator, dtype=torch.float64)
+    vector /= torch.linalg.vector_norm(vector)
+    return vector.to(like)
+
+
+def _largest_eigenvalue(gram: Tensor) -> float:
+    vector, norm = _start(gram), 0.0
+    for _ in range(_POWER_STEPS):
+        vector = gram @ vector
+        norm = float(vector.norm())
+        if not norm > 0:
+            break
+        vector = vector / norm
+    return norm
+
+
+def _smallest_eigenvalue(factor: Tensor) -> float:
+    vector, norm = _start(factor), 1.0
+    for _ in range(_POWER_STEPS):
+        vector = torch.cholesky_solve(vector, factor)
+        norm = float(vector.norm())
+        if not 0 < norm < float("inf"):
+            return 0.0
+        vector = vector / norm
+    return 1 / norm

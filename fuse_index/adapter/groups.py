@@ -1,0 +1,84 @@
+"""Which words share an adapter, which are fitted on and which are held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuse_index.adapter.options import FitOptions, Grouping
+from fuse_index.adapter.stream import Rows
+
+if TYPE_CHECKING:
+    from fuse_index.words.table import WordTable
+
+FALLBACK = "fallback"
+
+
+@dataclass(frozen=True)
+class WordGroup:
+    """Words that share an adapter.
+
+    Attributes:
+        name: ``"{p}x{q}"``, or ``"x{q}"`` where the target alone decides.
+        k: tube length, the largest number of tokens on either side.
+        q: target tokens of every word.
+        shared: whether every word has one source token.
+        train: rows of the word table to fit on.
+        held_out: rows of the word table to measure on.
+    """
+
+    name: str
+    k: int
+    q: int
+    shared: bool
+    train: Rows
+    held_out: Rows
+
+
+def group_words(table: WordTable, options: FitOptions) -> list[WordGroup]:
+    """Sort words into groups, and decide which are fitted on and which are held out.
+
+    A word's lot depends on the word and the seed only, not on the other words or their order.
+    """
+    p, q = table.source.lengths, table.target.lengths
+    keys = _word_keys(table.words, options.seed)
+    held_out = keys < np.uint64(int(options.holdout * 2**64))
+    if held_out.all():
+        held_out[:] = False
+    by_pair = options.grouping is Grouping.PAIR
+    labels = np.stack([p if by_pair else np.zeros_like(p), q], axis=1)
+    kinds, members = np.unique(labels, axis=0, return_inverse=True)
+    groups = []
+    for index, (first, second) in enumerate(kinds.tolist()):
+        rows = np.flatnonzero(members.reshape(-1) == index)
+        most = int(p[rows].max())
+        train = rows[~held_out[rows]]
+        if options.max_words is not None and len(train) > options.max_words:
+            drawn = np.lexsort((train, keys[train]))[: options.max_words]
+            train = np.sort(train[drawn])
+        groups.append(
+            WordGroup(
+                name=f"{first}x{second}" if by_pair else f"x{second}",
+                k=max(most, second),
+                q=second,
+                shared=most == 1,
+                train=train,
+                held_out=rows[held_out[rows]],
+            )
+        )
+    return groups
+
+
+def _word_keys(words: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    """Return one uniform 64-bit number per word: a keyed hash of the word itself."""
+    key = seed.to_bytes((seed.bit_length() + 7) // 8 or 1, "little")
+    digests = (
+        hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
+        for word in words
+    )
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
