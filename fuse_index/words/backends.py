@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fuse_index.errors import ModelError
+from fuse_index.words.cleaning import cleans_alone
 
 
 class Backend(Protocol):
@@ -31,26 +32,27 @@ class Backend(Protocol):
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of every row of ids; ids are in range."""
 
+    def independent(self, word: str) -> bool:
+        """Whether no neighbour changes how a word is cleaned and cut; True where trying tells."""
+
 
 class PythonBackend:
     """A transformers tokenizer written in Python (sentencepiece and others)."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = copy.deepcopy(tokenizer)
-        vocabulary = dict(self._tokenizer.get_vocab())
-        self.tokens = tokens_by_id(vocabulary)
-        self.unknown_id = self._tokenizer.unk_token_id
-        self.special_ids = frozenset(
-            id_ for id_ in self._tokenizer.all_special_ids if id_ is not None
-        )
-        plain = {
-            id_: token
-            for id_, token in self._tokenizer.added_tokens_decoder.items()
+        self._decoder = copy.deepcopy(tokenizer)
+        self._encoder = _without_specials(copy.deepcopy(tokenizer))
+        self.tokens = tokens_by_id(dict(tokenizer.get_vocab()))
+        self.unknown_id = tokenizer.unk_token_id
+        self.special_ids = frozenset(id_ for id_ in tokenizer.all_special_ids if id_ is not None)
+        self._added = {
+            token.content: id_
+            for id_, token in tokenizer.added_tokens_decoder.items()
             if not token.special and id_ not in self.special_ids
         }
-        self._added = {token.content: id_ for id_, token in plain.items()}
         self._split = _added_token_splitter(self._added)
-        model = getattr(self._tokenizer, "sp_model", None)
+        model = getattr(tokenizer, "sp_model", None)
+        self._lattice = model if model is not None and _has_nbest(model) else None
         self.definition = {
             "kind": type(tokenizer).__name__,
             "tokens": self.tokens,
@@ -65,7 +67,20 @@ class PythonBackend:
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of every row."""
-        return [self._tokenizer.decode(list(row)) if len(row) else "" for row in rows]
+        return [self._decoder.decode(list(row)) if len(row) else "" for row in rows]
+
+    def independent(self, word: str) -> bool:
+        """Whether the best way to cut a word into pieces of a Unigram model wins clearly.
+
+        The model adds scores up in float32 over the whole text, so what stands before a word
+        decides between two ways with the same score.
+        """
+        if self._lattice is None:
+            return True
+        score = self._lattice.get_score
+        ways = self._lattice.nbest_encode_as_ids(f"a {word}", 2)
+        totals = [sum(map(score, way)) for way in ways]
+        return len(totals) < 2 or totals[0] - totals[1] > _TIE
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -73,8 +88,8 @@ class PythonBackend:
             if piece in self._added:
                 ids.append(self._added[piece])
             elif piece:
-                tokens = self._tokenizer.tokenize(piece, split_special_tokens=True)
-                ids.extend(self._tokenizer.convert_tokens_to_ids(tokens))
+                tokens = self._encoder.tokenize(piece, split_special_tokens=True)
+                ids.extend(self._encoder.convert_tokens_to_ids(tokens))
         return ids
 
 
@@ -109,6 +124,10 @@ class OpenClipBackend:
         """Text of every row."""
         return [self._tokenizer.decode(row) for row in rows]
 
+    def independent(self, word: str) -> bool:
+        """See :func:`cleans_alone`."""
+        return cleans_alone(word)
+
 
 class CleaningBackend:
     """A tokenizer that cleans its text first, as open_clip's ``HFTokenizer`` does."""
@@ -119,7 +138,7 @@ class CleaningBackend:
         self.tokens = inner.tokens
         self.unknown_id = inner.unknown_id
         self.special_ids = inner.special_ids
-        self.definition = {"clean": [clean(text) for text in CLEANING_PROBES], **inner.definition}
+        self.definition = {"clean": [clean(text) for text in PROBE_TEXTS], **inner.definition}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text."""
@@ -129,8 +148,23 @@ class CleaningBackend:
         """Text of every row."""
         return self._inner.decode_batch(rows)
 
+    def independent(self, word: str) -> bool:
+        """See :func:`cleans_alone`."""
+        return cleans_alone(word)
 
-CLEANING_PROBES = ("A  b\tC", "x_y", "don't, stop.", "&lt;b&gt; &amp;amp;", "“q” schÃ¶n", " pad ")
+
+_TIE = 1e-2
+"""Scores closer than this may compare either way after some thousand float32 additions."""
+
+PROBE_TEXTS = (
+    "A  b\tC",
+    "x_y, don't stop. 2024!",
+    "&lt;b&gt; &amp;amp;",
+    "“q” schÃ¶n ﬁ①",
+    " pad ",
+    "İstanbul Straße ÉTÉ e\u0301 中文 한국어",
+)
+"""Texts that tell ways of cleaning and splitting apart."""
 
 
 def tokens_by_id(vocabulary: dict[str, int]) -> list[str | None]:
@@ -160,6 +194,23 @@ def _open_clip_specials(tokenizer: Any) -> list[int]:
     if ids is not None:
         return list(ids)
     return [tokenizer.encoder[token] for token in tokenizer.cache if token in tokenizer.encoder]
+
+
+def _without_specials(tokenizer: Any) -> Any:
+    """Make a copy forget which tokens are special: some look for them in the text themselves."""
+    kind = type(tokenizer)
+    hidden = {"all_special_tokens": property(lambda _: [])}
+    tokenizer.__class__ = type(kind.__name__, (kind,), hidden)
+    return tokenizer
+
+
+def _has_nbest(model: Any) -> bool:
+    """Whether a sentencepiece model weighs several ways to cut a text (Unigram does, BPE not)."""
+    try:
+        model.nbest_encode_as_ids("a", 2)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def _recompile(pattern: Any, text: str) -> Any:

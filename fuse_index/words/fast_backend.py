@@ -67,6 +67,10 @@ class FastBackend:
         finish = self._finish
         return [finish(self._join(row)) for row in rows]
 
+    def independent(self, word: str) -> bool:
+        """Nothing is cleaned before the tokenizer's own normalizer."""
+        return True
+
     def _join(self, row: Sequence[int]) -> str:
         table = self.tokens
         tokens = [token for id_ in row if (token := table[id_]) is not None]

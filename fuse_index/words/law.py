@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.words.cleaning import is_plain
 from fuse_index.words.ragged import Int64, Ragged, offsets_of
 from fuse_index.words.tokenization import WordTokenizer
 
@@ -89,8 +90,8 @@ def keeps_law(
         ``(n,)`` booleans: True for the words that keep it.
     """
     trial = _Trial(tokenizer, words, rows)
-    keep = np.ones(len(words), np.bool_)
-    odd = [index for index, word in enumerate(words) if not word.isascii() or "&" in word]
+    keep = np.fromiter(map(tokenizer.backend.independent, words), np.bool_, len(words))
+    odd = [i for i, word in enumerate(words) if keep[i] and not is_plain(word)]
     for start in range(0, len(odd), _BATCH):
         keep[sorted(trial.guilty(odd[start : start + _BATCH]))] = False
     generator = np.random.default_rng(0)

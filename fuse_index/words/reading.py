@@ -21,6 +21,7 @@ Progress = Callable[[int, "int | None"], None]
 
 STDIN = "-"
 _CHUNK_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -141,7 +142,7 @@ def _chunks(source: Source, progress: Callable[[int], None]) -> Iterator[bytes]:
     """Yield uncompressed bytes, then one empty chunk that marks the end."""
     try:
         with _open(source) as raw:
-            stream = io.BufferedReader(_Counted(raw, progress), _CHUNK_BYTES)
+            stream = io.BufferedReader(_Counted(raw, progress), _BUFFER_BYTES)
             packed = stream.peek(2)[:2] == _GZIP_MAGIC
             plain = gzip.GzipFile(fileobj=stream) if packed else stream
             while chunk := plain.read(_CHUNK_BYTES):

@@ -15,7 +15,13 @@ from functools import cached_property
 from typing import Any
 
 from fuse_index.errors import ModelError, VocabularyError
-from fuse_index.words.backends import Backend, CleaningBackend, OpenClipBackend, PythonBackend
+from fuse_index.words.backends import (
+    PROBE_TEXTS,
+    Backend,
+    CleaningBackend,
+    OpenClipBackend,
+    PythonBackend,
+)
 from fuse_index.words.fast_backend import FastBackend
 from fuse_index.words.ragged import Ragged
 
@@ -68,7 +74,11 @@ class WordTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Sha256, in hex, of what turns text into ids and back, whatever the padding is set to."""
-        text = json.dumps(self._backend.definition, sort_keys=True, ensure_ascii=True)
+        definition = {
+            **self._backend.definition,
+            "behaviour": self._backend.encode_batch(PROBE_TEXTS),
+        }
+        text = json.dumps(definition, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def encode_words(self, words: Sequence[str]) -> Ragged:
@@ -101,15 +111,12 @@ class WordTokenizer:
         rows: list[list[int]] = []
         for start in range(0, len(texts), _BATCH):
             batch = texts[start : start + _BATCH]
-            try:
-                rows += self._backend.encode_batch(batch)
-            except (TypeError, UnicodeError) as error:
-                bad = next((text for text in batch if not is_valid_text(text)), None)
-                if bad is None:
-                    raise
-                raise VocabularyError(
-                    f"text {bad[:40]!r} holds a lone surrogate", expected="valid Unicode text"
-                ) from error
+            for text in batch:
+                if not is_valid_text(text):
+                    raise VocabularyError(
+                        f"text {text[:40]!r} holds a lone surrogate", expected="valid Unicode text"
+                    )
+            rows += self._backend.encode_batch(batch)
         return Ragged.from_lists(rows)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -184,6 +191,8 @@ class WordTokenizer:
 
 def is_valid_text(text: str) -> bool:
     """Whether a string has no lone surrogate and so can be written as UTF-8."""
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
