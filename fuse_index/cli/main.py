@@ -26,6 +26,7 @@ from fuse_index.cli import _console
 from fuse_index.errors import FuseIndexError
 
 PROGRAM = "fuse-index"
+INTERRUPTED = 130
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, wherever it lives
 _HOISTED = ("--debug", "--verbose", "--quiet")
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = command_tree().main([*front, *rest], prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort) as error:
-        return report.failure(error, "interrupted", 130)
+        return report.failure(error, "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not try to flush to them again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -164,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report.failure(error, _usage_message(error), 2)
     except Exception as error:
         return report.failure(error, _internal_message(error), 1)
+    if code == INTERRUPTED:  # newer typer turns the interrupt into this code by itself
+        return report.failure(KeyboardInterrupt(), "interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
@@ -175,7 +178,7 @@ class _Reporter:
     debug: bool
 
     def failure(self, error: BaseException, message: str, code: int) -> int:
-        if self.debug and code != 130:
+        if self.debug and code != INTERRUPTED:
             _console.show_traceback(error)
         line = _console.one_line(message)
         _console.error(line)

@@ -1,0 +1,137 @@
+"""Shared console helpers: progress only for long work, logs to stderr, one clean line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from enum import Enum
+
+import pytest
+from rich.console import Console
+
+from fuse_index.cli import _console
+
+
+@pytest.fixture
+def terminal() -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=True, width=100, color_system=None), out
+
+
+@pytest.fixture(autouse=True)
+def restore_logging():
+    logger = logging.getLogger("fuse_index")
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[1]
+    logger.setLevel(before[2])
+
+
+class Stage(str, Enum):
+    FIRST = "counting words"
+
+
+def test_short_work_shows_no_bar(terminal):
+    console, out = terminal
+    with _console.ProgressBar(after=10, console=console) as bar:
+        bar("working", 1, 2)
+    assert out.getvalue() == ""
+
+
+def test_long_work_shows_stage_and_percentage(terminal):
+    console, out = terminal
+    with _console.ProgressBar(after=0.05, console=console) as bar:
+        bar(Stage.FIRST, 1, 4)
+        time.sleep(0.5)
+        step = bar.stage("fitting [adapters]")
+        step(0, None)
+        step(3, 4)
+        time.sleep(0.3)
+    shown = out.getvalue()
+    assert "counting words" in shown
+    assert "25%" in shown
+    assert "fitting [adapters]" in shown
+    assert "75%" in shown
+    assert "Stage.FIRST" not in shown
+
+
+def test_unknown_total_then_known(terminal):
+    console, _ = terminal
+    with _console.ProgressBar(after=0.0, console=console) as bar:
+        time.sleep(0.2)
+        for done, total in ((5, None), (6, None), (7, 10), (8, None)):
+            bar("reading", done, total)
+            task = bar._progress.tasks[-1]
+            assert (task.description, task.completed, task.total) == ("reading", done, total)
+            assert len(bar._progress.tasks) == 1
+
+
+def test_nothing_is_shown_without_a_terminal(capsys):
+    with _console.ProgressBar(after=0.0) as bar:
+        bar("working", 1, 2)
+        time.sleep(0.1)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("switches", "levels"),
+    [
+        ({}, ["warning", "error"]),
+        ({"verbose": True}, ["info", "warning", "error"]),
+        ({"debug": True}, ["debug", "info", "warning", "error"]),
+        ({"quiet": True}, ["error"]),
+    ],
+)
+def test_logs_go_to_stderr_at_the_asked_level(capsys, switches, levels):
+    _console.set_up(**switches)
+    logger = logging.getLogger("fuse_index.somewhere")
+    for level in ("debug", "info", "warning", "error"):
+        getattr(logger, level)("message %d", 7)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [f"fuse-index: {level}: message 7" for level in levels]
+
+
+def test_set_up_twice_logs_once(capsys):
+    _console.set_up()
+    _console.set_up()
+    logging.getLogger("fuse_index").warning("once")
+    assert capsys.readouterr().err == "fuse-index: warning: once\n"
+
+
+def test_notes_are_dropped_when_quiet(capsys):
+    _console.set_up()
+    _console.note("two\nlines [bold]")
+    _console.set_up(quiet=True)
+    _console.note("nothing")
+    assert capsys.readouterr().err == "two lines [bold]\n"
+
+
+def test_json_is_ascii_without_nan(capsys):
+    _console.print_json({"b": float("nan"), "a": ["é", Stage.FIRST]})
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert json.loads(text) == {"a": ["é", "counting words"], "b": None}
+
+
+def test_no_colour_when_not_a_terminal(capsys):
+    _console.error("what happened")
+    assert capsys.readouterr().err == "fuse-index: error: what happened\n"
+
+
+def test_no_color_is_honoured(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    Console(file=out, force_terminal=True).print("x", style="red")
+    assert "\x1b[31m" not in out.getvalue()
+    assert _console.stderr_console().no_color
+
+
+def test_tables_fold_rather_than_cut(capsys):
+    _console.print_table(["name", "value"], [["a", "x" * 200], ["b[1]", "\x07"]])
+    out = capsys.readouterr().out
+    assert out.count("x") == 200
+    assert "b[1]" in out
+    assert "\x07" not in out

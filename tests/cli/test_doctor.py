@@ -1,0 +1,129 @@
+"""``fuse-index doctor``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fuse_index.cli import _console, _probe, doctor
+from fuse_index.cli.main import main
+
+
+def scripted(monkeypatch, program: str) -> None:
+    """Let the doctor start another program than the probe."""
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **kw: real([sys.executable, "-c", program], **kw)
+    )
+
+
+def run_probe() -> tuple[dict, list[str]]:
+    report = {"imports": {}, "native": None, "devices": []}
+    with _console.ProgressBar() as bar:
+        problems = list(doctor._run_probe(report, bar))
+    return report, problems
+
+
+def test_real_installation(capsys):
+    """The one test that starts the probe: everything this suite needs can be imported."""
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["imports"]) == set(_probe.MODULES)
+    assert report["imports"]["torch"] > 0
+    assert report["packages"]["torch"]
+    assert report["devices"][0]["device"] == "cpu"
+    assert report["native"]["native"] in (True, False)
+    assert report["native"]["cuda"] or report["native"]["reason"]
+    assert report["cache"]["free_gb"] > 0
+
+
+def test_findings_are_gathered_line_by_line(monkeypatch):
+    scripted(
+        monkeypatch,
+        "print('{\"importing\": \"a\"}'); print('a library says hello'); print('[1]')\n"
+        'print(\'{"import": "a", "seconds": 0.5}\'); print(\'{"importing": "b"}\')\n'
+        'print(\'{"import": "b", "error": "ImportError: no"}\')\n'
+        'print(\'{"native": {"native": true, "reason": ""}}\')\n'
+        'print(\'{"devices": [{"device": "cpu", "threads": 2}]}\')\n',
+    )
+    report, problems = run_probe()
+    assert report["imports"] == {"a": 0.5, "b": "ImportError: no"}
+    assert report["native"] == {"native": True, "reason": ""}
+    assert report["devices"] == [{"device": "cpu", "threads": 2}]
+    assert problems == []
+
+
+def test_a_library_that_kills_its_process_is_named(monkeypatch):
+    scripted(monkeypatch, 'import os; print(\'{"importing": "bad"}\', flush=True); os.abort()')
+    _, problems = run_probe()
+    assert problems == ["importing bad ended the process (code -6); reinstall it"]
+
+
+def test_a_library_that_hangs_is_named(monkeypatch):
+    monkeypatch.setattr(doctor, "_TIMEOUT", 0.5)
+    scripted(
+        monkeypatch,
+        'import time; print(\'{"importing": "slow"}\', flush=True); time.sleep(60)',
+    )
+    _, problems = run_probe()
+    assert problems == ["importing slow took more than 0 seconds; reinstall it"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"packages": {"torch": None}}, "torch is not installed; run"),
+        ({"imports": {"faiss": "ImportError: x"}}, "faiss cannot be imported (ImportError: x)"),
+        ({"native": {"reason": "no compiler"}}, "native core: no compiler (results are the same"),
+        ({"cache": {"folder": "/c", "free_gb": 0.5}}, "/c has little space left; set HF_HOME"),
+        ({"packages": {"torchvision": None}, "imports": {"torchvision": "ImportError"}}, None),
+        ({"native": {"reason": ""}}, None),
+    ],
+)
+def test_problems_say_what_to_do(change, problem):
+    sound = {"packages": {}, "imports": {}, "native": None, "cache": {"folder": "", "free_gb": 9}}
+    found = list(doctor._judge({**sound, **change}))
+    if problem is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert found[0].startswith(problem)
+
+
+def test_text(monkeypatch, capsys):
+    report = {
+        "fuse_index": "1.2",
+        "python": "3",
+        "platform": "p",
+        "packages": {"torch": "2.9", "faiss-cpu": None},
+        "native": {"native": True, "cuda": False, "reason": ""},
+        "devices": [
+            {"device": "cpu", "threads": 2},
+            {"device": "cuda:0", "name": "GPU", "memory_gb": 80.0, "capability": "9.0"},
+        ],
+        "imports": {"torch": 1.234, "faiss": "ImportError: x"},
+        "cache": {"folder": "/c", "free_gb": 9.0},
+        "problems": ["first\nproblem"],
+    }
+    monkeypatch.setattr(doctor, "examine", lambda: report)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["native", "yes"] in rows
+    assert ["cuda", "no"] in rows
+    assert ["cuda:0", "GPU", "80.0", "GB", "9.0"] in rows
+    assert ["cpu", "2", "threads"] in rows
+    assert ["torch", "1.23"] in rows
+    assert ["faiss-cpu", "-"] in rows
+    assert out.splitlines()[-1] == "problem: first problem"
+
+
+def test_probe_says_why_an_import_failed():
+    assert _probe.probe_import("json")["seconds"] >= 0
+    assert _probe.probe_import("no_such_module") == {
+        "import": "no_such_module",
+        "error": "ModuleNotFoundError: No module named 'no_such_module'",
+    }
