@@ -13,7 +13,7 @@ from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.prefix import Prefix, check_cacheable
-from fuse_index.models.selfcheck import agree, probe_batch, require_same
+from fuse_index.models.selfcheck import agree, probe_batch, require_same, trying
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,7 +85,8 @@ class CausalModel(Model):
         if self._keeps_logits and start > done:
             options["logits_to_keep"] = length - start
         logits = self.module(inputs_embeds=embeds[:, done:], **options).logits
-        return ModelOutput(logits=logits[:, logits.shape[1] - (length - start) :], start=start)
+        logits = logits[:, logits.shape[1] - (length - start) :, : self.vocabulary_size]
+        return ModelOutput(logits=logits, start=start)
 
     def prefill(self, ids: Sequence[int]) -> Prefix:
         """Compute keys and values of a prompt's beginning once, without gradient.
@@ -131,11 +132,16 @@ class CausalModel(Model):
 
     def _self_check(self) -> None:
         ids = probe_batch(self).ids
-        with torch.no_grad():
-            by_ids = self.module(input_ids=ids, use_cache=False).logits
+        with trying(self):
             embeds = self.embed(ids)
-            by_embeds = self.module(inputs_embeds=embeds, use_cache=False).logits
-            shorter = self.module(inputs_embeds=embeds[:, :-1], use_cache=False).logits
+            by_ids, by_embeds, shorter = (
+                self.module(**inputs, use_cache=False).logits[..., : self.vocabulary_size]
+                for inputs in (
+                    {"input_ids": ids},
+                    {"inputs_embeds": embeds},
+                    {"inputs_embeds": embeds[:, :-1]},
+                )
+            )
         require_same(by_ids, by_embeds, self)
         if ids.shape[1] > 1 and not agree(by_ids[:, :-1], shorter):
             raise ModelError(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fuse_index.errors import ModelError
+from fuse_index.errors import FuseIndexError, ModelError
 from fuse_index.models.naming import ModelName, ModelSource
 
 _SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
+_TOKENIZER_FILES = ("*token*", "*vocab*", "*.model", "merges.txt", "*.bpe")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -45,24 +47,50 @@ class Checkpoint:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
         from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
 
-        try:
-            return Path(
-                hf_hub_download(
+        with loading(filename, self.name.text):
+            try:
+                found = hf_hub_download(
                     self.name.location,
                     filename,
                     revision=self.name.revision,
                     local_files_only=self.local_files_only,
                 )
-            )
-        except EntryNotFoundError:
-            # LocalEntryNotFoundError is one too: the file is not in the cache
+            except EntryNotFoundError:
+                # also where it is not in the cache and the Hub cannot be asked
+                return None
+        return Path(found)
+
+    def json(self, filename: str) -> dict[str, Any] | None:
+        """Read one JSON object of the checkpoint; None if it has no such file.
+
+        Raises:
+            ModelError: the file does not hold a JSON object.
+        """
+        path = self.file(filename)
+        if path is None:
             return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            content = error
+        if not isinstance(content, dict):
+            raise ModelError(
+                f"{self.name.text}: {filename} is not a JSON object",
+                expected="the file save_pretrained() writes",
+                remedy="download or save it again",
+            )
+        return content
 
     def commit(self) -> str:
         """Return the commit of a Hub checkpoint, "" for a local directory."""
         config = None if self.local else self.file("config.json")
         match = _SNAPSHOT.search(str(config)) if config else None
         return match[1] if match else ""
+
+    def may_have_tokenizer(self) -> bool:
+        """Whether a local directory has any file of a tokenizer; of a Hub id it is not known."""
+        folder = Path(self.name.location)
+        return not self.local or any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
 
     def require_directory_content(self) -> None:
         """Check that a local directory holds a configuration and safetensors.
@@ -113,9 +141,10 @@ def loading(what: str, name: str) -> Iterator[None]:
     try:
         with _quiet_root_logger():
             yield
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
-        if isinstance(error, ModelError):
-            raise
+    except FuseIndexError:
+        raise
+    except Exception as error:
+        # libraries raise what they like here; whatever it is, the model cannot be loaded
         raise translate(error, what, name) from error
     finally:
         hf_logging.set_verbosity(level)
@@ -143,30 +172,64 @@ def _not_of_open_clip(record: logging.LogRecord) -> bool:
     return Path(record.pathname).parent.name != "open_clip"
 
 
+_NOT_REACHABLE = (
+    r"couldn't connect|offline mode|LocalEntryNotFound|local_files_only|cached snapshot"
+)
+_NOT_FOUND = r"not a valid model identifier|404 Client Error|(Repository|Revision) Not Found"
+_OWN_CODE = r"trust_remote_code|custom code"
+_NO_SAFETENSORS = r"(no file named|does not appear to have a file).*safetensors"
+_NO_MEMORY = r"out of memory|can't allocate memory"
+
+
 def translate(error: Exception, what: str, name: str) -> ModelError:
-    """Turn an error of transformers or huggingface_hub into ours."""
+    """Turn an error of transformers, open_clip or huggingface_hub into ours."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if re.search(r"couldn't connect|offline mode|LocalEntryNotFound|local_files_only", text):
+    if re.search(_NOT_REACHABLE, text):
         return ModelError(
-            f"{name}: the {what} is neither in the local cache nor reachable on the Hub",
+            f"{name}: no {what} of it in the local cache, and the Hub cannot be reached",
             expected="a model that exists",
             remedy="check the spelling and the network, or give a local directory",
         )
-    if re.search(r"not a valid model identifier|404 Client Error|Repository Not Found", text):
+    if re.search(r"gated repo", text):
         return ModelError(
-            f"{name}: the Hub has no such model",
-            expected="an existing Hub id or a local directory",
-            remedy="check the spelling; a private or gated model needs `hf auth login`",
+            f"{name}: the Hub gives this model only to those who accepted its terms",
+            expected="access to it",
+            remedy="accept them on its page and run `hf auth login`",
         )
-    if "trust_remote_code" in text or "custom code" in text:
+    if re.search(_NOT_FOUND, text):
+        return ModelError(
+            f"{name}: the Hub has no such model or revision",
+            expected="an existing Hub id or a local directory",
+            remedy="check the spelling; a private model needs `hf auth login`",
+        )
+    if re.search(_OWN_CODE, text):
         return ModelError(
             f"{name}: the model needs code of its own, which is never run",
             expected="a model whose architecture transformers has",
             remedy="choose another model, or update transformers",
         )
-    if "safetensors" in text and re.search(r"no file named|does not appear to have a file", text):
+    if re.search(_NO_SAFETENSORS, text):
         return no_safetensors(name, ["pytorch_model.bin"])
+    if "Unrecognized configuration class" in text:
+        return ModelError(
+            f"{name}: its architecture cannot be loaded as that kind of model",
+            expected="a causal language model, a classifier, an encoder, or CLIP",
+            remedy="load it as another kind, or choose another model",
+        )
+    if "does not recognize this architecture" in text:
+        return ModelError(
+            f"{name}: this version of transformers does not know its architecture",
+            expected="a model whose architecture transformers has",
+            remedy="update transformers, or choose another model",
+        )
+    if isinstance(error, MemoryError) or re.search(_NO_MEMORY, text):
+        return ModelError(
+            f"{name}: its {what} do not fit into memory ({text[:120]})",
+            expected="enough memory for the model",
+            remedy="load it in half precision, on another device, or choose a smaller one",
+        )
     return ModelError(
-        f"{name}: the {what} cannot be loaded ({text[:300]})",
-        expected="a complete checkpoint that transformers can load",
+        f"{name}: its {what} cannot be loaded ({type(error).__name__}: {text[:240]})",
+        expected="a complete checkpoint",
+        remedy="download or save it again",
     )

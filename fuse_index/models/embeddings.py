@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +126,10 @@ def read_table(checkpoint: Checkpoint) -> Tensor | None:
         (rows, width) float32 with the embedding module's scaling, or None where the key of the
         table or its scaling cannot be told.
     """
-    config_file = checkpoint.file("config.json")
+    config = checkpoint.json("config.json")
     files = _weight_map(checkpoint)
-    if config_file is None or not files:
+    if config is None or not files:
         return None
-    config = json.loads(config_file.read_text(encoding="utf-8"))
     ending = _KEY_OF_TYPE.get(str(config.get("model_type")))
     embedding: nn.Embedding | None = None
     if ending is not None:
@@ -184,10 +182,9 @@ def tensor_keys(path: Path, name: str) -> list[str]:
 
 def _weight_map(checkpoint: Checkpoint) -> dict[str, str]:
     """Map every tensor of a checkpoint to the file that holds it."""
-    index = checkpoint.file("model.safetensors.index.json")
+    index = checkpoint.json("model.safetensors.index.json")
     if index is not None:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        return dict(content["weight_map"])
+        return {str(key): str(file) for key, file in index.get("weight_map", {}).items()}
     path = checkpoint.file("model.safetensors")
     if path is None:
         return {}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CLIP_TYPES = ("clip", "siglip")
 # Text towers without a mask: padding is part of the text, so every row has the full width.
 _FULL_WIDTH = ("siglip",)
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -34,16 +35,22 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     name = checkpoint.name
+    if not checkpoint.may_have_tokenizer():
+        raise _no_tokenizer(name.text)
     with loading("tokenizer", name.text):
         tokenizer = AutoTokenizer.from_pretrained(name.location, **checkpoint.pretrained_options)
-        empty = not tokenizer("a few words", add_special_tokens=False)["input_ids"]
-    if empty:
-        raise ModelError(
-            f"{name.text}: no tokenizer in it",
-            expected="tokenizer.json, or the vocabulary files of a tokenizer",
-            remedy="save the tokenizer next to the model with save_pretrained()",
-        )
+        ids = tokenizer("a few words", add_special_tokens=False)["input_ids"]
+    if all(i == tokenizer.unk_token_id for i in ids):
+        raise _no_tokenizer(name.text)
     return tokenizer
+
+
+def _no_tokenizer(name: str) -> ModelError:
+    return ModelError(
+        f"{name}: no tokenizer in it",
+        expected="tokenizer.json, or the vocabulary files of a tokenizer",
+        remedy="save the tokenizer next to the model with save_pretrained()",
+    )
 
 
 def load_config(checkpoint: Checkpoint) -> Any:
@@ -54,7 +61,7 @@ def load_config(checkpoint: Checkpoint) -> Any:
     """
     from transformers import AutoConfig  # noqa: PLC0415
 
-    with loading("model", checkpoint.name.text):
+    with loading("configuration", checkpoint.name.text):
         return AutoConfig.from_pretrained(checkpoint.name.location, **checkpoint.pretrained_options)
 
 
@@ -117,6 +124,12 @@ def load_transformers(
 
 
 def _agreed_kind(kind: ModelKind | None, config: Any, name: str) -> ModelKind:
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name}: an encoder-decoder model ({config.model_type})",
+            expected="a causal language model, a classifier, an encoder, or CLIP",
+            remedy="choose another model",
+        )
     detected = detect_kind(config)
     if kind is None:
         return detected
@@ -137,7 +150,13 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     """
     from transformers import AutoImageProcessor  # noqa: PLC0415
 
-    with loading("image processor (preprocessor_config.json)", checkpoint.name.text):
+    if not any(checkpoint.file(file) for file in _PROCESSOR_FILES):
+        raise ModelError(
+            f"{checkpoint.name.text}: no {_PROCESSOR_FILES[0]} in it",
+            expected="the image processor saved next to the model",
+            remedy="save it with save_pretrained(), or give preprocessed pixels as a tensor",
+        )
+    with loading("image processor", checkpoint.name.text):
         auto: Any = AutoImageProcessor
         return auto.from_pretrained(checkpoint.name.location, **checkpoint.pretrained_options)
 
@@ -195,13 +214,20 @@ def _load_module(
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
             **checkpoint.pretrained_options,
         )
-        _refuse_missing(info, kind, name.text)
+        _refuse_incomplete(info, kind, name.text)
         return module.to(device)
 
 
-def _refuse_missing(info: dict[str, Any], kind: ModelKind, name: str) -> None:
+def _refuse_incomplete(info: dict[str, Any], kind: ModelKind, name: str) -> None:
+    for key, found, wanted in sorted(info["mismatched_keys"]):
+        raise ModelError(
+            f"{name}: weight {key} has shape {tuple(found)} in the file",
+            expected=f"{tuple(wanted)} by the configuration",
+            remedy="configuration and weights are of different models",
+        )
     missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)
     if kind is ModelKind.ENCODER:
         missing = [key for key in missing if "pooler" not in key]

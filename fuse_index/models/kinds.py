@@ -28,9 +28,10 @@ class ModelOutput:
     """What one forward pass gives; the fields that a kind does not have are None.
 
     Attributes:
-        logits: (b, L - start, V) for causal language models, where entry ``[:, i]`` predicts the
-            token at position ``start + i + 1`` and V counts every row of the output layer, also
-            those no token uses; (b, labels) for classifiers.
+        logits: (b, L - start, vocabulary size) for causal language models, where entry ``[:, i]``
+            predicts the token at position ``start + i + 1``; rows of the output layer that no
+            token uses are left out, so columns match the rows of ``Model.table()``.
+            (b, labels) for classifiers.
         features: (b, d) for encoders and CLIP.
         start: position in the batch of the first row of a causal model's logits.
     """

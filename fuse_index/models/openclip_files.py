@@ -117,7 +117,7 @@ def _directory(name: ModelName, folder: Path) -> OpenClipFiles:
 def _hub_repository(name: ModelName, local_files_only: bool) -> OpenClipFiles:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
-    with loading("open_clip model", name.text):
+    with loading("files", name.text):
         folder = Path(
             snapshot_download(
                 name.location[len(HUB_PREFIX) :],
@@ -142,7 +142,7 @@ def _tagged(
     stem = filename.rpartition(".")[0]
     candidates = [f"{stem}.safetensors"] if stem else list(_WEIGHTS)
     path = None
-    with loading("open_clip weights", name.text):
+    with loading("weights", name.text):
         for candidate in candidates:
             try:
                 path = Path(
@@ -214,4 +214,7 @@ def _tags_hint(architecture: str) -> str:
     import open_clip  # noqa: PLC0415
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    return "its tags are " + ", ".join(tags) if tags else "open_clip has no weights for it"
+    if not tags:
+        return "open_clip has no weights for it"
+    more = f" and {len(tags) - 6} more" if len(tags) > 6 else ""
+    return f"its tags are {', '.join(tags[:6])}{more}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
-from fuse_index.errors import ModelError
+from fuse_index.errors import FuseIndexError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +28,27 @@ def probe_batch(model: Model) -> Batch:
         room -= len(model.frame.head) + len(model.frame.tail)
         ids = ids[: max(room, 1)]
     return model.batch([ids])
+
+
+@contextlib.contextmanager
+def trying(model: Model) -> Iterator[None]:
+    """Run a first forward pass from embeddings; whatever it raises, the model cannot be used.
+
+    Raises:
+        ModelError: the forward pass failed.
+    """
+    try:
+        with torch.no_grad():
+            yield
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+        if isinstance(error, FuseIndexError):
+            raise
+        text = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{model.name}: {type(model.module).__name__} fails on input embeddings ({text})",
+            expected="a model that takes inputs_embeds alone",
+            remedy="choose another model",
+        ) from error
 
 
 def agree(a: Tensor, b: Tensor) -> bool:

@@ -54,7 +54,7 @@ def test_equals_the_library_on_token_ids(loaded: Load, family: str) -> None:
             elif family == "clip":
                 expected = net.get_text_features(input_ids=ids).pooler_output
             else:
-                expected = net(input_ids=ids).logits
+                expected = net(input_ids=ids).logits[..., : model.vocabulary_size]
         mine = got[row : row + 1]
         if model.kind is ModelKind.CAUSAL:
             mine = mine[:, : ids.shape[1]]
