@@ -1,0 +1,185 @@
+"""The import graph: floors, a light package, nothing that runs foreign code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fuse_index
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fuse_index"
+FLOORS = (
+    "errors",
+    "ops",
+    "tensors",
+    "words",
+    "artifact",
+    "adapter",
+    "index",
+    "models",
+    "objectives",
+    "optimize",
+    "evaluate",
+    "build",
+    "demo",
+    "cli",
+)
+"""From the lowest to the highest; a module imports from its own floor and those before it."""
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def imports_of(module: str) -> Iterator[tuple[str, int]]:
+    """Every module of the package that ``module`` imports anywhere, with the line."""
+    path = MODULES[module]
+    parent = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = parent.split(".")[: len(parent.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name == "fuse_index" or name.startswith("fuse_index."):
+                yield name, node.lineno
+
+
+def floor_of(module: str) -> int | None:
+    """Number of the floor; None for the package itself, whose public names load lazily."""
+    parts = module.split(".")
+    if len(parts) == 1 or parts[1].startswith("__"):
+        return None
+    return FLOORS.index(parts[1])
+
+
+def test_every_module_is_on_a_floor():
+    assert {name.split(".")[1] for name in MODULES if "." in name} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down_the_floors_only(module):
+    own = floor_of(module)
+    for imported, line in imports_of(module):
+        floor = floor_of(imported)
+        if floor is None:
+            continue
+        if own is None:
+            # The package's own __init__ may import the errors; all else is under TYPE_CHECKING.
+            assert imported in type_checking_imports() or floor == 0, f"{module}:{line}"
+        else:
+            assert floor <= own, f"{module}:{line} imports {imported}, which is a higher floor"
+
+
+def type_checking_imports() -> set[str]:
+    """What ``fuse_index/__init__.py`` imports for type checkers only."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.ImportFrom):
+                    found |= {f"{inner.module}.{alias.name}" for alias in inner.names}
+    return found
+
+
+def test_the_graph_is_seen_at_all():
+    """The test above would pass on a graph it cannot read."""
+    assert ("fuse_index.words.table.WordTable") in {
+        name for name, _ in imports_of("fuse_index.artifact.read")
+    }
+    assert floor_of("fuse_index.words.table.WordTable") == FLOORS.index("words")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_every_module_imports(module):
+    importlib.import_module(module)
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_is_light():
+    code = (
+        "import sys, fuse_index; dir(fuse_index)\n"
+        "heavy = ('torch', 'faiss', 'transformers', 'open_clip', 'tokenizers', 'matplotlib')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    assert run(code) == "[]\n"
+
+
+def test_public_names_load_neither_faiss_nor_transformers_nor_open_clip():
+    """Not even when every one of them is used."""
+    code = (
+        "import sys, fuse_index\n"
+        "for name in fuse_index.__all__: getattr(fuse_index, name)\n"
+        "heavy = ('faiss', 'transformers', 'open_clip', 'matplotlib')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    assert run(code) == "[]\n"
+
+
+def test_the_package_adds_at_most_a_third_of_a_second_to_torch():
+    code = (
+        "import torch, time; start = time.perf_counter(); import fuse_index\n"
+        "print(time.perf_counter() - start)\n"
+    )
+    assert min(float(run(code)) for _ in range(2)) < 0.3
+
+
+def test_public_names():
+    names = [name for name in fuse_index.__all__ if name != "__version__"]
+    assert 1 <= len(names) <= 15
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert getattr(fuse_index, name).__doc__, name
+    assert dir(fuse_index) == sorted(fuse_index.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = fuse_index.nothing
+
+
+def attributes_and_keywords(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """Dotted names, imported modules and keyword arguments of a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            yield ast.unparse(node), node
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            yield f"{node.arg}={ast.unparse(node.value)}", node
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_nothing_is_unpickled_and_no_foreign_code_runs(module):
+    found = dict(attributes_and_keywords(MODULES[module]))
+    assert "trust_remote_code=True" not in found
+    assert not {name for name in found if name.split(".")[0] in ("pickle", "dill", "joblib")}
+    if "torch.load" in found:
+        assert "weights_only=True" in found
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if ".ops" not in m))
+def test_only_ops_read_the_environment(module):
+    found = dict(attributes_and_keywords(MODULES[module]))
+    assert not {"os.environ", "os.getenv"} & set(found)
