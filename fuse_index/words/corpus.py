@@ -18,7 +18,14 @@ from fuse_index.words.reading import Progress, Source, find_sources, read_text
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CorpusOptions", "Progress", "WordCounts", "count_words", "read_word_list"]
+__all__ = [
+    "CorpusOptions",
+    "Progress",
+    "WordCounts",
+    "count_words",
+    "read_texts",
+    "read_word_list",
+]
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,28 @@ def read_word_list(path: str | Path, options: CorpusOptions | None = None) -> Wo
         counted |= count is not None
         counter[word] += 1 if count is None else count
     return _finish(counter, options, source.name, keep_order=not counted)
+
+
+def read_texts(path: str | Path, encoding: str = "utf-8") -> list[str]:
+    """Read texts, one a line; lines without a word are left out.
+
+    Args:
+        path: a text or gzip file, a folder of them, or ``"-"``.
+        encoding: the codec of every file.
+
+    Raises:
+        CorpusError: if it is missing or unreadable, or holds no text.
+    """
+    options = CorpusOptions(encoding=encoding)
+    texts = [
+        line
+        for source in find_sources([path])
+        for line in _lines(read_text(source, options.encoding, lambda _: None))
+        if line.strip()
+    ]
+    if not texts:
+        raise CorpusError(f"{path} holds no text", expected="at least one line with a word")
+    return texts
 
 
 def _finish(

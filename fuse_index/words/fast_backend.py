@@ -160,11 +160,14 @@ def _hide_specials(spec: dict[str, Any], special: set[str]) -> dict[str, Any]:
     return {**spec, "model": model, "added_tokens": added}
 
 
+_TABLES = ("vocab", "merges")
+
+
 def _pruned(value: Any) -> Any:
     """Without None and False, so that a new option left at its default changes no fingerprint."""
     if isinstance(value, dict):
         return {
-            key: _pruned(item)
+            key: item if key in _TABLES else _pruned(item)
             for key, item in value.items()
             if item is not None and item is not False
         }

@@ -33,9 +33,9 @@ class _Trial:
 
     def holds(self, chains: Sequence[Sequence[int]]) -> Flags:
         """Whether each chain of words, joined by spaces, has the words' tokens in a row."""
-        words, lead = self._words, self._tokenizer.lead
-        got = self._tokenizer.encode_texts(
-            [lead + " ".join([words[i] for i in chain]) for chain in chains]
+        words = self._words
+        got = self._tokenizer.encode_running(
+            [" ".join([words[i] for i in chain]) for chain in chains]
         )
         lengths = np.fromiter(map(len, chains), np.int64, len(chains))
         members = np.fromiter((i for chain in chains for i in chain), np.int64, int(lengths.sum()))
@@ -58,13 +58,13 @@ class _Trial:
         texts, expected = [], []
         for index in suspects:
             word, own = self._words[index], self._rows[index].tolist()
-            text, ids = f"{self._tokenizer.lead}{word} {word}", own + own
+            text, ids = f"{word} {word}", own + own
             for neighbour, tokens in self._neighbours:
                 text += f" {neighbour} {word}"
                 ids += tokens + own
             texts.append(text)
             expected.append(ids)
-        good = _same_rows(self._tokenizer.encode_texts(texts), expected)
+        good = _same_rows(self._tokenizer.encode_running(texts), expected)
         return {index for index, ok in zip(suspects, good, strict=True) if not ok}
 
 
@@ -131,8 +131,8 @@ def _lawful_neighbours(tokenizer: WordTokenizer) -> list[tuple[str, list[int]]]:
     kept: list[tuple[str, list[int]]] = []
     for neighbour, ids in zip(NEIGHBOURS, rows, strict=True):
         trial = [*kept, (neighbour, ids), (neighbour, ids)]
-        text = tokenizer.lead + " ".join(word for word, _ in trial)
-        if tokenizer.encode_text(text) == [id_ for _, tokens in trial for id_ in tokens]:
+        (got,) = tokenizer.encode_running([" ".join(word for word, _ in trial)]).to_lists()
+        if got == [id_ for _, tokens in trial for id_ in tokens]:
             kept.append((neighbour, ids))
     return kept
 

@@ -4,6 +4,8 @@ What a tokenizer does is found by trying it, not from the name of its class. The
 rests on: *the tokens of words joined by spaces are the concatenation of the words' tokens*. It
 holds for the words of a text that begins with ``lead``: nothing for tokenizers that treat the first
 word of a text like any other, a space for those (GPT-2) that take a word after a space for another.
+Some treat the first word like no other whatever stands before it (open_clip strips the text it
+gives to RoBERTa's tokenizer): there the words follow an anchor word, whose tokens are cut off.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from fuse_index.words.ragged import Ragged
 
 PROBE_WORDS = ("the", "a", "photo", "of", "two", "dogs", "running", "unbelievable", "Paris", "7")
 _LEADS = ("", " ")
+ANCHOR = "a"
 _BATCH = 8192
 
 
@@ -39,8 +42,16 @@ class WordTokenizer:
     Args:
         backend: the private copy of the tokenizer.
 
+    Attributes:
+        lead: what stands before the first word of a text so that it is tokenized like the others.
+        anchored: whether nothing does, and words are tokenized after an anchor word instead.
+        family: how its tokens look, for people.
+        unknown_id: the id of tokens for what the vocabulary lacks, if there is one.
+        special_ids: ids that no text gets.
+        vocab_size: one more than the highest id.
+
     Raises:
-        ModelError: if no ``lead`` makes the law hold.
+        ModelError: if the law holds in none of these ways.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -48,7 +59,9 @@ class WordTokenizer:
         self.unknown_id: int | None = backend.unknown_id
         self.special_ids: frozenset[int] = backend.special_ids
         self.vocab_size: int = len(backend.tokens)
+        self._anchor_ids: tuple[int, ...] = ()
         self.lead: str = self._find_lead()
+        self.anchored: bool = bool(self._anchor_ids)
         self.family: str = self._find_family()
 
     @classmethod
@@ -90,7 +103,25 @@ class WordTokenizer:
         Returns:
             ``n`` rows of token ids.
         """
-        return self.encode_texts([self.lead + word for word in words])
+        return self.encode_running(words)
+
+    def encode_running(self, texts: Sequence[str]) -> Ragged:
+        """Tokenize texts as if each stood inside a longer text, after a space.
+
+        Args:
+            texts: ``n`` texts that begin and end with a word.
+
+        Returns:
+            ``n`` rows of token ids.
+
+        Raises:
+            VocabularyError: as :meth:`encode_texts`.
+        """
+        if not self.anchored:
+            return self.encode_texts([self.lead + text for text in texts])
+        size = len(self._anchor_ids)
+        rows = self.encode_texts([f"{ANCHOR} {text}" for text in texts]).to_lists()
+        return Ragged.from_lists([row[size:] for row in rows])
 
     def encode_text(self, text: str) -> list[int]:
         """Tokenize one text as it stands, without lead or special tokens."""
@@ -149,29 +180,37 @@ class WordTokenizer:
 
     def _find_lead(self) -> str:
         """The lead for which the law holds on pairs of everyday words."""
+        best = max(
+            _LEADS, key=self._lawful_share
+        )  # of equals the first: nothing rather than a space
+        if self._lawful_share(best) > 0.5:
+            return best
+        self._anchor_ids = tuple(self._backend.encode_batch([ANCHOR])[0])
+        if self._lawful_share(f"{ANCHOR} ", self._anchor_ids) > 0.5:
+            return ""
+        raise ModelError(
+            "the tokenizer does not split text at spaces: the tokens of two words are not the "
+            "tokens of each",
+            expected="a tokenizer whose words can be tokenized one by one",
+        )
+
+    def _lawful_share(self, lead: str, lead_ids: tuple[int, ...] = ()) -> float:
+        """Of the pairs of everyday words, the share that keeps the law after this lead."""
+        size = len(lead_ids)
+        rows = self._encode(lead, PROBE_WORDS)
+        alone = dict(zip(PROBE_WORDS, rows, strict=True))
         pairs = [(first, second) for first in PROBE_WORDS for second in PROBE_WORDS]
-        best, kept = "", -1
-        for lead in _LEADS:
-            alone = dict(zip(PROBE_WORDS, self._encode(lead, PROBE_WORDS), strict=True))
-            joined = self._encode(lead, [f"{first} {second}" for first, second in pairs])
-            holds = sum(
-                ids == alone[first] + alone[second]
-                for (first, second), ids in zip(pairs, joined, strict=True)
-            )
-            if holds > kept:
-                best, kept = lead, holds
-        if kept < len(pairs) // 2:
-            raise ModelError(
-                "the tokenizer does not split text at spaces: the tokens of two words are not the "
-                "tokens of each",
-                expected="a tokenizer whose words can be tokenized one by one",
-            )
-        return best
+        joined = self._encode(lead, [f"{first} {second}" for first, second in pairs])
+        holds = sum(
+            ids == alone[first] + alone[second][size:]
+            for (first, second), ids in zip(pairs, joined, strict=True)
+        )
+        return holds / len(pairs) if all(tuple(row[:size]) == lead_ids for row in rows) else 0.0
 
     def _find_family(self) -> str:
         """What its tokens look like, for people."""
         tokens = [
-            [self.token(id_) or "" for id_ in ids] for ids in self._encode(self.lead, PROBE_WORDS)
+            [self.token(id_) or "" for id_ in ids] for ids in self.encode_running(PROBE_WORDS)
         ]
         firsts = [row[0] for row in tokens if row]
         kind = _model_type(self._backend)

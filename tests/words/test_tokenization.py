@@ -42,6 +42,7 @@ def special_free(name: str, text: str) -> list[int]:
         ("clip", "", "end-of-word BPE (CLIP)"),
         ("open_clip", "", "end-of-word BPE (CLIP)"),
         ("open_clip-hf", "", "WordPiece (BERT)"),
+        ("open_clip-hf-roberta", "", "byte-level BPE (GPT-2)"),
         ("open_clip-hf-t5", "", "SentencePiece Unigram"),
         ("slow-bert", "", "WordPiece (BERT)"),
         ("slow-sentencepiece-bpe", "", "SentencePiece"),
@@ -75,9 +76,12 @@ def test_odd_text_gets_the_tokenizers_own_ids(name, text):
 def test_words_are_tokenized_as_inside_running_text(name):
     tokenizer = wrapped(name)
     rows = tokenizer.encode_words(SENTENCE.split())
-    assert rows.values.tolist() == tokenizer.encode_text(tokenizer.lead + SENTENCE)
-    first = tokenizer.encode_text(f"{tokenizer.lead}dog green")
-    assert first[: len(rows[2])] == rows[2].tolist()
+    (running,) = tokenizer.encode_running([SENTENCE]).to_lists()
+    assert rows.values.tolist() == running
+    ends = tokenizer.encode_text(f"the {SENTENCE}")
+    assert ends[len(ends) - len(running) :] == running
+    if not tokenizer.anchored:
+        assert tokenizer.encode_text(tokenizer.lead + SENTENCE) == running
 
 
 @everyone
@@ -145,6 +149,13 @@ def test_truncation_and_padding_do_not_reach_us():
     ids = wrapper.encode_text("a dog " * 40)
     assert len(ids) == 80
     assert wrapper.encode_words(["dog"]).values.tolist() == ids[1:2]
+
+
+def test_only_a_tokenizer_that_strips_its_text_needs_an_anchor():
+    assert [name for name in ZOO if wrapped(name).anchored] == ["open_clip-hf-roberta"]
+    roberta = wrapped("open_clip-hf-roberta")
+    assert roberta.encode_words(["dog", "the"]).equals(wrapped("gpt2").encode_words(["dog", "the"]))
+    assert roberta.encode_text(" dog") == wrapped("gpt2").encode_text("dog")
 
 
 def test_the_fingerprint_is_of_behaviour_only():

@@ -232,6 +232,7 @@ ZOO: dict[str, Callable[[], Any]] = {
     "open_clip": _open_clip,
     "open_clip-canonicalize": lambda: _open_clip("canonicalize"),
     "open_clip-hf": lambda: _open_clip_hf("bert-uncased", "whitespace"),
+    "open_clip-hf-roberta": lambda: _open_clip_hf("gpt2", "whitespace"),
     "open_clip-hf-t5": lambda: _open_clip_hf("t5", "canonicalize"),
     "slow-bert": _slow_bert,
     "slow-sentencepiece-bpe": lambda: _slow_sentencepiece("bpe"),
