@@ -1,1 +1,20 @@
 """Fitting adapters, the adapter itself, the autograd bridge, the quality report."""
+
+from fuse_index.adapter.adapter import Adapter
+from fuse_index.adapter.bridge import bridge
+from fuse_index.adapter.fit import Fit, fit_adapter
+from fuse_index.adapter.layout import WordLayout
+from fuse_index.adapter.options import FitOptions, Grouping
+from fuse_index.adapter.quality import GroupQuality, QualityReport
+
+__all__ = [
+    "Adapter",
+    "Fit",
+    "FitOptions",
+    "GroupQuality",
+    "Grouping",
+    "QualityReport",
+    "WordLayout",
+    "bridge",
+    "fit_adapter",
+]

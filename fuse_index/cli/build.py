@@ -1,0 +1,212 @@
+"""``fuse-index build``: corpus and two models in, a bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fuse_index.cli import _console
+from fuse_index.errors import OptionError
+
+if TYPE_CHECKING:
+    from fuse_index.build import BuildOptions, BuildResult
+
+MODEL_HELP = "Hub id[@revision], folder, or open_clip:ARCH[/PRETRAINED or file]."
+
+
+def build_command(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help=f"Model whose tokens are optimized: {MODEL_HELP}"),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help=f"Model whose loss is differentiated: {MODEL_HELP}"),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", metavar="BUNDLE")],
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--corpus",
+            "-c",
+            metavar="PATH",
+            help="Text file, .gz file or folder; '-' is standard input. Can be repeated.",
+        ),
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option("--words", help="A list of words, one a line, instead of a corpus."),
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
+    min_count: Annotated[
+        int | None,
+        typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
+    ] = None,
+    max_words: Annotated[
+        int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
+    ] = None,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False,
+    max_tokens: Annotated[
+        int, typer.Option(help="Leave out words of more tokens in either model.")
+    ] = 4,
+    grouping: Annotated[
+        str, typer.Option(help="Words that share an adapter: same (p, q): pair; same q: target.")
+    ] = "pair",
+    ridge: Annotated[
+        str, typer.Option(help="Penalty, relative; or 'auto' by generalized cross-validation.")
+    ] = "auto",
+    min_group: Annotated[
+        int | None,
+        typer.Option(help="Groups with fewer words use the fallback adapter.  [default: 32]"),
+    ] = None,
+    max_group: Annotated[
+        int | None, typer.Option(help="Fit on so many words of a group, sampled.  [default: all]")
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option(help="Share of words kept for the quality report.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of the hold-out and of sampling.")] = 0,
+    groups: Annotated[
+        bool, typer.Option("--groups/--no-groups", help="Write the group tensors too.")
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing bundle.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Build an adapter bundle from text and two models.
+
+    Counts the words of the text, tokenizes them under both tokenizers, fits one t-product
+    least-squares adapter per word group, and writes everything to the folder BUNDLE, complete or
+    not at all. The same inputs give the same bytes.
+    """
+    from fuse_index.build import build_bundle
+
+    if min_count is None:
+        min_count = 1 if words is not None else None
+    options = _options(
+        corpus={
+            "encoding": encoding,
+            "lowercase": lowercase,
+            "min_count": min_count,
+            "max_words": max_words,
+        },
+        table={"max_tokens": max_tokens},
+        fit={
+            "grouping": grouping,
+            "ridge": _ridge(ridge),
+            "min_words": min_group,
+            "max_words": max_group,
+            "holdout": holdout,
+            "seed": seed,
+        },
+        groups=groups,
+    )
+    with _console.ProgressBar() as bar:
+        result = build_bundle(
+            source,
+            target,
+            out,
+            corpus or (),
+            word_list=words,
+            options=options,
+            overwrite=overwrite,
+            local_files_only=offline,
+            progress=bar,
+        )
+    for note in result.notes:
+        _console.note(f"note: {note}")
+    if json:
+        _console.print_json(as_json(result))
+    else:
+        _show(result)
+
+
+def _options(
+    corpus: dict[str, Any], table: dict[str, Any], fit: dict[str, Any], groups: bool
+) -> BuildOptions:
+    """Turn the flags into options; a flag that was not given keeps the option's own default."""
+    from fuse_index.adapter import FitOptions, Grouping
+    from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions
+    from fuse_index.words.corpus import CorpusOptions
+    from fuse_index.words.table import TableOptions
+
+    names = [item.value for item in Grouping]
+    if fit["grouping"] not in names:
+        raise OptionError(f"--grouping {fit['grouping']}", expected=f"one of {', '.join(names)}")
+    fit["grouping"] = Grouping(fit["grouping"])
+    if corpus["min_count"] is None:
+        corpus["min_count"] = DEFAULT_MIN_COUNT
+    return BuildOptions(
+        CorpusOptions(**_given(corpus)),
+        TableOptions(**_given(table)),
+        FitOptions(**_given(fit)),
+        groups,
+    )
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _ridge(text: str) -> float | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"--ridge {text}", expected="a number of at least 0, or auto") from None
+
+
+def as_json(result: BuildResult) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
+    manifest = result.manifest
+    quality = manifest.quality
+    return {
+        "bundle": str(result.path),
+        "words": manifest.words,
+        "counted": result.counted,
+        "left_out": manifest.left_out,
+        "identity": manifest.identity,
+        "groups": {
+            name: {
+                "words": report["words"] + report["held_out"],
+                "relative_error": report["relative_error"],
+                "cosine": report["cosine"],
+                "baseline_error": report["baseline_error"],
+                "baseline_cosine": report["baseline_cosine"],
+                "fallback": name in manifest.fallbacks,
+            }
+            for name, report in quality.items()
+        },
+        "seconds": round(result.total_seconds, 3),
+        "stages": {stage.value: round(time, 3) for stage, time in result.seconds.items()},
+        "bytes": sum(record.size for record in manifest.files.values()),
+        "notes": result.notes,
+    }
+
+
+def _show(result: BuildResult) -> None:
+    from fuse_index.artifact.card import number, quality_rows
+
+    manifest = result.manifest
+    if manifest.quality:
+        header, rows = quality_rows(manifest)
+        _console.print_table(header, rows, title="Quality on held-out words")
+    if manifest.left_out:
+        _console.print_table(
+            ["", ""],
+            [[reason, number(count)] for reason, count in manifest.left_out.items()],
+            title="Words left out",
+        )
+    stages = ", ".join(f"{stage.value} {time:.1f}" for stage, time in result.seconds.items())
+    typer.echo(
+        _console.clean(
+            f"{result.path}: {manifest.words:,} words, "
+            f"{sum(record.size for record in manifest.files.values()) / 1e6:,.1f} MB, "
+            f"{result.total_seconds:.1f} s ({stages})"
+        )
+    )

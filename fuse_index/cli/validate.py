@@ -1,0 +1,147 @@
+"""``fuse-index validate``: how good a bundle's gradient signal is, on texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fuse_index.cli import _console
+from fuse_index.errors import OptionError
+
+if TYPE_CHECKING:
+    from fuse_index.artifact import Manifest
+    from fuse_index.evaluate import FidelityReport, Loss
+    from fuse_index.models.base import Model
+
+
+def validate_command(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
+    ],
+    texts: Annotated[
+        Path, typer.Option("--texts", help="Texts, one a line; plain or .gz.", metavar="FILE")
+    ],
+    samples: Annotated[int, typer.Option(help="Texts to measure, one word position each.")] = 60,
+    candidates: Annotated[int, typer.Option(help="Random candidate words for each.")] = 400,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="similarity, label or nll.  [default: what the target is made for]"),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Label of a classifier.  [default: the one a text has least of]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides texts, positions and candidates.")] = 0,
+    source: Annotated[
+        str | None, typer.Option(help="Where the source is now, if not where it was built from.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Where the target is now, if not where it was built from.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Picture to write.", metavar="FILE.png")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of the texts.")] = "utf-8",
+    device: Annotated[
+        str | None, typer.Option(help="Where the target runs.  [default: the GPU if there is one]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows of one forward pass.")] = 128,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure how well a bundle's gradients predict changes of a target loss.
+
+    In each sampled text one word is replaced by random words of the bundle. The true change of the
+    loss is compared with first-order predictions: by the adapter (each candidate through its own
+    word group; 'adapter_at_word': token by token through the current word's), by the word-space
+    gradient, which needs no adapter, and by random scores. Reported are Spearman's correlation and
+    the share of the 10 truly best candidates among the predicted best 10, 50 and 100.
+    """
+    from fuse_index.adapter import Adapter
+    from fuse_index.evaluate import FidelityOptions, measure_fidelity
+    from fuse_index.models.embeddings import load_embeddings
+    from fuse_index.words.corpus import read_texts
+
+    wanted = _loss(loss)
+    adapter = Adapter.from_pretrained(bundle)
+    assert adapter.bundle is not None
+    manifest = adapter.bundle.manifest
+    lines = read_texts(texts, encoding)
+    with _console.ProgressBar() as bar:
+        bar("loading models", 0, None)
+        embeddings = load_embeddings(source or manifest.source.name, local_files_only=offline)
+        model, wanted = _load_target(target or manifest.target.name, wanted, device, offline)
+        _require(bundle, manifest, embeddings.identity, model)
+        report = measure_fidelity(
+            adapter,
+            adapter.bundle.table,
+            embeddings.table,
+            model,
+            texts=lines,
+            options=FidelityOptions(
+                wanted, samples, candidates, seed, label=label, batch_size=batch_size
+            ),
+            progress=bar.stage("substituting words"),
+        )
+    if plot is not None:
+        from fuse_index.evaluate.plot import plot_fidelity
+
+        title = f"{manifest.source.name} from {manifest.target.name}, loss {wanted.value}"
+        plot_fidelity(report, plot, title)
+        _console.note(f"plot: {plot}")
+    if json:
+        _console.print_json({"bundle": str(bundle), "texts": str(texts), **report.to_dict()})
+    else:
+        _show(report)
+
+
+def _loss(text: str | None) -> Loss | None:
+    from fuse_index.evaluate import Loss
+
+    names = [item.value for item in Loss]
+    if text is not None and text not in names:
+        raise OptionError(f"--loss {text}", expected=f"one of {', '.join(names)}")
+    return None if text is None else Loss(text)
+
+
+def _load_target(
+    name: str, loss: Loss | None, device: str | None, offline: bool
+) -> tuple[Model, Loss]:
+    """Load the target as the kind that the loss needs."""
+    from fuse_index.evaluate.losses import kind_for, loss_for
+    from fuse_index.models import load_model
+
+    model = load_model(name, device=device, local_files_only=offline)
+    loss = loss or loss_for(model.kind)
+    kind = kind_for(loss, model.kind)
+    if kind is not model.kind:
+        model = load_model(name, kind=kind, device=device, local_files_only=offline)
+    return model, loss
+
+
+def _require(bundle: Path, manifest: Manifest, source: Any, model: Model) -> None:
+    from fuse_index.artifact.identity import require_model
+
+    require_model("source", manifest.source, source, str(bundle))
+    require_model("target", manifest.target, model.identity(), str(bundle))
+
+
+def _show(report: FidelityReport) -> None:
+    options = report.options
+    header = ["prediction", "Spearman", "s.e."]
+    header += [f"best {options.best} in {among}" for among in options.among]
+    rows = [
+        [
+            name,
+            f"{estimate.mean:.3f}",
+            f"{estimate.stderr:.3f}",
+            *(f"{report.share[name][among].mean:.2f}" for among in options.among),
+        ]
+        for name, estimate in report.spearman.items()
+    ]
+    title = (
+        f"{len(report.samples)} texts, {options.candidates} candidates, {options.loss.value} loss"
+    )
+    _console.print_table(header, rows, title=title)

@@ -1,0 +1,97 @@
+"""A picture of a fidelity report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fuse_index.errors import MissingDependencyError, StorageError
+from fuse_index.evaluate.ranking import ranks
+
+if TYPE_CHECKING:
+    from fuse_index.evaluate.fidelity import FidelityReport
+
+_COLOURS = {
+    "adapter": "#2c7fb8",
+    "adapter_at_word": "#7fcdbb",
+    "word": "#d95f0e",
+    "random": "#999999",
+}
+
+
+def plot_fidelity(report: FidelityReport, path: str | os.PathLike[str], title: str) -> None:
+    """Draw correlation, shares of the best found, and predicted against true ranks.
+
+    Args:
+        report: what was measured.
+        path: a picture file; its ending says the format.
+        title: one line above the panels.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        StorageError: the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingDependencyError(
+            "matplotlib is not installed", remedy="pip install 'fuse-index[plot]'"
+        ) from error
+    names = list(report.spearman)
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(1, 3)
+    _draw_spearman(axes[0], report, names)
+    _draw_shares(axes[1], report, names)
+    _draw_ranks(axes[2], report)
+    try:
+        figure.savefig(Path(path), dpi=120)
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"the plot {os.fspath(path)!r} cannot be written: {error}",
+            expected="a writable path ending in .png, .svg or .pdf",
+        ) from error
+
+
+def _draw_spearman(axes: Any, report: FidelityReport, names: list[str]) -> None:
+    estimates = [report.spearman[name] for name in names]
+    axes.bar(
+        names,
+        [estimate.mean for estimate in estimates],
+        yerr=[estimate.stderr for estimate in estimates],
+        color=[_COLOURS.get(name) for name in names],
+        capsize=4,
+    )
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_ylabel("Spearman correlation with the true change")
+    axes.tick_params(axis="x", rotation=15)
+
+
+def _draw_shares(axes: Any, report: FidelityReport, names: list[str]) -> None:
+    for name in names:
+        among = sorted(report.share[name])
+        axes.errorbar(
+            among,
+            [report.share[name][count].mean for count in among],
+            yerr=[report.share[name][count].stderr for count in among],
+            color=_COLOURS.get(name),
+            marker="o",
+            capsize=3,
+            label=name,
+        )
+    axes.set_xlabel("predicted best candidates looked at")
+    axes.set_ylabel(f"share of the true best {report.options.best} among them")
+    axes.set_ylim(0, 1)
+    axes.legend()
+
+
+def _draw_ranks(axes: Any, report: FidelityReport) -> None:
+    import numpy as np  # noqa: PLC0415 - only here
+
+    name = "word"
+    predicted = np.concatenate([ranks(s.predicted[name]) / len(s.change) for s in report.samples])
+    true = np.concatenate([ranks(s.change) / len(s.change) for s in report.samples])
+    axes.hist2d(predicted, true, bins=20, cmap="Blues")
+    axes.set_xlabel(f"rank predicted by '{name}' (0: best)")
+    axes.set_ylabel("true rank (0: best)")
