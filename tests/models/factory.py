@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -113,10 +114,19 @@ def wordpiece() -> Any:
 
 def end_of_word(head: str | None = "<|startoftext|>") -> Any:
     """CLIP's: BPE on lower-cased words that end in </w>; the end mark is the highest id."""
-    from transformers import CLIPTokenizer
-
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = CLIPTokenizer()._tokenizer
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    pattern = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         special_tokens=[*alphabet, *(symbol + "</w>" for symbol in alphabet)],
@@ -125,18 +135,16 @@ def end_of_word(head: str | None = "<|startoftext|>") -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    vocab = dict(model["vocab"])
-    for token in ("<|startoftext|>", "<|endoftext|>"):
-        vocab[token] = len(vocab)
-    made = CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]])
-    if head is not None:
-        return made
-    # SigLIP's frame: no start, and a tokenizer class that adds none of its own
-    bare = made._tokenizer
-    _frame(bare, None, "<|endoftext|>")
+    spec = json.loads(tokenizer.to_str())
+    spec["added_tokens"] = []  # the alphabet is vocabulary, not special tokens
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
+    _frame(tokenizer, head, "<|endoftext|>")
     return _fast(
-        bare, eos_token="<|endoftext|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+        tokenizer,
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
     )
 
 
