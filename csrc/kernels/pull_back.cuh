@@ -2,16 +2,20 @@
 //
 //   out[s] = sum over t < q of g[t] @ F[(t - s) mod k]^T,   s < p
 //
-// A block owns 16 * kWarpsN columns of the source width, up to kWords words of one group and,
-// in a cluster of `split` blocks, one part of the sum over the target width. It streams the faces
-// once through a ring in shared memory and works in the transform domain (spectrum.cuh): 1, 2, 5
-// and 6 matrix products for k = 1..4 instead of k * k. Longer tubes take the definition, four
-// positions at a time. float32 is split in two TF32 numbers (three products); every 16 target
-// columns are summed on the matrix unit, which truncates, and added up outside of it, which rounds.
+// A block owns kColumns columns of the source width, up to kWords words of one group and, in a
+// cluster of `split` blocks, one part of the sum over the target width. It streams the faces once
+// through a ring in shared memory and works in the transform domain (spectrum.cuh): 1, 2, 5 and 6
+// matrix products for k = 1..4 instead of k * k. Longer tubes take the definition, four positions
+// at a time. float32 is split in two TF32 numbers (three products); every 16 target columns are
+// summed on the matrix unit, which truncates, and added up outside of it, which rounds.
 //
 // Fragments: a granule holds 16 bytes of a row, four lanes hold 64 bytes (a "chunk": 16 floats or
 // 32 halves, two steps of the matrix instruction). The order of the sum inside a chunk is free, so
 // lane c of four reads granule c whole: no shuffles, no bank conflicts, on both operands alike.
+//
+// Pipeline: turn i computes stage i, transforms the gradient of stage i + 1 into the other operand
+// buffer and requests faces of stage i + kStages - 1 and gradient rows of stage i + kStages; one
+// barrier a turn.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -26,33 +30,42 @@ namespace cg = cooperative_groups;
 
 constexpr int kChunkGranules = 4;  // of one row
 constexpr int kDirect = 0;         // mode of tubes longer than four: the definition
+constexpr int kReadAhead = 4;      // target rows of a word that pass through the ring
 
 template <int kMode>
 struct Mode {
   static constexpr int kFaces = kMode == kDirect ? 1 : kMode;       // faces in a stage
   static constexpr int kComponents = kMode == kDirect ? 4 : kMode;  // accumulators, B operands
-  static constexpr int kRead = kMode == 1 ? 4 : kComponents;        // target rows read ahead
+  static constexpr int kRead = kMode == 1 ? kReadAhead : kComponents;
 };
 
-template <class T, int kWarpsN_, int kWarpsW_, int kTiles_, int kStages_, bool kAligned_>
+// Warps lie along the columns (16 each), the words (8 * kTiles each) and the chunks of a stage.
+template <class T, int kWarpsN_, int kWarpsW_, int kWarpsK_, int kTiles_, int kStages_,
+          bool kAligned_>
 struct Config {
   using Type = T;
-  static constexpr int kWarpsN = kWarpsN_, kWarpsW = kWarpsW_, kStages = kStages_;
-  static constexpr int kTiles = kTiles_;  // tiles of 8 words a warp holds
+  static constexpr int kWarpsN = kWarpsN_, kWarpsW = kWarpsW_, kWarpsK = kWarpsK_;
+  static constexpr int kTiles = kTiles_, kStages = kStages_;
   static constexpr bool kAligned = kAligned_;
   static constexpr int kColumns = 16 * kWarpsN;
   static constexpr int kWords = 8 * kTiles * kWarpsW;
-  static constexpr int kThreads = 32 * kWarpsN * kWarpsW;
+  static constexpr int kThreads = 32 * kWarpsN * kWarpsW * kWarpsK;
   static constexpr int kParts = Units<T>::kParts;
-  static constexpr int kElements = 4 * Units<T>::kPerUnit;   // in a granule
-  static constexpr int kChunk = kChunkGranules * kElements;  // target columns of a chunk
-  static constexpr int kFaceGranules = kColumns * kChunkGranules;
-  static constexpr int kRing = kStages * 4 * kFaceGranules;              // granules
-  static constexpr int kOperand = 4 * kParts * kWords * kChunkGranules;  // granules
-  static constexpr int kStride = kColumns + 4;                           // of the epilogue
-  static constexpr int kMain = (kRing + 2 * kOperand) * 16;
-  static constexpr int kEpilogue = 4 * kWords * kStride * 4;
+  static constexpr int kElements = 4 * Units<T>::kPerUnit;       // in a granule
+  static constexpr int kRowGranules = kChunkGranules * kWarpsK;  // of a row in a stage
+  static constexpr int kSpan = kRowGranules * kElements;         // target columns of a stage
+  // Granules; the four at the end of a chunk spread the chunks of a stage over the banks.
+  static constexpr int kFaceChunk = kColumns * kChunkGranules + kChunkGranules;
+  static constexpr int kFaceStage = 4 * kWarpsK * kFaceChunk;
+  static constexpr int kFeeders = kWords * kRowGranules;  // threads that feed the operand
+  static constexpr int kRowStage = kReadAhead * kFeeders;
+  static constexpr int kOperandChunk = 4 * kParts * kWords * kChunkGranules + kChunkGranules;
+  static constexpr int kOperand = kWarpsK * kOperandChunk;
+  static constexpr int kStride = kColumns + 4;  // of the epilogue
+  static constexpr int kMain = (kStages * (kFaceStage + kRowStage) + 2 * kOperand) * 16;
+  static constexpr int kEpilogue = kWarpsK * 4 * kWords * kStride * 4;
   static constexpr int kBytes = (kMain > kEpilogue ? kMain : kEpilogue) + sizeof(Tile<kWords>);
+  static_assert(kFeeders <= kThreads, "one granule of a word for each thread");
 };
 
 // What one block knows about its work.
@@ -60,94 +73,124 @@ template <class C>
 struct Block {
   const PullBackArgs& args;
   Tile<C::kWords>& tile;
-  Granule* ring;
+  Granule* faces;    // kStages stages
+  Granule* rows;     // kStages stages
   Granule* operand;  // two buffers
-  float* stage;      // epilogue, aliases the ring
+  float* stage;      // epilogue, aliases the rest
   int64_t column;    // first column of the source width
   int rank;          // part of the sum over the target width
   int split;
-  int chunk_from;
-  int chunk_to;
+  int turn_from;
+  int turn_to;
 };
 
-// One granule of a row of `width` elements from element `at`; zeros past the end.
+// Copies one granule of a row of `width` elements from element `at`; zeros past the end.
 template <class C>
-__device__ __forceinline__ Granule read_granule(const typename C::Type* row, int64_t at,
-                                                int64_t width) {
+__device__ __forceinline__ void request_granule(Granule* to, const typename C::Type* row,
+                                                int64_t at, int64_t width, bool inside) {
   using U = Units<typename C::Type>;
-  Granule out{};
+  inside = inside && at < width;
   if constexpr (C::kAligned) {
-    if (at < width) {
-      const uint4 v = __ldg(reinterpret_cast<const uint4*>(row + at));
-      out = {v.x, v.y, v.z, v.w};
-    }
+    copy_async(to, inside ? row + at : row, inside ? 16 : 0);
   } else {
+    Granule out{};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int64_t from = at + i * U::kPerUnit;
-      if (from < width) out.u[i] = U::load(row + from, static_cast<int>(width - from));
+      if (inside && from < width) out.u[i] = U::load(row + from, static_cast<int>(width - from));
     }
+    *to = out;
   }
-  return out;
 }
 
-// Requests chunk `chunk` of the faces `face` .. `face + kFaces - 1` into a stage of the ring.
-// Layout of a stage: [face][16-row tile][half][row % 8][granule].
+// This thread's share of every stage of the faces.
+// Layout of a stage: [face][chunk][16-row tile][half][row % 8][granule].
 template <class C, int kFaces>
-__device__ __forceinline__ void request_faces(const Block<C>& b, Granule* to, int64_t face,
-                                              int chunk) {
+struct FaceReader {
   using T = typename C::Type;
-  const T* faces = static_cast<const T*>(b.args.faces);
-  const int64_t width = b.args.d_tgt, rows = b.args.d_src;
-  const int c = threadIdx.x % kChunkGranules;
-  const int64_t at = static_cast<int64_t>(chunk) * C::kChunk + c * C::kElements;
-  constexpr int kStep = C::kThreads / kChunkGranules;  // rows per turn
+  static constexpr int kStep = C::kThreads / C::kRowGranules;  // rows a round
+  static constexpr int kRounds = C::kColumns / kStep;
+  static_assert(kRounds >= 1 && C::kColumns % kStep == 0, "rounds cover the columns");
+
+  const T* from;
+  int64_t face_stride;
+  int64_t row_stride;
+  int64_t rows_left;
+  int slot;
+
+  __device__ __forceinline__ explicit FaceReader(const Block<C>& b) {
+    const int granule = threadIdx.x % C::kRowGranules, row = threadIdx.x / C::kRowGranules;
+    row_stride = kStep * b.args.d_tgt;
+    face_stride = b.args.d_src * b.args.d_tgt;
+    rows_left = b.args.d_src - b.column - row;
+    from = static_cast<const T*>(b.args.faces) + b.tile.first_face * face_stride +
+           (b.column + row) * b.args.d_tgt;
+    slot =
+        granule / kChunkGranules * C::kFaceChunk + row * kChunkGranules + granule % kChunkGranules;
+  }
+
+  __device__ __forceinline__ void request(const Block<C>& b, Granule* stage, int64_t face,
+                                          int64_t at) const {
+    const T* source = from + face * face_stride;
+    const T* safe = static_cast<const T*>(b.args.faces);
 #pragma unroll
-  for (int j = 0; j < kFaces; ++j) {
+    for (int j = 0; j < kFaces; ++j) {
 #pragma unroll
-    for (int i = 0; i < C::kColumns / kStep; ++i) {
-      const int r = i * kStep + threadIdx.x / kChunkGranules;
-      const int64_t row = b.column + r;
-      const bool inside = row < rows && at < width;
-      const T* from = faces + ((face + j) * rows + (row < rows ? row : 0)) * width;
-      Granule* slot = to + j * C::kFaceGranules + r * kChunkGranules + c;
-      if constexpr (C::kAligned) {
-        copy_async(slot, from + (inside ? at : 0), inside ? 16 : 0);
-      } else {
-        *slot = inside ? read_granule<C>(from, at, width) : Granule{};
+      for (int i = 0; i < kRounds; ++i) {
+        const bool inside = i * kStep < rows_left;
+        const T* row = source + j * face_stride + i * row_stride;
+        request_granule<C>(
+            stage + j * C::kWarpsK * C::kFaceChunk + slot + i * kStep * kChunkGranules,
+            inside ? row : safe, at, b.args.d_tgt, inside);
       }
     }
   }
-}
+};
 
-// Target rows of one word, one granule wide, on their way from memory to the operand buffer.
+// Feeds one granule of one word: target rows come through the ring to the same thread, which
+// transforms them and writes the operand.
 template <class C, int kMode>
-struct Gradient {
+struct Feeder {
   using T = typename C::Type;
   using U = Units<T>;
   using M = Mode<kMode>;
-  Granule raw[M::kRead];
+
+  Word word;
+  const T* rows;
+  int slot;
+  int granule;
+  bool active;
+
+  __device__ __forceinline__ explicit Feeder(const Block<C>& b) {
+    slot = threadIdx.x / C::kRowGranules;
+    granule = threadIdx.x % C::kRowGranules;
+    active = slot < (b.tile.count + 7) / 8 * 8;
+    word = slot < b.tile.count ? b.tile.word[slot] : Word{0, 0, 0, 0};
+    rows = static_cast<const T*>(b.args.target_grad) + word.target_row * b.args.d_tgt;
+  }
 
   // Position of the i-th row read: the tube position, or for long tubes that of accumulator i.
   static __device__ __forceinline__ int position(int i, int shift, int tube) {
     return kMode == kDirect ? (i + shift) % tube : i;
   }
 
-  __device__ __forceinline__ void read(const Block<C>& b, const Word& word, int64_t at, int shift) {
-    const T* rows = static_cast<const T*>(b.args.target_grad) + word.target_row * b.args.d_tgt;
+  __device__ __forceinline__ void request(const Block<C>& b, Granule* stage, int64_t at,
+                                          int shift) const {
+    if (!active) return;
+    const T* safe = static_cast<const T*>(b.args.target_grad);
 #pragma unroll
     for (int i = 0; i < M::kRead; ++i) {
       const int t = position(i, shift, b.tile.tube);
-      raw[i] = t < word.q ? read_granule<C>(rows + t * b.args.d_tgt, at, b.args.d_tgt) : Granule{};
+      const bool inside = t < word.q;
+      request_granule<C>(stage + i * C::kFeeders + threadIdx.x,
+                         inside ? rows + t * b.args.d_tgt : safe, at, b.args.d_tgt, inside);
     }
   }
 
   // Adds the rows past the ones read ahead (words with more target tokens than the tube is long).
-  __device__ __forceinline__ void add_rest(const Block<C>& b, const Word& word, int64_t at,
-                                           int shift, int unit, float (&x)[M::kRead][U::kPerUnit]) {
+  __device__ __forceinline__ void add_rest(const Block<C>& b, int64_t from, int shift,
+                                           float (&x)[M::kRead][U::kPerUnit]) const {
     const int64_t width = b.args.d_tgt;
-    const T* rows = static_cast<const T*>(b.args.target_grad) + word.target_row * width;
-    const int64_t from = at + unit * U::kPerUnit;
     if (from >= width) return;
     const int tube = kMode == 1 ? M::kRead : b.tile.tube;
 #pragma unroll
@@ -161,18 +204,21 @@ struct Gradient {
     }
   }
 
-  // Writes the components of slot `slot`: [component][part][tile of 8][slot % 8][granule].
-  __device__ __forceinline__ void store(const Block<C>& b, Granule* to, const Word& word, int slot,
-                                        int64_t at, int shift) {
+  // Writes the components: [chunk][component][part][tile of 8][slot % 8][granule].
+  __device__ __forceinline__ void store(const Block<C>& b, Granule* to, const Granule* stage,
+                                        int64_t at, int shift) const {
+    if (!active) return;
     constexpr int kParts = C::kParts, kPer = U::kPerUnit, kN = M::kComponents;
-    Granule out[kN][kParts];
+    Granule raw[M::kRead], out[kN][kParts];
     const bool more = word.q > (kMode == 1 ? M::kRead : b.tile.tube);
+#pragma unroll
+    for (int i = 0; i < M::kRead; ++i) raw[i] = stage[i * C::kFeeders + threadIdx.x];
 #pragma unroll
     for (int unit = 0; unit < 4; ++unit) {
       float x[M::kRead][kPer];
 #pragma unroll
       for (int i = 0; i < M::kRead; ++i) U::unpack(raw[i].u[unit], x[i]);
-      if (more) add_rest(b, word, at, shift, unit, x);
+      if (more) add_rest(b, at + unit * kPer, shift, x);
       float y[kN][kPer];
 #pragma unroll
       for (int e = 0; e < kPer; ++e) {
@@ -197,12 +243,13 @@ struct Gradient {
         }
       }
     }
-    const int c = threadIdx.x % kChunkGranules;
+    to += granule / kChunkGranules * C::kOperandChunk + slot * kChunkGranules +
+          granule % kChunkGranules;
 #pragma unroll
     for (int i = 0; i < kN; ++i) {
 #pragma unroll
       for (int h = 0; h < kParts; ++h) {
-        to[(i * kParts + h) * C::kWords * kChunkGranules + slot * kChunkGranules + c] = out[i][h];
+        to[(i * kParts + h) * C::kWords * kChunkGranules] = out[i][h];
       }
     }
   }
@@ -261,20 +308,13 @@ struct Column {
   }
 };
 
-// d += a * b over one chunk; float32 takes the three leading products, small ones first.
-template <class C>
-__device__ __forceinline__ void multiply(float (&d)[4], const Fragment<C>& a, const Column<C>& b) {
-  using T = typename C::Type;
-#pragma unroll
-  for (int step = 0; step < 2; ++step) {
-    const int u = 2 * step;
-    if constexpr (C::kParts == 2) {
-      mma<T>(d, a.part[1][step], b.part[0].u[u], b.part[0].u[u + 1]);
-      mma<T>(d, a.part[0][step], b.part[1].u[u], b.part[1].u[u + 1]);
-    }
-    mma<T>(d, a.part[0][step], b.part[0].u[u], b.part[0].u[u + 1]);
-  }
-}
+// Which component of the faces meets which of the gradient in which chain of products, and which
+// chains a component of the result adds up.
+template <int kMode>
+struct Chains {
+  static constexpr int kReal = kMode == kDirect ? 4 : (kMode <= 2 ? kMode : kMode - 2);
+  static constexpr int kCount = kMode <= 2 ? kReal : kReal + 4;  // four of a complex product
+};
 
 // All products of one chunk.
 template <class C, int kMode>
@@ -282,35 +322,36 @@ __device__ __forceinline__ void compute(const Granule* faces, const Granule* ope
                                         int warp_w, int tiles, Accumulators<C, kMode>& acc) {
   using T = typename C::Type;
   using M = Mode<kMode>;
-  constexpr int kN = M::kComponents;
-  Fragment<C> a[M::kFaces];
-  Fragment<C> minus;  // - Im F
+  constexpr int kN = M::kComponents, kF = M::kFaces;
+  constexpr int kReal = Chains<kMode>::kReal, kChains = Chains<kMode>::kCount;
+  Fragment<C> a[kF + 1];  // the last is - Im F
   {
-    Granule half[2][M::kFaces];
+    Granule half[2][kF];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
-      for (int j = 0; j < M::kFaces; ++j) {
-        half[h][j] = faces[j * C::kFaceGranules + (warp_n * 2 + h) * 32 + (threadIdx.x & 31)];
+      for (int j = 0; j < kF; ++j) {
+        half[h][j] =
+            faces[j * C::kWarpsK * C::kFaceChunk + (warp_n * 2 + h) * 32 + (threadIdx.x & 31)];
       }
       if constexpr (kMode > 1) {
 #pragma unroll
         for (int unit = 0; unit < 4; ++unit) {
-          Unit x[M::kFaces];
+          Unit x[kF];
 #pragma unroll
-          for (int j = 0; j < M::kFaces; ++j) x[j] = half[h][j].u[unit];
-          to_spectrum<M::kFaces, Units<T>>(x);
+          for (int j = 0; j < kF; ++j) x[j] = half[h][j].u[unit];
+          to_spectrum<kF, Units<T>>(x);
 #pragma unroll
-          for (int j = 0; j < M::kFaces; ++j) half[h][j].u[unit] = x[j];
+          for (int j = 0; j < kF; ++j) half[h][j].u[unit] = x[j];
         }
       }
     }
 #pragma unroll
-    for (int j = 0; j < M::kFaces; ++j) a[j].set(half[0][j], half[1][j]);
+    for (int j = 0; j < kF; ++j) a[j].set(half[0][j], half[1][j]);
   }
   if constexpr (kMode > 2) {
-    minus = a[kN - 1];
-    minus.negate();
+    a[kF] = a[kF - 1];
+    a[kF].negate();
   }
 #pragma unroll
   for (int tile = 0; tile < C::kTiles; ++tile) {
@@ -318,34 +359,45 @@ __device__ __forceinline__ void compute(const Granule* faces, const Granule* ope
     Column<C> b[kN];
 #pragma unroll
     for (int i = 0; i < kN; ++i) b[i].load(operand, i, warp_w * C::kTiles + tile);
-    // float32 sums a chunk apart, see the head of the file; half precision adds in place.
-    float apart[kN][4];
+    // Chain i: d[into(i)] += a[left(i)] b[right(i)]. The complex product conj(F) g is
+    // Re: F_re g_re + F_im g_im and Im: F_re g_im - F_im g_re.
+    const auto left = [](int i) {
+      if (kMode == kDirect) return 0;
+      return i < kReal ? i : (i < kReal + 2 ? kReal : (i == kReal + 2 ? kF - 1 : kF));
+    };
+    const auto right = [](int i) {
+      if (i < kReal) return i;
+      return i == kReal || i == kReal + 3 ? kN - 2 : kN - 1;
+    };
+    const auto into = [](int i) { return i < kReal ? i : kReal + (i - kReal) % 2; };
+    if constexpr (C::kParts == 2) {
+      // Chains are summed apart, small products first; see the head of the file.
+      float apart[kChains][4] = {};
 #pragma unroll
-    for (int i = 0; i < kN; ++i) {
+      for (int step = 0; step < 2; ++step) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) apart[i][e] = C::kParts == 2 ? 0.0f : acc[i][tile][e];
-    }
-    if constexpr (kMode == kDirect) {
+        for (int term = 0; term < 3; ++term) {
 #pragma unroll
-      for (int i = 0; i < kN; ++i) multiply<C>(apart[i], a[0], b[i]);
+          for (int i = 0; i < kChains; ++i) {
+            const auto& x = a[left(i)].part[term == 0 ? 1 : 0][step];
+            const auto& y = b[right(i)].part[term == 1 ? 1 : 0];
+            mma<T>(apart[i], x, y.u[2 * step], y.u[2 * step + 1]);
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kChains; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) acc[into(i)][tile][e] += apart[i][e];
+      }
     } else {
-      constexpr int kReal = kMode <= 2 ? kMode : kMode - 2;
-      if constexpr (kMode > 2) {
-        multiply<C>(apart[kN - 2], a[kN - 1], b[kN - 1]);  // Re: F_re g_re + F_im g_im
-        multiply<C>(apart[kN - 1], minus, b[kN - 2]);      // Im: F_re g_im - F_im g_re
-      }
 #pragma unroll
-      for (int i = 0; i < kReal; ++i) multiply<C>(apart[i], a[i], b[i]);
-      if constexpr (kMode > 2) {
-        multiply<C>(apart[kN - 2], a[kN - 2], b[kN - 2]);
-        multiply<C>(apart[kN - 1], a[kN - 2], b[kN - 1]);
-      }
-    }
+      for (int step = 0; step < 2; ++step) {
 #pragma unroll
-    for (int i = 0; i < kN; ++i) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        acc[i][tile][e] = C::kParts == 2 ? acc[i][tile][e] + apart[i][e] : apart[i][e];
+        for (int i = 0; i < kChains; ++i) {
+          const auto& y = b[right(i)].part[0];
+          mma<T>(acc[into(i)][tile], a[left(i)].part[0][step], y.u[2 * step], y.u[2 * step + 1]);
+        }
       }
     }
   }
@@ -376,7 +428,8 @@ __device__ __forceinline__ void write_out(const Block<C>& b, Accumulators<C, kMo
   using T = typename C::Type;
   constexpr int kN = Mode<kMode>::kComponents;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const int warp_n = warp % C::kWarpsN, warp_w = warp / C::kWarpsN;
+  const int warp_n = warp % C::kWarpsN, warp_w = warp / C::kWarpsN % C::kWarpsW;
+  const int warp_k = warp / (C::kWarpsN * C::kWarpsW);
   __syncthreads();  // the ring is free
 #pragma unroll
   for (int i = 0; i < kN; ++i) {
@@ -386,7 +439,7 @@ __device__ __forceinline__ void write_out(const Block<C>& b, Accumulators<C, kMo
       for (int e = 0; e < 4; ++e) {
         const int slot = (warp_w * C::kTiles + tile) * 8 + 2 * (lane % 4) + (e & 1);
         const int row = warp_n * 16 + lane / 4 + 8 * (e >> 1);
-        b.stage[(i * C::kWords + slot) * C::kStride + row] = acc[i][tile][e];
+        b.stage[((warp_k * kN + i) * C::kWords + slot) * C::kStride + row] = acc[i][tile][e];
       }
     }
   }
@@ -397,8 +450,9 @@ __device__ __forceinline__ void write_out(const Block<C>& b, Accumulators<C, kMo
     float4 sum[kN];
 #pragma unroll
     for (int i = 0; i < kN; ++i) sum[i] = make_float4(0, 0, 0, 0);
-    for (int rank = 0; rank < b.split; ++rank) {
-      const float* stage = stage_of(b.stage, rank, b.split);
+    for (int part = 0; part < b.split * C::kWarpsK; ++part) {
+      const float* stage = stage_of(b.stage, part / C::kWarpsK, b.split) +
+                           part % C::kWarpsK * kN * C::kWords * C::kStride;
 #pragma unroll
       for (int i = 0; i < kN; ++i) {
         const float4 v =
@@ -434,58 +488,63 @@ __device__ __forceinline__ void write_out(const Block<C>& b, Accumulators<C, kMo
 template <class C, int kMode>
 __device__ void run(const Block<C>& b) {
   using M = Mode<kMode>;
-  // The ring holds more stages where a stage holds fewer faces.
-  constexpr int kStages = C::kAligned ? C::kStages * 4 / M::kFaces : 2;
-  constexpr int kStage = M::kFaces * C::kFaceGranules;
+  constexpr int kStages = C::kStages;
   const int warp = threadIdx.x >> 5;
-  const int warp_n = warp % C::kWarpsN, warp_w = warp / C::kWarpsN;
-  const int words = b.tile.count;
-  const int tiles = min(C::kTiles, max(0, (words + 7) / 8 - warp_w * C::kTiles));
-  const int slot = threadIdx.x / kChunkGranules;
-  const bool feeds = slot < (words + 7) / 8 * 8 && slot < C::kWords;
-  const Word word = slot < words ? b.tile.word[slot] : Word{0, 0, 0, 0};
-  const int granule = threadIdx.x % kChunkGranules * C::kElements;
-  const int chunks = b.chunk_to - b.chunk_from;
-  const int tube = b.tile.tube;
-  // Long tubes: every face is one pass over the chunks; four positions at a time.
-  const int passes = kMode == kDirect ? tube : 1;
-  const int turns = chunks * passes;
+  const int warp_n = warp % C::kWarpsN, warp_w = warp / C::kWarpsN % C::kWarpsW;
+  const int warp_k = warp / (C::kWarpsN * C::kWarpsW);
+  const int tiles = min(C::kTiles, max(0, (b.tile.count + 7) / 8 - warp_w * C::kTiles));
+  const int span = b.turn_to - b.turn_from, tube = b.tile.tube;
+  // Long tubes: every face is one pass over the target columns; four positions at a time.
+  const int turns = kMode == kDirect ? span * tube : span;
   const int rounds = kMode == kDirect ? (tube + 3) / 4 : 1;
+  const FaceReader<C, M::kFaces> reader(b);
+  const Feeder<C, kMode> feeder(b);
+  const int offset = threadIdx.x % C::kRowGranules * C::kElements;
   for (int round = 0; round < rounds; ++round) {
     Accumulators<C, kMode> acc = {};
-    const int first = 4 * round;
-    const auto chunk_of = [&](int turn) {
-      return b.chunk_from + (kMode == kDirect ? turn % chunks : turn);
-    };
-    const auto pass_of = [&](int turn) { return kMode == kDirect ? turn / chunks : 0; };
-    const auto request = [&](int turn) {
-      if (turn < turns) {
-        request_faces<C, M::kFaces>(b, b.ring + turn % kStages * kStage,
-                                    b.tile.first_face + pass_of(turn), chunk_of(turn));
-      }
-      copy_commit();
-    };
-    Gradient<C, kMode> gradient;
+    const auto pass_of = [&](int turn) { return kMode == kDirect ? turn / span : 0; };
     const auto at_of = [&](int turn) {
-      return static_cast<int64_t>(chunk_of(turn)) * C::kChunk + granule;
+      const int place = b.turn_from + (kMode == kDirect ? turn % span : turn);
+      return static_cast<int64_t>(place) * C::kSpan + offset;
     };
-    if (feeds && turns > 0) gradient.read(b, word, at_of(0), first);
+    const auto request_faces = [&](int turn) {
+      if (turn >= turns) return;
+      reader.request(b, b.faces + turn % kStages * C::kFaceStage, pass_of(turn), at_of(turn));
+    };
+    const auto request_rows = [&](int turn) {
+      if (turn >= turns) return;
+      feeder.request(b, b.rows + turn % kStages * C::kRowStage, at_of(turn),
+                     4 * round + pass_of(turn));
+    };
+    const auto feed = [&](int turn) {
+      if (turn >= turns) return;
+      feeder.store(b, b.operand + (turn & 1) * C::kOperand, b.rows + turn % kStages * C::kRowStage,
+                   at_of(turn), 4 * round + pass_of(turn));
+    };
+    request_rows(0);
+    copy_commit();
 #pragma unroll 1
-    for (int turn = 0; turn < kStages - 1; ++turn) request(turn);
+    for (int turn = 0; turn < kStages - 1; ++turn) {
+      request_faces(turn);
+      request_rows(turn + 1);
+      copy_commit();
+    }
+    copy_wait<kStages - 1>();
+    feed(0);
 #pragma unroll 1
     for (int turn = 0; turn < turns; ++turn) {
-      Granule* operand = b.operand + (turn & 1) * C::kOperand;
-      if (feeds) gradient.store(b, operand, word, slot, at_of(turn), first + pass_of(turn));
       copy_wait<kStages - 2>();
       __syncthreads();
-      request(turn + kStages - 1);
-      if (feeds && turn + 1 < turns) {
-        gradient.read(b, word, at_of(turn + 1), first + pass_of(turn + 1));
-      }
-      compute<C, kMode>(b.ring + turn % kStages * kStage, operand, warp_n, warp_w, tiles, acc);
+      request_faces(turn + kStages - 1);
+      request_rows(turn + kStages);
+      copy_commit();
+      feed(turn + 1);
+      compute<C, kMode>(b.faces + turn % kStages * C::kFaceStage + warp_k * C::kFaceChunk,
+                        b.operand + (turn & 1) * C::kOperand + warp_k * C::kOperandChunk, warp_n,
+                        warp_w, tiles, acc);
     }
     copy_wait<0>();
-    write_out<C, kMode>(b, acc, first);
+    write_out<C, kMode>(b, acc, 4 * round);
   }
 }
 
@@ -501,17 +560,18 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int rank = static_cast<int>(blockIdx.x % split);
   const int64_t index = blockIdx.x / split;
   if (!find_tile(args, index % tiles, tile, reinterpret_cast<int*>(ring))) return;
-  const int64_t chunks = (args.d_tgt + C::kChunk - 1) / C::kChunk;
+  const int64_t turns = (args.d_tgt + C::kSpan - 1) / C::kSpan;
   const Block<C> b{args,
                    tile,
                    ring,
-                   ring + C::kRing,
+                   ring + C::kStages * C::kFaceStage,
+                   ring + C::kStages * (C::kFaceStage + C::kRowStage),
                    reinterpret_cast<float*>(memory),
                    index / tiles * C::kColumns,
                    rank,
                    split,
-                   static_cast<int>(rank * chunks / split),
-                   static_cast<int>((rank + 1) * chunks / split)};
+                   static_cast<int>(rank * turns / split),
+                   static_cast<int>((rank + 1) * turns / split)};
   switch (tile.tube) {
     case 1:
       return run<C, 1>(b);

@@ -7,6 +7,10 @@
 
 namespace fuse_index {
 
+// Clusters of more than two blocks leave multiprocessors idle: not every GPC holds a multiple of
+// four (measured: docs/kernels.md).
+constexpr int kMostSplit = 2;
+
 // Most tiles that `words` words of at most `groups` groups can need.
 inline int64_t most_tiles(int64_t words, int64_t groups, int64_t per_tile) {
   const int64_t used = groups < words ? groups : words;
@@ -19,18 +23,18 @@ cudaError_t launch(const PullBackArgs& args, const DeviceTraits& device, int spl
   const auto kernel = pull_back_kernel<C>;
   const int64_t columns = (args.d_src + C::kColumns - 1) / C::kColumns;
   const int64_t tiles = most_tiles(args.words, args.groups, C::kWords);
-  const int64_t chunks = (args.d_tgt + C::kChunk - 1) / C::kChunk;
+  const int64_t turns = (args.d_tgt + C::kSpan - 1) / C::kSpan;
   if (!device.clusters) {
     split = 1;
   } else if (split == 0) {  // as many parts as keep all multiprocessors busy in one wave
     split = 1;
-    while (split < 8 && columns * tiles * split * 2 <= device.multiprocessors &&
-           split * 2 <= chunks) {
+    while (split < kMostSplit && columns * tiles * split * 2 <= device.multiprocessors &&
+           split * 2 <= turns) {
       split *= 2;
     }
   }
   const int64_t blocks = columns * tiles * split;
-  if (blocks > INT32_MAX || tiles > INT32_MAX / 8 || chunks > INT32_MAX / 8) {
+  if (blocks > INT32_MAX || tiles > INT32_MAX / 8 || turns > INT32_MAX / 8) {
     return cudaErrorInvalidConfiguration;
   }
   cudaError_t status =
@@ -56,22 +60,32 @@ inline bool is_aligned(const PullBackArgs& args, int64_t element) {
   return bits % 16 == 0;
 }
 
+template <class... C>
+constexpr int most_bytes() {
+  int most = 0;
+  ((most = C::kBytes > most ? C::kBytes : most), ...);
+  return most;
+}
+
 template <class T>
 cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBackVariant variant,
                    int split, cudaStream_t stream) {
-  constexpr bool kWide = sizeof(T) == 2;  // half precision has registers for 128 columns
-  using Few = Config<T, 8, 1, 4, 4, true>;
-  using Many = Config<T, kWide ? 8 : 4, kWide ? 1 : 2, kWide ? 8 : 4, 4, true>;
-  using Small = Config<T, 8, 1, 4, 2, true>;
-  using Loose = Config<T, 8, 1, 4, 2, false>;
+  constexpr bool kWide = sizeof(T) == 2;
+  using Few = Config<T, 2, 1, 4, 2, kWide ? 4 : 3, true>;   // 32 columns, 16 words
+  using Many = Config<T, 4, 2, 1, 4, 4, true>;              // 64 columns, 64 words
+  using Bulk = Config<T, 8, kWide ? 2 : 1, 1, 4, 3, true>;  // 128 columns, 64 or 32 words
+  using Small = Config<T, 4, 1, 1, 2, 3, true>;  // 64 columns, 16 words; fits sm_86 to sm_120
+  using Loose = Config<T, 4, 1, 1, 2, 2, false>;
   if (!is_aligned(args, sizeof(T))) return launch<Loose>(args, device, split, stream);
-  if (device.shared_bytes < Few::kBytes || device.shared_bytes < Many::kBytes) {
+  if (device.shared_bytes < most_bytes<Few, Many, Bulk>()) {
     return launch<Small>(args, device, split, stream);
   }
   if (variant == PullBackVariant::kAuto) {
-    variant = args.words <= Few::kWords ? PullBackVariant::kFew : PullBackVariant::kMany;
+    const int64_t used = args.groups < args.words ? args.groups : args.words;
+    variant = args.words <= used * Few::kWords ? PullBackVariant::kFew : PullBackVariant::kMany;
   }
   if (variant == PullBackVariant::kFew) return launch<Few>(args, device, split, stream);
+  if (variant == PullBackVariant::kBulk) return launch<Bulk>(args, device, split, stream);
   return launch<Many>(args, device, split, stream);
 }
 
