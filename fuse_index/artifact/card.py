@@ -33,7 +33,7 @@ def render_card(manifest: Manifest) -> str:
     parts = [
         "---\nlibrary_name: fuse_index\ntags:\n- fuse_index\n- fuse-adapter\n"
         "- cross-tokenizer-gradients\n---",
-        f"# {escape(source.name)} from {escape(target.name)}",
+        f"# Gradients of {escape(target.name)} for {escape(source.name)}",
         "A fuse_index bundle: it carries gradients of a loss of the target model back to the token "
         "embeddings of the source model, although the two have different tokenizers."
         if not manifest.identity

@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SHOW_AFTER_SECONDS = 1.0
 """Work that takes less shows no progress bar."""
+
+FILE_WIDTH = 200
+"""Columns a table may take where stdout is not a terminal."""
 
 _LOGGER = logging.getLogger("fuse_index")
 
@@ -56,7 +59,8 @@ def stdout_console() -> Console:
     """Return a rich console for results; text is never read as markup."""
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, emoji=False, soft_wrap=False)
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    return Console(markup=False, highlight=False, emoji=False, soft_wrap=False, width=width)
 
 
 def stderr_console() -> Console:
@@ -100,9 +104,12 @@ def print_json(value: Any) -> None:
 
 
 def print_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str | None = None,
+    justify: Literal["left", "right"] = "right",
 ) -> None:
-    """Write a table to stdout: first column to the left, all others to the right."""
+    """Write a table to stdout; ``justify`` is for all columns but the first."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -116,7 +123,7 @@ def print_table(
         pad_edge=False,
     )
     for index, name in enumerate(header):
-        table.add_column(clean(name), justify="right" if index else "left", overflow="fold")
+        table.add_column(clean(name), justify=justify if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(clean(cell) for cell in row))
     console = stdout_console()

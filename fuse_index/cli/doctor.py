@@ -179,6 +179,7 @@ def _show(report: dict[str, Any]) -> None:
         _console.print_table(
             ["native core", ""],
             [[key, _text(value)] for key, value in native.items()],
+            justify="left",
         )
     _console.print_table(
         ["device", "name", "memory", "capability"],

@@ -81,7 +81,7 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
     ):
         if pairs:
             rows = [[key, number(value)] for key, value in pairs.items()]
-            _console.print_table(["", ""], rows, title=title)
+            _console.print_table(["", ""], rows, title=title, justify="left")
     _console.print_table(
         ["file", "bytes", "sha256"],
         [[n, number(record.size), record.sha256[:16]] for n, record in manifest.files.items()],

@@ -116,7 +116,8 @@ def _root(
 
     A model is named by a Hub id, a local folder, or open_clip:ARCH[/PRETRAINED].
 
-    Every verb has --help and --json (one JSON object on stdout; progress and logs on stderr). Exit
+    Every verb has --help and --json: one JSON object on stdout, also for an error
+    ({"error": {"type", "message", "exit_code"}}); progress, logs and error lines go to stderr. Exit
     codes: 0, 2 for an error of yours, 1 for one of ours, 130 for an interrupt.
     """
     _console.set_up(debug=debug, verbose=verbose, quiet=quiet)

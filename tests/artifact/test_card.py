@@ -34,7 +34,7 @@ def test_quality_table_has_known_columns_first_and_groups_in_order():
 def test_card_says_what_from_what_and_how_good():
     card = render_card(manifest(quality={**REPORT, "overall": 0.125}, left_out={"too long": 12345}))
     assert card.startswith("---\nlibrary_name: fuse_index\n")
-    assert "# org/source-lm from org/target-encoder" in card
+    assert "# Gradients of org/target-encoder for org/source-lm" in card
     assert "| embeddings | 12 x 3 | 9 x 2 |" in card
     assert "| too long | 12,345 |" in card
     assert "| 1x1 | 3 | - | 0.500 | 1e-05 |" in card

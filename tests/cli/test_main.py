@@ -67,6 +67,24 @@ def test_help_answers_in_half_a_second():
     assert min(seconds) < 0.5
 
 
+def test_every_verb_has_json_and_helps_without_torch():
+    code = (
+        "import sys; from fuse_index.cli import main as cli\n"
+        "for name in cli.VERBS:\n"
+        "    print('VERB', name, cli.main([name, '--help']))\n"
+        "print('TORCH', 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    *helps, last = done.stdout.split("Usage: ")[1:]
+    for name, text in zip(cli.VERBS, [*helps, last], strict=True):
+        assert text.startswith(f"fuse-index {name} ")
+        assert "--json" in text
+        assert f"VERB {name} 0" in text
+    assert "TORCH False" in last
+
+
 def test_without_arguments_it_helps(capsys):
     assert cli.main([]) == 0
     assert capsys.readouterr().out.startswith("Usage: fuse-index")
