@@ -111,10 +111,10 @@ def load_transformers(
         positions=position_limit(module, config),
         stored=stored_dtype(config),
     )
-    text_tower = module.text_model if kind is ModelKind.CLIP else module
-    embedding = input_embeddings(text_tower, name)
     if kind is ModelKind.CLIP:
+        embedding = module.text_model.embeddings.token_embedding
         return TransformersClipModel(module, embedding, parts, partial(load_processor, checkpoint))
+    embedding = input_embeddings(module, name)
     if kind is ModelKind.CAUSAL:
         return CausalModel(module, embedding, parts)
     if kind is ModelKind.CLASSIFIER:
@@ -189,6 +189,10 @@ def input_embeddings(module: Any, name: str) -> Any:
     return embedding
 
 
+def _shape(value: Any) -> str:
+    return value if isinstance(value, str) else f"shape {tuple(value)}"
+
+
 def _load_module(
     checkpoint: Checkpoint,
     config: Any,
@@ -222,10 +226,13 @@ def _load_module(
 
 
 def _refuse_incomplete(info: dict[str, Any], kind: ModelKind, name: str) -> None:
-    for key, found, wanted in sorted(info["mismatched_keys"]):
+    for entry in info["mismatched_keys"]:
+        # transformers 5 says (key, shape in the file, shape by the configuration), 4 only the key
+        key, *shapes = (entry,) if isinstance(entry, str) else entry
+        found, wanted = shapes or ("another shape", "the shape")
         raise ModelError(
-            f"{name}: weight {key} has shape {tuple(found)} in the file",
-            expected=f"{tuple(wanted)} by the configuration",
+            f"{name}: weight {key} has {_shape(found)} in the file",
+            expected=f"{_shape(wanted)} by the configuration",
             remedy="configuration and weights are of different models",
         )
     missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)

@@ -65,7 +65,8 @@ def test_no_tokenizer(load: Loader, tmp_path: Path, family: str) -> None:
 def test_tokenizer_without_vocabulary(load: Loader, tmp_path: Path) -> None:
     (factory.save_model("bert", tmp_path) / "tokenizer.json").unlink()
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    assert "no tokenizer in it" in refused(load, tmp_path)
+    # transformers 4 fails on it, transformers 5 makes one of special tokens alone
+    assert "tokenizer" in refused(load, tmp_path)
 
 
 @LOADERS
@@ -135,7 +136,7 @@ def test_fewer_rows_than_tokens(load: Loader, tmp_path: Path) -> None:
 def test_configuration_of_another_model(tmp_path: Path) -> None:
     edit_config(factory.save_model("gpt2", tmp_path), vocab_size=999)
     text = refused(load_model, tmp_path)
-    assert "weight transformer.wte.weight has shape (" in text
+    assert "weight transformer.wte.weight has " in text
     assert "configuration and weights are of different models" in text
 
 

