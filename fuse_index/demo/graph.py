@@ -1,0 +1,124 @@
+"""Scene graphs: things with attributes, relations between them, and how well two graphs agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+Fact = tuple[str, ...]
+"""``(shape,)``, ``(shape, attribute)``, ``(shape, relation, shape)`` or ``("background", colour)``."""
+
+LEFT_OF = "left of"
+RIGHT_OF = "right of"
+ABOVE = "above"
+BELOW = "below"
+INVERSE = {LEFT_OF: RIGHT_OF, RIGHT_OF: LEFT_OF, ABOVE: BELOW, BELOW: ABOVE}
+CANONICAL = (LEFT_OF, ABOVE)
+"""Graphs hold these two relations only; the other two are the same facts read backwards."""
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True, order=True)
+class Thing:
+    """An object of a graph; what is not said is empty.
+
+    Attributes:
+        shape: canonical name of the shape.
+        colour: canonical name of the colour, or "".
+        size: "small", "large", or "" (medium, or not said).
+        places: where in the picture, in alphabetical order: "top", "bottom", "left", "right" or
+            "centre".
+    """
+
+    shape: str
+    colour: str = ""
+    size: str = ""
+    places: tuple[str, ...] = ()
+
+    def facts(self) -> set[Fact]:
+        """The thing as facts: that it is there, and one for every attribute."""
+        attributes = [value for value in (self.colour, self.size, *self.places) if value]
+        return {(self.shape,), *((self.shape, value) for value in attributes)}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a sentence says, or what a scene is.
+
+    Relations name shapes, as in SPICE (Anderson et al. 2016); scenes of this package never show
+    one shape twice, so a shape is an object.
+
+    Attributes:
+        things: the objects, sorted.
+        relations: ``(shape, "left of" or "above", shape)``.
+        background: canonical name of the background's colour, or "".
+    """
+
+    things: tuple[Thing, ...] = ()
+    relations: frozenset[tuple[str, str, str]] = field(default_factory=frozenset)
+    background: str = ""
+
+    @classmethod
+    def build(
+        cls,
+        things: Iterable[Thing],
+        relations: Iterable[tuple[str, str, str]] = (),
+        background: str = "",
+    ) -> Graph:
+        """Sort the things and turn every relation into one of the canonical two."""
+        canonical = frozenset(canonical_relation(*relation) for relation in relations)
+        return cls(tuple(sorted(things)), canonical, background)
+
+    def facts(self) -> frozenset[Fact]:
+        """All facts of the graph: objects, attributes, relations and the background."""
+        found: set[Fact] = set(self.relations)
+        for thing in self.things:
+            found |= thing.facts()
+        if self.background:
+            found.add((BACKGROUND, self.background))
+        return frozenset(found)
+
+
+def canonical_relation(subject: str, relation: str, other: str) -> tuple[str, str, str]:
+    """Return the same fact with "left of" or "above"."""
+    if relation in CANONICAL:
+        return subject, relation, other
+    return other, INVERSE[relation], subject
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a caption's facts agree with a scene.
+
+    Attributes:
+        precision: share of the caption's facts that are true of the scene.
+        recall: share of the scene's own graph that the caption says.
+    """
+
+    precision: float
+    recall: float
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 0 where both are."""
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
+
+
+def agreement(said: Graph, graph: Graph, truths: frozenset[Fact]) -> Agreement:
+    """Compare what a caption says with a scene, fact by fact.
+
+    It is SPICE's F-score (Anderson et al. 2016, equations 3 to 5) on exact tuples, but precision is
+    taken over everything that is true: naming the background or a third relation is no mistake,
+    and leaving it out is none either.
+
+    Args:
+        said: the caption's graph.
+        graph: the scene's own graph, what a full caption says.
+        truths: everything that is true of the scene, ``graph`` included.
+    """
+    facts, wanted = said.facts(), graph.facts()
+    precision = len(facts & truths) / len(facts) if facts else 0.0
+    recall = len(facts & wanted) / len(wanted) if wanted else 0.0
+    return Agreement(precision, recall)
