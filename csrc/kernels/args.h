@@ -40,7 +40,7 @@ struct TProductArgs {
 };
 
 // Variants of the pull-back kernel; kAuto picks by the measured crossovers (docs/kernels.md).
-enum class PullBackVariant : int { kAuto = 0, kFew = 1, kMany = 2, kBulk = 3 };
+enum class PullBackVariant : int { kAuto = 0, kFew = 1, kMany = 2, kBulk = 3, kOne = 4 };
 
 cudaError_t launch_pull_back(const PullBackArgs& args, DType dtype, int device,
                              PullBackVariant variant, int split, cudaStream_t stream);

@@ -41,12 +41,13 @@ struct Mode {
 
 // Warps lie along the columns (16 each), the words (8 * kTiles each) and the chunks of a stage.
 template <class T, int kWarpsN_, int kWarpsW_, int kWarpsK_, int kTiles_, int kStages_,
-          bool kAligned_>
+          bool kAligned_, int kBlocks_>
 struct Config {
   using Type = T;
   static constexpr int kWarpsN = kWarpsN_, kWarpsW = kWarpsW_, kWarpsK = kWarpsK_;
   static constexpr int kTiles = kTiles_, kStages = kStages_;
   static constexpr bool kAligned = kAligned_;
+  static constexpr int kBlocks = kBlocks_;  // a multiprocessor holds
   static constexpr int kColumns = 16 * kWarpsN;
   static constexpr int kWords = 8 * kTiles * kWarpsW;
   static constexpr int kThreads = 32 * kWarpsN * kWarpsW * kWarpsK;
@@ -549,7 +550,7 @@ __device__ void run(const Block<C>& b) {
 }
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, 1)
+__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
     pull_back_kernel(const PullBackArgs args, int split, int tiles) {
   extern __shared__ __align__(16) unsigned char memory[];
   constexpr int kWork = C::kBytes - static_cast<int>(sizeof(Tile<C::kWords>));
@@ -559,7 +560,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   // words of one group that need several tiles find the faces in the L2 cache.
   const int rank = static_cast<int>(blockIdx.x % split);
   const int64_t index = blockIdx.x / split;
-  if (!find_tile(args, index % tiles, tile, reinterpret_cast<int*>(ring))) return;
+  // Longer tubes usually come last and take longest, so the last tiles start first.
+  if (!find_tile(args, tiles - 1 - index % tiles, tile, reinterpret_cast<int*>(ring))) return;
   const int64_t turns = (args.d_tgt + C::kSpan - 1) / C::kSpan;
   const Block<C> b{args,
                    tile,

@@ -10,6 +10,7 @@ namespace fuse_index {
 // Clusters of more than two blocks leave multiprocessors idle: not every GPC holds a multiple of
 // four (measured: docs/kernels.md).
 constexpr int kMostSplit = 2;
+constexpr int kMostSplitShared = 8;  // where a multiprocessor holds two blocks
 
 // Most tiles that `words` words of at most `groups` groups can need.
 inline int64_t most_tiles(int64_t words, int64_t groups, int64_t per_tile) {
@@ -28,7 +29,8 @@ cudaError_t launch(const PullBackArgs& args, const DeviceTraits& device, int spl
     split = 1;
   } else if (split == 0) {  // as many parts as keep all multiprocessors busy in one wave
     split = 1;
-    while (split < kMostSplit && columns * tiles * split * 2 <= device.multiprocessors &&
+    constexpr int kMost = C::kBlocks > 1 ? kMostSplitShared : kMostSplit;
+    while (split < kMost && columns * tiles * split * 2 <= C::kBlocks * device.multiprocessors &&
            split * 2 <= turns) {
       split *= 2;
     }
@@ -71,19 +73,25 @@ template <class T>
 cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBackVariant variant,
                    int split, cudaStream_t stream) {
   constexpr bool kWide = sizeof(T) == 2;
-  using Few = Config<T, 2, 1, 4, 2, kWide ? 4 : 3, true>;   // 32 columns, 16 words
-  using Many = Config<T, 4, 2, 1, 4, 4, true>;              // 64 columns, 64 words
-  using Bulk = Config<T, 8, kWide ? 2 : 1, 1, 4, 3, true>;  // 128 columns, 64 or 32 words
-  using Small = Config<T, 4, 1, 1, 2, 3, true>;  // 64 columns, 16 words; fits sm_86 to sm_120
-  using Loose = Config<T, 4, 1, 1, 2, 2, false>;
+  using One = Config<T, 4, 1, 2, 1, 2, true, 2>;   // 64 columns, 8 words, two a processor
+  using Few = Config<T, 2, 1, 4, 2, 3, true, 1>;   // 32 columns, 16 words
+  using Many = Config<T, 4, 2, 1, 4, 4, true, 1>;  // 64 columns, 64 words
+  using Bulk = Config<T, 8, 2, 1, kWide ? 4 : 2, 3, true, 1>;  // 128 columns, 64 or 32 words
+  using Small = Config<T, 4, 1, 1, 2, 3, true, 1>;  // 64 columns, 16 words; sm_86 to sm_120
+  using Loose = Config<T, 4, 1, 1, 2, 2, false, 1>;
+  static_assert(most_bytes<One, Few, Many, Bulk>() <= 232448, "sm_90 and sm_100");
+  static_assert(most_bytes<Small, Loose>() <= 101376, "sm_86, sm_89, sm_120");
   if (!is_aligned(args, sizeof(T))) return launch<Loose>(args, device, split, stream);
-  if (device.shared_bytes < most_bytes<Few, Many, Bulk>()) {
+  if (device.shared_bytes < most_bytes<One, Few, Many, Bulk>()) {
     return launch<Small>(args, device, split, stream);
   }
   if (variant == PullBackVariant::kAuto) {
     const int64_t used = args.groups < args.words ? args.groups : args.words;
-    variant = args.words <= used * Few::kWords ? PullBackVariant::kFew : PullBackVariant::kMany;
+    variant = args.words <= used * One::kWords   ? PullBackVariant::kOne
+              : args.words <= used * Few::kWords ? PullBackVariant::kFew
+                                                 : PullBackVariant::kMany;
   }
+  if (variant == PullBackVariant::kOne) return launch<One>(args, device, split, stream);
   if (variant == PullBackVariant::kFew) return launch<Few>(args, device, split, stream);
   if (variant == PullBackVariant::kBulk) return launch<Bulk>(args, device, split, stream);
   return launch<Many>(args, device, split, stream);

@@ -7,12 +7,13 @@ Without the native extension everything gives the same numbers from pure torch, 
 
 from __future__ import annotations
 
-from fuse_index.ops import _cuda
+from fuse_index.ops import _cpu, _cuda
 from fuse_index.ops._api import face_grad, pull_back, push_forward, t_product
 from fuse_index.ops._library import t_transpose
 from fuse_index.ops._native import NativeStatus
 from fuse_index.ops._native import status as native_status
 
+_cpu.register()
 _cuda.register()
 
 __all__ = [

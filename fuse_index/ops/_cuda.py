@@ -29,6 +29,7 @@ class Variant(Enum):
     FEW = 1
     MANY = 2
     BULK = 3
+    ONE = 4
 
 
 def _ready(value: Tensor) -> Tensor:

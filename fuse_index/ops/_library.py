@@ -207,8 +207,9 @@ for _name, _kernel, _fake, _backward in (
     ("face_grad", face_grad_torch, _face_grad_fake, _face_grad_backward),
     ("t_product", t_product_torch, _t_product_fake, _t_product_backward),
 ):
-    LIBRARY.impl(_name, _kernel, "CPU")
-    if _name in ("push_forward", "face_grad"):  # the others: see _cuda.py
+    if _name != "pull_back":  # see _cpu.py
+        LIBRARY.impl(_name, _kernel, "CPU")
+    if _name not in ("pull_back", "t_product"):  # see _cuda.py
         LIBRARY.impl(_name, _kernel, "CUDA")
     _torch_library.register_fake(f"fuse_index::{_name}", _fake, lib=LIBRARY)
     _torch_library.register_autograd(
