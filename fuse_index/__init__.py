@@ -9,15 +9,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fuse_index.adapter import Adapter, FitOptions, WordLayout, bridge
+    from fuse_index.artifact import read_bundle, verify_bundle
+    from fuse_index.build import BuildOptions, build_bundle
     from fuse_index.errors import FuseIndexError
+    from fuse_index.evaluate import FidelityOptions, measure_fidelity
+    from fuse_index.models import load_model
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Adapter": "fuse_index.adapter",
+    "BuildOptions": "fuse_index.build",
+    "FidelityOptions": "fuse_index.evaluate",
+    "FitOptions": "fuse_index.adapter",
     "FuseIndexError": "fuse_index.errors",
+    "WordLayout": "fuse_index.adapter",
+    "bridge": "fuse_index.adapter",
+    "build_bundle": "fuse_index.build",
+    "load_model": "fuse_index.models",
+    "measure_fidelity": "fuse_index.evaluate",
+    "read_bundle": "fuse_index.artifact",
+    "verify_bundle": "fuse_index.artifact",
 }
 
-__all__ = ["FuseIndexError", "__version__"]
+__all__ = [
+    "Adapter",
+    "BuildOptions",
+    "FidelityOptions",
+    "FitOptions",
+    "FuseIndexError",
+    "WordLayout",
+    "__version__",
+    "bridge",
+    "build_bundle",
+    "load_model",
+    "measure_fidelity",
+    "read_bundle",
+    "verify_bundle",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests; the real models and corpora are optional and skipped where absent."""
+"""Fixtures shared by all tests; the real models and corpora are optional."""
 
 from __future__ import annotations
 

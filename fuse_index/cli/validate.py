@@ -54,10 +54,12 @@ def validate_command(
     """Measure how well a bundle's gradients predict changes of a target loss.
 
     In each sampled text one word is replaced by random words of the bundle. The true change of the
-    loss is compared with first-order predictions: by the adapter (each candidate through its own
-    word group; 'adapter_at_word': token by token through the current word's), by the word-space
-    gradient, which needs no adapter, and by random scores. Reported are Spearman's correlation and
-    the share of the 10 truly best candidates among the predicted best 10, 50 and 100.
+    loss is compared with first-order predictions: 'adapter' (the gradient is pulled back to the
+    candidate's source tokens), 'word' (the word-space gradient, which needs no adapter) and random
+    scores. Both take the gradient with the vocabulary's mean word in the position; the rows
+    '..._at_current' take it at the unchanged text, and 'adapter_by_token' there too, token by token
+    through the current word's group, as optimizers of single tokens do. Reported are Spearman's
+    correlation and the share of the 10 truly best candidates among the predicted best 10, 50, 100.
     """
     from fuse_index.adapter import Adapter
     from fuse_index.evaluate import FidelityOptions, measure_fidelity

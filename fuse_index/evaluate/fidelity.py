@@ -1,7 +1,7 @@
 """How well a first-order prediction ranks candidate words: the gradient signal, measured.
 
 For each sampled text one word position is taken and every candidate word is put there. The true
-change of a target loss is compared with what the gradient at the unchanged text predicts.
+change of a target loss is compared with first-order predictions of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.evaluate.losses import Loss, RowLoss, label_loss, nll_loss, similarity_loss
-from fuse_index.evaluate.predictors import PREDICTORS, Vocabulary
+from fuse_index.evaluate.predictors import PREDICTORS, Expansion, Vocabulary, mean_word
 from fuse_index.evaluate.ranking import Estimate, share_found, spearman
 from fuse_index.evaluate.sampling import Task, draw_tasks
 from fuse_index.words.ragged import Ragged
@@ -155,10 +155,11 @@ def measure_fidelity(
         source_embeddings.to(device, dtype),
         model.table().to(device, dtype),
     )
+    mean = mean_word(vocabulary)
     rng = np.random.default_rng([options.seed, 1])
     samples = []
     for done, task in enumerate(tasks, 1):
-        samples.append(_measure(task, vocabulary, model, options, rng))
+        samples.append(_measure(task, vocabulary, mean, model, options=options, rng=rng))
         if progress is not None:
             progress(done, len(tasks))
     return _report(tuple(samples), options)
@@ -167,12 +168,17 @@ def measure_fidelity(
 def _measure(
     task: Task,
     vocabulary: Vocabulary,
+    mean: Tensor,
     model: Model,
+    *,
     options: FidelityOptions,
     rng: np.random.Generator,
 ) -> Sample:
     loss_of = _row_loss(task, model, options)
-    gradient = _gradient(task, vocabulary, model, loss_of)
+    gradients = {
+        Expansion.CURRENT: _gradient(task, None, model, loss_of),
+        Expansion.MEAN_WORD: _gradient(task, mean, model, loss_of),
+    }
     rows = vocabulary.table.target.select(np.concatenate([[task.row], task.candidates]))
     contents = Ragged.from_lists(
         [np.concatenate([task.before, word, task.after]).tolist() for word in rows]
@@ -186,8 +192,8 @@ def _measure(
             remedy="load the model in float32, or use another loss",
         )
     predicted = {
-        name: predict(vocabulary, gradient, task.row, task.candidates).double().cpu().numpy()
-        for name, predict in PREDICTORS.items()
+        name: predict(vocabulary, gradients[at], task.row, task.candidates).double().cpu().numpy()
+        for name, (predict, at) in PREDICTORS.items()
     }
     predicted[RANDOM] = rng.standard_normal(len(task.candidates))
     return Sample(task, float(losses[0]), losses[1:] - losses[0], predicted)
@@ -217,14 +223,20 @@ def _label_index(model: Model, label: str) -> int:
     return labels.index(label)
 
 
-def _gradient(task: Task, vocabulary: Vocabulary, model: Model, loss_of: RowLoss) -> Tensor:
-    """``(q, d_tgt)`` float32: gradient of the loss at the current word's target embeddings."""
-    batch = model.batch([task.tokens.values.tolist()])
-    embeds = model.embed(batch.ids).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss_of(embeds, batch).sum(), embeds)
+def _gradient(task: Task, mean: Tensor | None, model: Model, loss_of: RowLoss) -> Tensor:
+    """``(q, d_tgt)`` float32: gradient at the current word's tokens, or at ``mean`` in their place.
+
+    The mean word takes one position; any token of the model stands for it in the batch's ids.
+    """
+    word = task.tokens[task.position] if mean is None else task.tokens[task.position][:1]
+    batch = model.batch([[*task.before.tolist(), *word.tolist(), *task.after.tolist()]])
+    embeds = model.embed(batch.ids)
     start = batch.start + len(task.before)
-    q = len(vocabulary.table.target[task.row])
-    return gradient[0, start : start + q].float()
+    if mean is not None:
+        embeds[0, start] = mean.to(embeds.dtype)
+    embeds.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss_of(embeds, batch).sum(), embeds)
+    return gradient[0, start : start + len(word)].float()
 
 
 def _losses(

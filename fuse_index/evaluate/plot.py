@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 _COLOURS = {
     "adapter": "#2c7fb8",
-    "adapter_at_word": "#7fcdbb",
+    "adapter_at_current": "#7fcdbb",
+    "adapter_by_token": "#c7e9b4",
     "word": "#d95f0e",
+    "word_at_current": "#fec44f",
     "random": "#999999",
 }
 

@@ -1,6 +1,6 @@
 """First-order predictions of what a candidate word does to a target loss.
 
-All start from the gradient of the loss at the target's embeddings of the current word, and all give
+All start from the gradient of the loss at the target's embeddings in the position, and all give
 ``(m,)`` scores, lower is better, up to a constant that is the same for every candidate.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import torch
@@ -19,6 +20,16 @@ from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 
 Rows = NDArray[np.int64]
+_CHUNK_WORDS = 8192
+
+
+class Expansion(str, Enum):
+    """Where the gradient is taken that a prediction starts from."""
+
+    CURRENT = "current"
+    """At the unchanged text, as optimizers of the field do."""
+    MEAN_WORD = "mean word"
+    """With the mean embedding of the vocabulary's words in the position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +50,7 @@ class Vocabulary:
 
 
 Predictor = Callable[[Vocabulary, Tensor, int, Rows], Tensor]
-"""``(vocabulary, gradient (q, d_tgt) at a word, its row, candidate rows (m,)) -> (m,)``."""
+"""``(vocabulary, gradient (q, d_tgt), row of the current word, candidates (m,)) -> (m,)``."""
 
 
 def by_word(vocabulary: Vocabulary, gradient: Tensor, row: int, candidates: Rows) -> Tensor:
@@ -89,12 +100,28 @@ def by_adapter_at_word(
     return torch.einsum("msd,sd->m", embeddings, pulled[: ids.shape[1]])
 
 
-PREDICTORS: dict[str, Predictor] = {
-    "adapter": by_adapter,
-    "adapter_at_word": by_adapter_at_word,
-    "word": by_word,
+PREDICTORS: dict[str, tuple[Predictor, Expansion]] = {
+    "adapter": (by_adapter, Expansion.MEAN_WORD),
+    "word": (by_word, Expansion.MEAN_WORD),
+    "adapter_at_current": (by_adapter, Expansion.CURRENT),
+    "adapter_by_token": (by_adapter_at_word, Expansion.CURRENT),
+    "word_at_current": (by_word, Expansion.CURRENT),
 }
-"""Every prediction that is measured, by the name it has in reports."""
+"""Every prediction that is measured, by the name it has in reports, and where its gradient is taken.
+
+The gradient with the mean word in the position predicts far-away candidates better than the one at
+the current word, for the same backward pass (docs/benchmarks.md, section "Gradient signal").
+"""
+
+
+def mean_word(vocabulary: Vocabulary) -> Tensor:
+    """``(d_tgt,)``: the mean over all words of the mean target embedding of their tokens."""
+    total = vocabulary.target.new_zeros(vocabulary.target.shape[1])
+    for start in range(0, len(vocabulary.table), _CHUNK_WORDS):
+        words = np.arange(start, min(start + _CHUNK_WORDS, len(vocabulary.table)))
+        rows, word, counts = _packed(vocabulary.table.target.select(words), vocabulary.target)
+        total += (rows / counts[word, None]).sum(0)
+    return total / len(vocabulary.table)
 
 
 def _packed(tokens: Ragged, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
