@@ -52,6 +52,10 @@ class ModelError(FuseIndexError):
     """A model cannot be loaded, or lacks the tokenizer or embedding table we need."""
 
 
+class LossError(FuseIndexError):
+    """An objective gives NaN, infinity or the wrong number of losses."""
+
+
 class BundleError(FuseIndexError):
     """A bundle on disk is damaged, hostile, or of another format version."""
 

@@ -160,16 +160,16 @@ class Model(ABC):
     def batch(
         self,
         contents: Sequence[Sequence[int]] | Ragged,
-        prefix: str = "",
-        suffix: str = "",
+        prefix: str | Sequence[int] = "",
+        suffix: str | Sequence[int] = "",
     ) -> Batch:
         """Frame rows of content ids with special tokens, a prefix and a suffix, and pad them.
 
         Args:
             contents: b rows of token ids.
-            prefix: text before the content, tokenized as it stands.
+            prefix: text before the content, tokenized as it stands, or token ids.
             suffix: text after the content, tokenized as it stands (begin it with a space where the
-                content ends in a word).
+                content ends in a word), or token ids.
 
         Raises:
             ModelError: a row is longer than the model's positions.
@@ -177,12 +177,17 @@ class Model(ABC):
         return build_batch(
             contents,
             self.frame,
-            prefix=self.words.encode_text(prefix) if prefix else (),
-            suffix=self.words.encode_text(suffix) if suffix else (),
+            prefix=self._ids(prefix),
+            suffix=self._ids(suffix),
             limit=self.positions,
             name=self.name,
             device=self.device,
         )
+
+    def _ids(self, text: str | Sequence[int]) -> Sequence[int]:
+        if not isinstance(text, str):
+            return text
+        return self.words.encode_text(text) if text else ()
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look token ids up: (b, L) int64 -> (b, L, width), without gradient."""

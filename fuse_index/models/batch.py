@@ -31,6 +31,7 @@ class Batch:
         lengths: (b,) int64, content tokens of each row.
         totals: (b,) int64, real tokens of each row.
         shared: the ids that all rows begin with, as plain integers; what a cached prefix may hold.
+        shortest: the smallest of ``totals`` as a plain integer.
     """
 
     ids: Tensor
@@ -39,6 +40,7 @@ class Batch:
     lengths: Tensor
     totals: Tensor
     shared: tuple[int, ...]
+    shortest: int
 
     @cached_property
     def content(self) -> Tensor:
@@ -102,6 +104,7 @@ def build_batch(
         lengths=torch.from_numpy(lengths).to(device),
         totals=torch.from_numpy(totals).to(device),
         shared=_shared_start(ids, int(totals.min())),
+        shortest=int(totals.min()),
     )
 
 

@@ -79,7 +79,7 @@ class CausalModel(Model):
         options: dict[str, Any] = {"use_cache": False}
         done = 0
         if prefix is not None:
-            done = self._check_prefix(prefix, batch)
+            done = self._check_prefix(prefix, batch.shared, length)
             options = {"use_cache": True, "past_key_values": prefix.expanded(len(batch))}
         start = max(logits_from, done)
         if self._keeps_logits and start > done:
@@ -88,7 +88,9 @@ class CausalModel(Model):
         logits = logits[:, logits.shape[1] - (length - start) :, : self.vocabulary_size]
         return ModelOutput(logits=logits, start=start)
 
-    def prefill(self, ids: Sequence[int]) -> Prefix:
+    def prefill(
+        self, ids: Sequence[int], *, prefix: Prefix | None = None, logits_from: int | None = None
+    ) -> Prefix:
         """Compute keys and values of a prompt's beginning once, without gradient.
 
         To score content, cache at most what stands before its last shared token: the logits that
@@ -96,35 +98,47 @@ class CausalModel(Model):
 
         Args:
             ids: at least one token id, special ones included (``batch.shared`` begins with them).
+            prefix: a shorter result of this method to go on from, of the same first ids.
+            logits_from: keep the logits from this position on, too.
 
         Raises:
-            OptionError: there are no ids.
-            ModelError: the model has no keys and values to cache.
+            OptionError: there are no ids, or ``logits_from`` is not one of the new positions.
+            ModelError: the model has no keys and values to cache, or ``ids`` do not begin with the
+                prefix.
         """
-        if not len(ids):
+        ids = tuple(int(i) for i in ids)
+        if not ids:
             raise OptionError(
                 "a prefix of 0 tokens", expected="at least one", remedy="leave it out"
             )
-        ids = tuple(int(i) for i in ids)
+        done = self._check_prefix(prefix, ids, len(ids)) if prefix is not None else 0
+        kept = 1 if logits_from is None else len(ids) - logits_from
+        if not 1 <= kept <= len(ids) - done:
+            raise OptionError(f"logits_from={logits_from}", expected=f"{done} to {len(ids) - 1}")
+        options: dict[str, Any] = {"use_cache": True}
+        if prefix is not None:
+            options["past_key_values"] = prefix.expanded(1)
+        if self._keeps_logits:
+            options["logits_to_keep"] = kept
         with torch.no_grad():
-            embeds = self.embed(torch.tensor([ids], device=self.device))
-            options = {"logits_to_keep": 1} if self._keeps_logits else {}
-            output = self.module(inputs_embeds=embeds, use_cache=True, **options)
+            embeds = self.embed(torch.tensor([ids[done:]], device=self.device))
+            output = self.module(inputs_embeds=embeds, **options)
         cache = getattr(output, "past_key_values", None)
         check_cacheable(cache, self.name)
-        return Prefix(ids, cache)
+        logits = output.logits[0, -kept:, : self.vocabulary_size]
+        return Prefix(ids, cache, None if logits_from is None else logits)
 
-    def _check_prefix(self, prefix: Prefix, batch: Batch) -> int:
+    def _check_prefix(self, prefix: Prefix, shared: tuple[int, ...], length: int) -> int:
         done = len(prefix)
-        if batch.shared[:done] != prefix.ids:
+        if shared[:done] != prefix.ids:
             raise ModelError(
                 f"{self.name}: a cached prefix of {done} tokens that the batch does not begin with",
-                expected=f"the first tokens of {list(batch.shared)}",
+                expected=f"the first tokens of {list(shared)}",
                 remedy="prefill(batch.shared[:-1])",
             )
-        if done >= batch.ids.shape[1]:
+        if done >= length:
             raise ModelError(
-                f"{self.name}: a cached prefix of {done} tokens for rows of {batch.ids.shape[1]}",
+                f"{self.name}: a cached prefix of {done} tokens for rows of {length}",
                 expected="at least one token after the prefix",
                 remedy="prefill(batch.shared[:-1])",
             )

@@ -172,62 +172,63 @@ def _not_of_open_clip(record: logging.LogRecord) -> bool:
     return Path(record.pathname).parent.name != "open_clip"
 
 
-_NOT_REACHABLE = (
-    r"couldn't connect|offline mode|LocalEntryNotFound|local_files_only|cached snapshot"
+# What libraries say -> what was given, expected, and to do.
+_SAYINGS = (
+    (
+        r"couldn't connect|offline mode|LocalEntryNotFound|local_files_only|cached snapshot",
+        "no {what} of it in the local cache, and the Hub cannot be reached",
+        "a model that exists",
+        "check the spelling and the network, or give a local directory",
+    ),
+    (
+        r"gated repo",
+        "the Hub gives this model only to those who accepted its terms",
+        "access to it",
+        "accept them on its page and run `hf auth login`",
+    ),
+    (
+        r"not a valid model identifier|404 Client Error|(Repository|Revision) Not Found",
+        "the Hub has no such model or revision",
+        "an existing Hub id or a local directory",
+        "check the spelling; a private model needs `hf auth login`",
+    ),
+    (
+        r"trust_remote_code|custom code",
+        "the model needs code of its own, which is never run",
+        "a model whose architecture transformers has",
+        "choose another model, or update transformers",
+    ),
+    (
+        r"Unrecognized configuration class",
+        "its architecture cannot be loaded as that kind of model",
+        "a causal language model, a classifier, an encoder, or CLIP",
+        "load it as another kind, or choose another model",
+    ),
+    (
+        r"does not recognize this architecture",
+        "this version of transformers does not know its architecture",
+        "a model whose architecture transformers has",
+        "update transformers, or choose another model",
+    ),
+    (
+        r"out of memory|can't allocate memory|Unable to allocate",
+        "its {what} do not fit into memory",
+        "enough memory for the model",
+        "load it in half precision, on another device, or choose a smaller one",
+    ),
 )
-_NOT_FOUND = r"not a valid model identifier|404 Client Error|(Repository|Revision) Not Found"
-_OWN_CODE = r"trust_remote_code|custom code"
 _NO_SAFETENSORS = r"(no file named|does not appear to have a file).*safetensors"
-_NO_MEMORY = r"out of memory|can't allocate memory"
 
 
 def translate(error: Exception, what: str, name: str) -> ModelError:
     """Turn an error of transformers, open_clip or huggingface_hub into ours."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if re.search(_NOT_REACHABLE, text):
-        return ModelError(
-            f"{name}: no {what} of it in the local cache, and the Hub cannot be reached",
-            expected="a model that exists",
-            remedy="check the spelling and the network, or give a local directory",
-        )
-    if re.search(r"gated repo", text):
-        return ModelError(
-            f"{name}: the Hub gives this model only to those who accepted its terms",
-            expected="access to it",
-            remedy="accept them on its page and run `hf auth login`",
-        )
-    if re.search(_NOT_FOUND, text):
-        return ModelError(
-            f"{name}: the Hub has no such model or revision",
-            expected="an existing Hub id or a local directory",
-            remedy="check the spelling; a private model needs `hf auth login`",
-        )
-    if re.search(_OWN_CODE, text):
-        return ModelError(
-            f"{name}: the model needs code of its own, which is never run",
-            expected="a model whose architecture transformers has",
-            remedy="choose another model, or update transformers",
-        )
+    for pattern, given, expected, remedy in _SAYINGS:
+        if re.search(pattern, text):
+            said = f"{name}: {given.format(what=what)}"
+            return ModelError(said, expected=expected, remedy=remedy)
     if re.search(_NO_SAFETENSORS, text):
         return no_safetensors(name, ["pytorch_model.bin"])
-    if "Unrecognized configuration class" in text:
-        return ModelError(
-            f"{name}: its architecture cannot be loaded as that kind of model",
-            expected="a causal language model, a classifier, an encoder, or CLIP",
-            remedy="load it as another kind, or choose another model",
-        )
-    if "does not recognize this architecture" in text:
-        return ModelError(
-            f"{name}: this version of transformers does not know its architecture",
-            expected="a model whose architecture transformers has",
-            remedy="update transformers, or choose another model",
-        )
-    if isinstance(error, MemoryError) or re.search(_NO_MEMORY, text):
-        return ModelError(
-            f"{name}: its {what} do not fit into memory ({text[:120]})",
-            expected="enough memory for the model",
-            remedy="load it in half precision, on another device, or choose a smaller one",
-        )
     return ModelError(
         f"{name}: its {what} cannot be loaded ({type(error).__name__}: {text[:240]})",
         expected="a complete checkpoint",

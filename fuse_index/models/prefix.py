@@ -6,6 +6,8 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fuse_index.errors import ModelError, OptionError
 
 
@@ -16,10 +18,12 @@ class Prefix:
     Attributes:
         ids: its token ids, special ones included.
         cache: the transformers cache of one row; never changed, :meth:`expanded` copies it.
+        logits: (n, vocabulary size) predictions of the last n tokens, where they were asked for.
     """
 
     ids: tuple[int, ...]
     cache: Any
+    logits: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -25,6 +25,7 @@ def test_layout_of_a_small_batch() -> None:
     assert batch.lengths.tolist() == [3, 1]
     assert batch.last.tolist() == [8, 6]
     assert batch.shared == (1, 7, 8)
+    assert batch.shortest == 7
     assert batch.content.nonzero().tolist() == [[0, 3], [0, 4], [0, 5], [1, 3]]
     assert len(batch) == 2
 

@@ -226,6 +226,26 @@ def test_cut_prefix_equals_a_shorter_prefill(loaded: Load, family: str) -> None:
         whole.cut(0)
 
 
+@every_causal
+def test_a_prefix_can_be_prolonged_and_keep_its_logits(loaded: Load, family: str) -> None:
+    model = loaded(family)
+    assert isinstance(model, CausalModel)
+    batch = model.batch([model.words.encode_text("a brown dog runs over the grass")])
+    full = model.forward(model.embed(batch.ids), batch).logits
+    assert full is not None
+    short = model.prefill(batch.shared[:2])
+    assert short.logits is None
+    longer = model.prefill(batch.shared[:-1], prefix=short, logits_from=3)
+    assert longer.logits is not None
+    torch.testing.assert_close(longer.logits, full[0, 3:-1], atol=1e-5, rtol=1e-5)
+    last = model.forward(model.embed(batch.ids), batch, prefix=longer).logits
+    torch.testing.assert_close(last, full[:, -1:], atol=1e-5, rtol=1e-5)
+    with pytest.raises(OptionError, match="logits_from=1; expected 2 to"):
+        model.prefill(batch.shared, prefix=short, logits_from=1)
+    with pytest.raises(ModelError, match="does not begin with"):
+        model.prefill([9, *batch.shared], prefix=short)
+
+
 @every_classifier
 def test_classifier_logits_and_labels(loaded: Load, family: str) -> None:
     model = loaded(family)
