@@ -102,6 +102,7 @@ class OpenClipBackend:
         self.unknown_id: int | None = None
         specials = [tokenizer.decoder[id_] for id_ in _open_clip_specials(tokenizer)]
         self.special_ids = frozenset(tokenizer.encoder[token] for token in specials)
+        self.cleans_known_way = _module(tokenizer) in ("open_clip", "clip")
         # The specials are found by the pattern and mapped to themselves by the cache; without both,
         # a text that spells one is split and merged like any other.
         self._tokenizer.cache = {}
@@ -133,8 +134,9 @@ class CleaningBackend:
     """A tokenizer that cleans its text first, as open_clip's ``HFTokenizer`` does."""
 
     def __init__(self, inner: Backend, clean: Callable[[str], str]) -> None:
-        self._inner = inner
+        self.inner = inner
         self.clean = clean
+        self.cleans_known_way = getattr(clean, "__module__", "").startswith("open_clip.")
         self.tokens = inner.tokens
         self.unknown_id = inner.unknown_id
         self.special_ids = inner.special_ids
@@ -142,11 +144,11 @@ class CleaningBackend:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text."""
-        return self._inner.encode_batch([self.clean(text) for text in texts])
+        return self.inner.encode_batch([self.clean(text) for text in texts])
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of every row."""
-        return self._inner.decode_batch(rows)
+        return self.inner.decode_batch(rows)
 
     def independent(self, word: str) -> bool:
         """See :func:`cleans_alone`."""
@@ -179,6 +181,10 @@ def tokens_by_id(vocabulary: dict[str, int]) -> list[str | None]:
     for token, id_ in vocabulary.items():
         tokens[id_] = token
     return tokens
+
+
+def _module(tokenizer: Any) -> str:
+    return type(tokenizer).__module__.partition(".")[0]
 
 
 def _added_token_splitter(added: dict[str, int]) -> Callable[[str], list[str]]:

@@ -14,6 +14,8 @@ from fuse_index.words.backends import tokens_by_id
 logger = logging.getLogger(__name__)
 
 Finish = Callable[[str], str]
+SAME = "same"
+SUFFIX_TO_SPACE = "suffix to space"
 
 
 class FastBackend:
@@ -46,15 +48,16 @@ class FastBackend:
             special |= {str(token) for token in outer.all_special_tokens}
         self.special_ids = frozenset(vocabulary[token] for token in special if token in vocabulary)
         self.unknown_id = _unknown_id(spec, vocabulary, outer)
+        self.special_tokens = frozenset(special)
         self.spec = spec
         self._tokenizer = Tokenizer.from_str(json.dumps(_hide_specials(spec, special)))
         self._tokenizer.encode_special_tokens = True
         self._decoder = self._tokenizer.decoder
-        self._finish, finish_name = self._find_finish(backend, outer)
+        self._finish, self.finish = self._find_finish(backend, outer)
         self.definition = {
             **_pruned({key: value for key, value in spec.items() if key != "version"}),
             "special": sorted(self.special_ids),
-            "finish": finish_name,
+            "finish": self.finish,
         }
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -66,6 +69,11 @@ class FastBackend:
         """Text of every row."""
         finish = self._finish
         return [finish(self._join(row)) for row in rows]
+
+    def normalize(self, text: str) -> str:
+        """What the normalizer makes of a text."""
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def independent(self, word: str) -> bool:
         """Nothing is cleaned before the tokenizer's own normalizer."""
@@ -79,11 +87,11 @@ class FastBackend:
     def _find_finish(self, backend: Any, outer: Any) -> tuple[Finish, str]:
         """Find what the caller's ``decode`` does to the joined text, by comparing results."""
         if outer is None:
-            return _same, "same"
+            return _same, SAME
         suffix = self.spec["model"].get("end_of_word_suffix") or ""
-        choices: list[tuple[Finish, str]] = [(_same, "same")]
+        choices: list[tuple[Finish, str]] = [(_same, SAME)]
         if suffix:
-            choices.append((lambda text: text.replace(suffix, " ").strip(), "suffix to space"))
+            choices.append((lambda text: text.replace(suffix, " ").strip(), SUFFIX_TO_SPACE))
         if hasattr(outer, "clean_up_tokenization"):
             choices.append((outer.clean_up_tokenization, "clean up"))
         rows = self._probe_rows()

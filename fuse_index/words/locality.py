@@ -1,0 +1,254 @@
+"""Where a text can be cut so that a tokenizer treats the parts independently, by proof.
+
+A cut is a single space between two ordinary characters. For tokenizers of the Rust library the
+proof reads the pipeline: every normalizer works character by character (checked on the characters
+that may stand beside a cut), and either a pre-tokenizer always splits before such a space, or no
+merge of the BPE model ever joins a space to what stands before it. Anything unknown means no proof,
+and every text goes through the tokenizer as a whole.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuse_index.words.backends import Backend, CleaningBackend, OpenClipBackend
+from fuse_index.words.cleaning import is_plain
+from fuse_index.words.fast_backend import FastBackend
+
+PLANE = 1 << 16
+_CANDIDATES = (*range(0x21, 0x700), *range(0xAC00, 0xD7A4, 97))
+
+_CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
+_CLIP = rf"{_CONTRACTIONS}|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+SAFE_SPLITS = frozenset(
+    {
+        # GPT-2
+        rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",
+        # GPT-4 and Llama 3; Qwen 2
+        rf"(?i:{_CONTRACTIONS}){_WORD}|\p{{N}}{{1,3}}{_TAIL}",
+        rf"(?i:{_CONTRACTIONS}){_WORD}|\p{{N}}{_TAIL}",
+        # CLIP, with and without its special tokens
+        _CLIP,
+        rf"<\|startoftext\|>|<\|endoftext\|>|{_CLIP}",
+        # digits and spaces
+        *(r"\p{N}{1,3}", r"\p{N}", r"\d", r"[0-9]", r"\s+", r"\s"),
+    }
+)
+"""Patterns that match a single space at the start of a match only, look at nothing before the
+match, and look ahead at white space only."""
+
+
+@dataclass(frozen=True, eq=False)
+class Locality:
+    """The places where a tokenizer's text may be cut.
+
+    Args:
+        neighbours: ``(65536,)`` booleans: the characters that may stand on either side of a space
+            for it to be a cut; beyond the basic plane none may.
+        whole: tells the parts that must not be tokenized alone: the whole text must be.
+    """
+
+    neighbours: NDArray[np.bool_]
+    whole: Callable[[str], bool]
+
+    def cuts(self, text: str) -> list[int]:
+        """Offsets, in characters, of the spaces that begin a new part."""
+        found, start = [], text.find(" ", 1)
+        while 0 <= start < len(text) - 1:
+            if self._ordinary(text[start - 1]) and self._ordinary(text[start + 1]):
+                found.append(start)
+            start = text.find(" ", start + 1)
+        return found
+
+    def _ordinary(self, character: str) -> bool:
+        code = ord(character)
+        return code < PLANE and bool(self.neighbours[code])
+
+
+def locality_of(backend: Backend) -> Locality | None:
+    """The proof for a tokenizer, or None where there is none.
+
+    Args:
+        backend: the private copy of the tokenizer.
+    """
+    if isinstance(backend, FastBackend):
+        return _of_fast(backend)
+    if isinstance(backend, OpenClipBackend) and backend.cleans_known_way:
+        return Locality(_ascii(), lambda part: not is_plain(part))
+    if isinstance(backend, CleaningBackend) and backend.cleans_known_way:
+        inner = locality_of(backend.inner)
+        # Cleaning may remove what stands beside a cut, and then any other character does.
+        if inner is None or not inner.neighbours[_ascii()].all():
+            return None
+        return Locality(_ascii(), partial(_cleaned_whole, backend.clean, inner.whole))
+    return None
+
+
+def _cleaned_whole(clean: Callable[[str], str], whole: Callable[[str], bool], part: str) -> bool:
+    """Parts that cleaning could connect with others, or make disappear."""
+    return not is_plain(part) or not clean(part) or whole(clean(part))
+
+
+def _ascii() -> NDArray[np.bool_]:
+    flags = np.zeros(PLANE, np.bool_)
+    flags[0x21:0x7F] = True
+    return flags
+
+
+def _of_fast(backend: FastBackend) -> Locality | None:
+    spec, normalize = backend.spec, backend.normalize
+    image = _space_image(spec["normalizer"])
+    if image is None:
+        return None
+    split, image = _splits(spec["pre_tokenizer"], image)
+    if split is None or not _model_is_local(spec["model"], split, image):
+        return None
+    barriers = []
+    for token in spec["added_tokens"]:
+        if token["content"] in backend.special_tokens:
+            continue
+        content = token["content"]
+        plain = normalize(content) if token["normalized"] else content
+        if token["lstrip"] or token["rstrip"] or not plain:
+            return None
+        if not any(map(_is_gap, plain)):
+            barriers.append((content, plain))
+        elif len(plain) < 2 or not all(map(_is_gap, plain)):
+            return None
+    return Locality(_ordinary_characters(normalize), partial(_has_barrier, normalize, barriers))
+
+
+def _has_barrier(
+    normalize: Callable[[str], str], barriers: list[tuple[str, str]], part: str
+) -> bool:
+    """Whether an added token may be found in a part: then the tokenizer cuts there first."""
+    if not barriers:
+        return False
+    plain = normalize(part)
+    return any(content in part or image in plain for content, image in barriers)
+
+
+def _is_gap(character: str) -> bool:
+    return character.isspace() or character == "▁"
+
+
+def _ordinary_characters(normalize: Callable[[str], str]) -> NDArray[np.bool_]:
+    """Characters that the normalizer keeps apart from a space beside them."""
+    flags = np.zeros(PLANE, np.bool_)
+    head = normalize("a")
+    space = normalize("a b")[len(head) : -1]
+    for code in _CANDIDATES:
+        character = chr(code)
+        if unicodedata.category(character)[0] not in "LNPS" or unicodedata.combining(character):
+            continue
+        inside = normalize(f"a{character}b")
+        middle = inside[len(head) : -1]
+        flags[code] = (
+            inside == f"{head}{middle}b"
+            and middle != ""
+            and not any(map(_is_gap, middle))
+            and normalize(f"a {character}b") == f"{head}{space}{middle}b"
+            and normalize(f"a{character} b") == f"{head}{middle}{space}b"
+            and unicodedata.combining(middle[0]) == 0
+        )
+    return flags
+
+
+def _space_image(normalizer: Any) -> str | None:
+    """What a single space becomes, or None if the normalizer is not known to be local."""
+    image: str | None = " "
+    for step in _steps(normalizer, "normalizers"):
+        kind = step["type"]
+        if kind == "Replace":
+            image = _replaced(step, image or "")
+        elif kind not in _LOCAL_NORMALIZERS:
+            image = None
+        if image is None:
+            return None
+    return image
+
+
+_LOCAL_NORMALIZERS = frozenset(
+    {
+        *("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"),
+        *("Nmt", "Strip", "Prepend", "Precompiled"),
+    }
+)
+
+
+def _replaced(step: dict[str, Any], image: str) -> str | None:
+    pattern, content = step["pattern"], step["content"]
+    text = pattern.get("String")
+    if text is None:  # a regular expression: only those that shorten runs of spaces
+        runs = {r"\s+": " ", " {2,}": image}
+        return image if runs.get(pattern.get("Regex")) == image else None
+    if text == image and content and not content.isspace():
+        return content if len(content) == 1 else None
+    if not any(map(_is_gap, text)) and content and not any(map(_is_gap, content)):
+        return image
+    return None
+
+
+def _splits(pre_tokenizer: Any, image: str) -> tuple[bool | None, str]:
+    """Whether a pre-tokenizer always splits at a cut (None: not known), and the space's image."""
+    split = False
+    for step in _steps(pre_tokenizer, "pretokenizers"):
+        kind = step["type"]
+        if kind in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit") and image == " ":
+            split = True
+        elif kind == "ByteLevel" and image == " ":
+            split = split or bool(step.get("use_regex", True))
+            image = "Ġ"
+        elif kind == "Metaspace" and step["replacement"] == "▁":
+            split, image = split or bool(step.get("split", True)), "▁"
+        elif kind == "Split" and image == " " and _is_safe_split(step):
+            split = split or _cuts_spaces(step)
+        elif kind == "Split" and image != " " and step["pattern"].get("String") == " ":
+            continue  # Gemma: its normalizer leaves no space to split at
+        elif kind not in ("Digits", "Punctuation") or image != " ":
+            return None, image
+    return split, image
+
+
+def _is_safe_split(step: dict[str, Any]) -> bool:
+    pattern = step["pattern"].get("Regex")
+    behaviour = (step["behavior"], bool(step["invert"]))
+    return pattern in SAFE_SPLITS and behaviour in (("Isolated", False), ("Removed", True))
+
+
+def _cuts_spaces(step: dict[str, Any]) -> bool:
+    """Whether the pattern is one that matches every character, spaces too, or drops spaces."""
+    return "\\s" in step["pattern"]["Regex"]
+
+
+def _model_is_local(model: dict[str, Any], split: bool, image: str) -> bool:
+    """Whether the model keeps what stands left and right of a cut apart."""
+    if model.get("dropout"):
+        return False
+    if split:
+        return model["type"] in ("BPE", "WordPiece", "WordLevel", "Unigram")
+    affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+    if model["type"] != "BPE" or affixes or model.get("ignore_merges"):
+        return False
+    if image not in model["vocab"]:
+        return False  # unknown characters in a row become one token
+    merges = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"])
+    return not any(right.startswith(image) and not left.endswith(image) for left, right in merges)
+
+
+def _steps(part: Any, key: str) -> list[dict[str, Any]]:
+    """A pipeline's steps in a row, sequences inside sequences resolved."""
+    if part is None:
+        return []
+    if part["type"] == "Sequence":
+        return [step for inner in part[key] for step in _steps(inner, key)]
+    return [part]
