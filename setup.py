@@ -230,6 +230,8 @@ class Wheel(bdist_wheel):
         self.run_command("build")
         self.skip_build = True
         self.root_is_pure = not self.get_finalized_command("build_ext").built
+        if self.root_is_pure:
+            self.distribution.ext_modules = []  # else the files go to the platform's folder
         super().run()
 
     def get_tag(self) -> tuple[str, str, str]:

@@ -10,12 +10,19 @@ namespace fuse_index {
 // Clusters of more than two blocks leave multiprocessors idle: not every GPC holds a multiple of
 // four (measured: docs/kernels.md).
 constexpr int kMostSplit = 2;
-constexpr int kMostSplitShared = 8;  // where a multiprocessor holds two blocks
+constexpr int kMostSplitShared = 4;  // where a multiprocessor holds two blocks
 
 // Most tiles that `words` words of at most `groups` groups can need.
 inline int64_t most_tiles(int64_t words, int64_t groups, int64_t per_tile) {
   const int64_t used = groups < words ? groups : words;
   return used + (words - used) / per_tile;
+}
+
+// Blocks of a grid whose sums are not split.
+template <class C>
+int64_t blocks_of(const PullBackArgs& args) {
+  return (args.d_src + C::kColumns - 1) / C::kColumns *
+         most_tiles(args.words, args.groups, C::kWords);
 }
 
 template <class C>
@@ -72,12 +79,12 @@ constexpr int most_bytes() {
 template <class T>
 cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBackVariant variant,
                    int split, cudaStream_t stream) {
-  constexpr bool kWide = sizeof(T) == 2;
-  using One = Config<T, 4, 1, 2, 1, 2, true, 2>;   // 64 columns, 8 words, two a processor
+  using One = Config<T, 4, 1, 2, 1, 2, true, 2>;   // 64 columns, 8 words, two a multiprocessor
   using Few = Config<T, 2, 1, 4, 2, 3, true, 1>;   // 32 columns, 16 words
   using Many = Config<T, 4, 2, 1, 4, 4, true, 1>;  // 64 columns, 64 words
-  using Bulk = Config<T, 8, 2, 1, kWide ? 4 : 2, 3, true, 1>;  // 128 columns, 64 or 32 words
-  using Small = Config<T, 4, 1, 1, 2, 3, true, 1>;  // 64 columns, 16 words; sm_86 to sm_120
+  // The same, two a multiprocessor; float32 has not the registers.
+  using Bulk = Config<T, 4, 2, 1, 4, sizeof(T) == 2 ? 2 : 4, true, sizeof(T) == 2 ? 2 : 1>;
+  using Small = Config<T, 4, 1, 1, 2, 3, true, 1>;  // 64 columns, 16 words; sm_80 to sm_120
   using Loose = Config<T, 4, 1, 1, 2, 2, false, 1>;
   static_assert(most_bytes<One, Few, Many, Bulk>() <= 232448, "sm_90 and sm_100");
   static_assert(most_bytes<Small, Loose>() <= 101376, "sm_86, sm_89, sm_120");
@@ -87,9 +94,10 @@ cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBac
   }
   if (variant == PullBackVariant::kAuto) {
     const int64_t used = args.groups < args.words ? args.groups : args.words;
-    variant = args.words <= used * One::kWords   ? PullBackVariant::kOne
-              : args.words <= used * Few::kWords ? PullBackVariant::kFew
-                                                 : PullBackVariant::kMany;
+    const bool thin = args.words <= used * Few::kWords;
+    variant = !thin                                                   ? PullBackVariant::kBulk
+              : 4 * blocks_of<Few>(args) < 3 * device.multiprocessors ? PullBackVariant::kOne
+                                                                      : PullBackVariant::kFew;
   }
   if (variant == PullBackVariant::kOne) return launch<One>(args, device, split, stream);
   if (variant == PullBackVariant::kFew) return launch<Few>(args, device, split, stream);
