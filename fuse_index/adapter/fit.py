@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fuse_index.adapter._workers import Workers
 from fuse_index.adapter.gram import GroupGram
 from fuse_index.adapter.groups import FALLBACK, WordGroup, group_words
 from fuse_index.adapter.lstsq import Method, Solution, solve_problem
@@ -80,17 +81,25 @@ def fit_adapter(
     """
     options = options or FitOptions()
     _check(table, source_embeddings, target_embeddings)
-    stream = WordStream(table, source_embeddings, target_embeddings, options.chunk_words)
     groups = group_words(table, options)
     tick = _ticker(sum(len(g.train) + len(g.held_out) for g in groups), progress)
-    fitter = _Fitter(stream, options, tick)
-    for group in groups:
-        fitter.fit(group)
-    fitter.fit_fallback(np.concatenate([g.train for g in groups]))
+    with Workers(source_embeddings.device) as workers:
+        stream = WordStream(
+            table,
+            source_embeddings,
+            target_embeddings,
+            workers=workers,
+            chunk_words=options.chunk_words,
+        )
+        fitter = _Fitter(stream, options, tick)
+        for group in groups:
+            fitter.fit(group)
+        fitter.fit_fallback(np.concatenate([g.train for g in groups]))
+        quality = report(stream, groups, fitter.adapters, tick)
     return Fit(
         adapters=fitter.adapters,
         fallbacks=fitter.fallbacks,
-        quality=report(stream, groups, fitter.adapters, tick),
+        quality=quality,
         ridges=fitter.ridges,
         methods=fitter.methods,
         options=options,
@@ -110,7 +119,7 @@ class _Fitter:
         self._stream = stream
         self._options = options
         self._tick = tick
-        self._common = GroupGram(1, *stream.widths, stream.device)
+        self._common = GroupGram(1, *stream.widths, workers=stream.workers, device=stream.device)
         self._single = True  # whether float32 products are still worth a try
 
     def fit(self, group: WordGroup) -> None:
@@ -126,7 +135,7 @@ class _Fitter:
             self._common.add_face(gram, group.q)
         elif count:
             for source, target in self._stream.read(group.train, torch.float64):
-                self._common.add_summed(source, target)
+                self._common.add(self._common.prepare_summed(source, target))
 
     def fit_fallback(self, rows: Rows) -> None:
         """Fit the fallback from the sums of all groups; ``rows`` are their words."""

@@ -24,7 +24,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_MIN_BLOCK = 128
+from fuse_index.adapter._workers import Workers
+
+# Blocks of rows that are computed on their own. Fixed, so that the bits do not depend on threads.
+_MIN_BLOCK, _BLOCKS = 128, 8
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,21 @@ def from_half_spectrum(faces: list[Tensor], k: int) -> Tensor:
     return mixed.view(k, *faces[0].shape)
 
 
+@dataclass(frozen=True)
+class Sums:
+    """A chunk of words ready to be multiplied.
+
+    Attributes:
+        source: ``(sums, m, source width)``, the sums of source tokens that a tube length needs.
+        target: ``(sums, m, target width)``.
+        energy: sum of the squares of the target embeddings.
+    """
+
+    source: Tensor
+    target: Tensor
+    energy: float
+
+
 class GroupGram:
     """Accumulates the normal equations of one problem.
 
@@ -110,6 +128,7 @@ class GroupGram:
         k: tube length.
         source_width: width of the source embeddings.
         target_width: width of the target embeddings.
+        workers: that multiply.
         device: where to accumulate.
 
     Attributes:
@@ -117,32 +136,36 @@ class GroupGram:
         single: whether some of the products were made in float32.
     """
 
-    def __init__(self, k: int, source_width: int, target_width: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        k: int,
+        source_width: int,
+        target_width: int,
+        *,
+        workers: Workers,
+        device: torch.device,
+    ) -> None:
         self.target_energy = 0.0
         self.single = False
+        self._workers = workers
         self._recipe = _recipe(k)
-        self._block = max(_MIN_BLOCK, source_width // 4)
+        self._block = max(_MIN_BLOCK, -(-source_width // _BLOCKS))
         shape = (len(self._recipe.products), source_width)
         self._grams = torch.zeros(*shape, source_width, dtype=torch.float64, device=device)
         self._crosses = torch.zeros(*shape, target_width, dtype=torch.float64, device=device)
-        self._scratch: tuple[Tensor, Tensor] | None = None
 
-    def add(self, source: Tensor, target: Tensor) -> None:
-        """Fold a chunk of ``m`` words in.
+    def prepare(self, source: Tensor, target: Tensor) -> Sums:
+        """Return the sums of tokens that :meth:`add` multiplies; changes nothing.
 
         Args:
             source: ``(p, m, source_width)`` float64 or float32, ``p <= k``.
             target: ``(q, m, target_width)`` of the same dtype, ``q <= k``.
         """
-        self.target_energy += _energy(target)
-        self.single |= source.dtype is torch.float32
-        x_sums = _mix(self._recipe.source, source)
-        y_sums = _mix(self._recipe.target, target)
-        for unit, (left, right, cross) in enumerate(self._recipe.products):
-            self._multiply(unit, x_sums[left], x_sums[right], y_sums[cross])
+        recipe = self._recipe
+        return Sums(_mix(recipe.source, source), _mix(recipe.target, target), _energy(target))
 
-    def add_summed(self, source: Tensor, target: Tensor) -> None:
-        """Fold in words as the fallback's problem takes them (``k = 1``): sums of tokens.
+    def prepare_summed(self, source: Tensor, target: Tensor) -> Sums:
+        """Return the sums for words as the fallback's problem takes them (``k = 1``).
 
         Args:
             source: ``(p, m, source_width)``, summed over ``p`` and counted once per target token.
@@ -150,8 +173,15 @@ class GroupGram:
         """
         scale = len(target) ** 0.5
         summed = target.sum(0, keepdim=True) / scale
-        self.add(source.sum(0, keepdim=True) * scale, summed)
-        self.target_energy += _energy(target) - _energy(summed)
+        return Sums(source.sum(0, keepdim=True) * scale, summed, _energy(target))
+
+    def add(self, sums: Sums) -> None:
+        """Fold a chunk of words in."""
+        self.target_energy += sums.energy
+        self.single |= sums.source.dtype is torch.float32
+        starts = range(0, self._grams.shape[-1], self._block)
+        tasks = [(unit, start) for start in starts for unit in range(len(self._recipe.products))]
+        self._workers.map(lambda task: self._multiply(sums, *task), tasks)
 
     def add_face(self, other: GroupGram, target_tokens: int) -> None:
         """Fold in face 0 of another group's sums, as the fallback's problem weights them.
@@ -164,42 +194,35 @@ class GroupGram:
         self.target_energy += other.target_energy
         self.single |= other.single
         self._grams[0].add_(other._grams[0], alpha=target_tokens)
-        cross = other._crosses[
-            0
-        ]  # (source width, target width) or (source width, q * target width)
+        # the target tokens of other may stand side by side
+        cross = other._crosses[0]
         self._crosses[0].add_(cross.view(len(cross), -1, self._crosses.shape[-1]).sum(1))
 
     def systems(self) -> list[FaceSystem]:
         """Return the normal equations of every face of the half spectrum."""
-        faces, unit = [], 0
-        for weight in self._recipe.weights:
-            used = slice(unit, unit + 2 * weight - 1)
-            unit = used.stop
-            gram, right = _finish(self._grams[used]), _finish(self._crosses[used])
-            upper = gram.triu(1)
-            gram = gram.triu_().add_(upper.mH)
-            faces.append(FaceSystem(gram, right, weight))
-        return faces
+        return self._workers.map(self._system, range(len(self._recipe.weights)))
 
-    def _multiply(self, unit: int, left: Tensor, right: Tensor, cross: Tensor) -> None:
-        exact = left.dtype == torch.float64
-        if exact:
-            gram, total = self._grams[unit], self._crosses[unit]
-        else:
-            if self._scratch is None:
-                self._scratch = (
-                    torch.zeros_like(self._grams[0], dtype=left.dtype),
-                    torch.zeros_like(self._crosses[0], dtype=left.dtype),
-                )
-            gram, total = self._scratch
-        beta = 1 if exact else 0
-        for start in range(0, left.shape[1], self._block):
-            stop = start + self._block
-            gram[start:stop, start:].addmm_(left[:, start:stop].T, right[:, start:], beta=beta)
-        total.addmm_(left.T, cross, beta=beta)
-        if not exact:
-            self._grams[unit].add_(gram)
-            self._crosses[unit].add_(total)
+    def _system(self, face: int) -> FaceSystem:
+        sizes = [2 * weight - 1 for weight in self._recipe.weights]  # products of every face
+        used = slice(sum(sizes[:face]), sum(sizes[: face + 1]))
+        gram, right = _finish(self._grams[used]), _finish(self._crosses[used])
+        upper = gram.triu(1)
+        return FaceSystem(gram.triu_().add_(upper.mH), right, self._recipe.weights[face])
+
+    def _multiply(self, sums: Sums, unit: int, start: int) -> None:
+        """Add one block of rows of one product: on and above the diagonal, and of the target's."""
+        left, right, cross = self._recipe.products[unit]
+        rows = slice(start, start + self._block)
+        block = sums.source[left][:, rows].T
+        _add_product(self._grams[unit, rows, start:], block, sums.source[right][:, start:])
+        _add_product(self._crosses[unit, rows], block, sums.target[cross])
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
 
 
 @lru_cache(maxsize=16)

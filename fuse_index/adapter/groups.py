@@ -46,7 +46,10 @@ def group_words(table: WordTable, options: FitOptions) -> list[WordGroup]:
     A word's lot depends on the word and the seed only, not on the other words or their order.
     """
     p, q = table.source.lengths, table.target.lengths
-    keys = _word_keys(table.words, options.seed)
+    if options.holdout > 0 or options.max_words is not None:
+        keys = _word_keys(table.words, options.seed)
+    else:  # nothing to draw
+        keys = np.zeros(len(table.words), dtype=np.uint64)
     held_out = keys < np.uint64(int(options.holdout * 2**64))
     if held_out.all():
         held_out[:] = False
@@ -77,8 +80,8 @@ def group_words(table: WordTable, options: FitOptions) -> list[WordGroup]:
 def _word_keys(words: Sequence[str], seed: int) -> NDArray[np.uint64]:
     """Return one uniform 64-bit number per word: a keyed hash of the word itself."""
     key = seed.to_bytes((seed.bit_length() + 7) // 8 or 1, "little")
-    digests = (
+    digests = [
         hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
         for word in words
-    )
+    ]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)

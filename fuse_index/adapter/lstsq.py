@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -24,7 +25,6 @@ from fuse_index.adapter.solve import (
     cross_validated_ridge,
     decompose,
     mean_eigenvalue,
-    one_thread,
     solve_cholesky,
     solve_spectrum,
 )
@@ -137,15 +137,20 @@ def _single_pays(problem: Problem, ridge: Ridge) -> bool:
 
 def _accumulate(problem: Problem, dtype: torch.dtype, tick: Tick | None) -> GroupGram | None:
     """Fold all words in; ``None`` where the first chunk shows that float32 will not do."""
-    gram = None
-    for source, target in problem.read(dtype):
-        if gram is None:
-            if dtype is torch.float32 and _is_anisotropic(source):
-                return None
-            gram = GroupGram(problem.k, *problem.widths, problem.device)
-        gram.add(source, target)
+    gram = GroupGram(problem.k, *problem.widths, workers=problem.workers, device=problem.device)
+    chunks = problem.read(dtype)
+    if dtype is torch.float32:
+        first = next(chunks)
+        if _is_anisotropic(first[0]):
+            return None
+        chunks = chain([first], chunks)
+    prepared = (gram.prepare(*chunk) for chunk in chunks)
+    pending = problem.workers.submit(next, prepared, None)
+    while (sums := pending.result()) is not None:
+        pending = problem.workers.submit(next, prepared, None)  # while this one is multiplied
+        gram.add(sums)
         if tick is not None:
-            tick(source.shape[1])
+            tick(sums.source.shape[1])
     return gram
 
 
@@ -178,13 +183,13 @@ def _solve_systems(
             remedy="repair these rows or leave their words out",
         )
     if ridge != "auto":
-        faces = solve_cholesky(systems, ridge * unit, precision)
+        faces = solve_cholesky(systems, ridge * unit, precision, problem.workers)
         if faces is not None:
             method = Method.CHOLESKY if precision is torch.float64 else Method.SINGLE
             return _Solved(faces, ridge, method, [])
         if precision is not torch.float64:
             return None
-    spectrum = decompose(systems)
+    spectrum = decompose(systems, problem.workers)
     if ridge == "auto":
         residuals = Residuals(problem.k * problem.samples, energy)
         ridge = cross_validated_ridge(spectrum, residuals, unit) if unit > 0 else 0.0
@@ -239,20 +244,23 @@ def _solve_orthogonal(problem: Problem, ridge: float, gram: GroupGram | None) ->
     k, width = problem.k, problem.widths[0]
     factors: list[tuple[Tensor, Tensor]] = []
     energy = 0.0
-    with one_thread(problem.device):
-        for source, target in problem.read(torch.float64):
-            energy += float(source.square().sum())
-            rows = list(zip(half_spectrum(source, k), half_spectrum(target, k), strict=True))
-            if factors:
-                pairs = zip(factors, rows, strict=True)
-                rows = [(torch.cat([r, x]), torch.cat([c, y])) for (r, c), (x, y) in pairs]
-            parts = [(torch.linalg.qr(x), y) for x, y in rows]
-            factors = [(r, q.mH @ y) for (q, r), y in parts]
-        parts_svd = [torch.linalg.svd(r, full_matrices=False) for r, _ in factors]
-    cut = RANK_TOLERANCE * max(float(values[0]) for _, values, _ in parts_svd)
+    for source, target in problem.read(torch.float64):
+        energy += float(source.square().sum())
+        rows = list(zip(half_spectrum(source, k), half_spectrum(target, k), strict=True))
+        if factors:
+            pairs = zip(factors, rows, strict=True)
+            rows = [(torch.cat([r, x]), torch.cat([c, y])) for (r, c), (x, y) in pairs]
+        factors = problem.workers.map(_triangular, rows)
+    parts = problem.workers.map(lambda f: torch.linalg.svd(f[0], full_matrices=False), factors)
+    cut = RANK_TOLERANCE * max(float(values[0]) for _, values, _ in parts)
     penalty = ridge * energy / width
     faces = []
-    for (u, values, vh), (_, right) in zip(parts_svd, factors, strict=True):
+    for (u, values, vh), (_, right) in zip(parts, factors, strict=True):
         filtered = torch.where(values > cut, values / (values.square() + penalty), 0)
         faces.append(vh.mH @ (filtered[:, None] * (u.mH @ right)))
     return _finish(problem, _Solved(faces, ridge, Method.ORTHOGONAL, []), gram)
+
+
+def _triangular(rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    q, r = torch.linalg.qr(rows[0])
+    return r, q.mH @ rows[1]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fuse_index.adapter.groups import FALLBACK, WordGroup
-from fuse_index.adapter.stream import WordStream
+from fuse_index.adapter.stream import Rows, WordStream
 
 
 @dataclass(frozen=True)
@@ -87,24 +88,22 @@ def report(
         tick: called with the number of words of each chunk.
     """
     fallback = adapters[FALLBACK]
-    results, total, common = {}, _Meter(), _Meter()
     means = _means(stream, groups)
+    results, everything = {}, []
     for group in groups:
-        own, baseline = _Meter(), _Meter()
-        faces = adapters.get(group.name, fallback)
-        for source, target in stream.read(group.held_out, torch.float32):
-            predicted = predict(faces, source, len(target))
-            own.add(predicted, target)
-            baseline.add(means[group.name].to(target)[:, None].expand_as(target), target)
-            if faces is not fallback:
-                predicted = predict(fallback, source, len(target))
-            total.add(predicted, target)
-            common.add(means[FALLBACK].to(target)[:, None].expand_as(target), target)
-            tick(source.shape[1])
+        measure = partial(_measure, stream, adapters.get(group.name), fallback)
+        arguments = (means.get(group.name), means.get(FALLBACK))
+        parts = stream.parts(group.held_out)
+        pending = [stream.workers.submit(measure, part, *arguments) for part in parts]
+        errors = []
+        for part, future in zip(parts, pending, strict=True):
+            errors.append(future.result())
+            tick(len(part))
+        everything += errors
         counts = len(group.train), len(group.held_out)
-        results[group.name] = GroupQuality(*counts, *own.result(), *baseline.result())
+        results[group.name] = GroupQuality(*counts, *_summary(errors)[:4])
     counts = sum(len(g.train) for g in groups), sum(len(g.held_out) for g in groups)
-    results[FALLBACK] = GroupQuality(*counts, *total.result(), *common.result())
+    results[FALLBACK] = GroupQuality(*counts, *_summary(everything)[4:])
     return QualityReport(results)
 
 
@@ -119,21 +118,42 @@ def _means(stream: WordStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]
     return {FALLBACK: common, **{g.name: means.get(g.name, common) for g in groups}}
 
 
-class _Meter:
-    """Accumulates squared errors and cosines in float64."""
+def _measure(
+    stream: WordStream,
+    faces: Tensor | None,
+    fallback: Tensor,
+    rows: Rows,
+    mean: Tensor,
+    common_mean: Tensor,
+) -> Tensor:
+    """Measure one chunk of held-out words.
 
-    def __init__(self) -> None:
-        self._error = self._energy = self._cosine = 0.0
-        self._tokens = 0
+    Returns:
+        ``(5, 2)`` float64, sums over tokens: squared error and cosine of the group's adapter, its
+        mean, the fallback and the common mean; last the squared norm and number of the tokens.
+    """
+    source, target = stream.embed(rows, torch.float32)
+    truth = target.double()
+    by_fallback = predict(fallback, source, len(target))
+    own = by_fallback if faces is None else predict(faces, source, len(target))
+    sums = [
+        (
+            (guess - truth).square().sum(),
+            torch.cosine_similarity(guess.expand_as(truth), truth, dim=-1).sum(),
+        )
+        for guess in (own.double(), mean[:, None], by_fallback.double(), common_mean[:, None])
+    ]
+    sums.append((truth.square().sum(), truth.new_tensor(truth.shape[0] * truth.shape[1])))
+    return torch.stack([torch.stack(pair) for pair in sums]).cpu()
 
-    def add(self, predicted: Tensor, truth: Tensor) -> None:
-        predicted, truth = predicted.double(), truth.double()
-        self._error += float((predicted - truth).square().sum())
-        self._energy += float(truth.square().sum())
-        self._cosine += float(torch.cosine_similarity(predicted, truth, dim=-1).sum())
-        self._tokens += truth.shape[0] * truth.shape[1]
 
-    def result(self) -> tuple[float | None, float | None]:
-        if not self._energy > 0:
-            return None, None
-        return float((self._error / self._energy) ** 0.5), self._cosine / self._tokens
+def _summary(parts: Sequence[Tensor]) -> list[float | None]:
+    """Return relative error and mean cosine of the four predictions of :func:`_measure`."""
+    if not parts:
+        return [None] * 8
+    sums = torch.stack(list(parts)).sum(0)
+    energy, tokens = sums[4].tolist()
+    figures: list[float | None] = []
+    for error, cosine in sums[:4].tolist():
+        figures += [(error / energy) ** 0.5 if energy > 0 else None, cosine / tokens]
+    return figures

@@ -11,13 +11,13 @@ Three routes, from the fastest to the most careful. Each says whether its result
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fuse_index.adapter._workers import Workers
 from fuse_index.adapter.gram import FaceSystem
 
 # Largest condition number of a Gram matrix for a relative error of about 1e-6 in the solution.
@@ -26,6 +26,7 @@ CONDITION_LIMITS = {torch.float64: 1e9, torch.float32: 30.0}
 # nothing below it.
 RANK_TOLERANCE = 1e-10
 _POWER_STEPS = 4
+_COLUMNS = 256  # of a right-hand side that are solved on their own
 _RIDGES_PER_DECADE = 10
 _RIDGE_DECADES = (-6, 3)
 
@@ -72,7 +73,7 @@ def mean_eigenvalue(systems: Sequence[FaceSystem], count: int) -> float:
 
 
 def solve_cholesky(
-    systems: Sequence[FaceSystem], ridge: float, precision: torch.dtype
+    systems: Sequence[FaceSystem], ridge: float, precision: torch.dtype, workers: Workers
 ) -> list[Tensor] | None:
     """Solve ``(gram + ridge I) z = right`` for every face by Cholesky factors.
 
@@ -81,33 +82,32 @@ def solve_cholesky(
         ridge: absolute, at least 0.
         precision: in which the Gram matrices were multiplied, float64 or float32; float32 ones
             are factored in float32.
+        workers: that factor and solve.
 
     Returns:
         One ``z`` for each face, or ``None`` where the condition number is too large.
     """
-    top = max(_largest_eigenvalue(s.gram) for s in systems) + ridge
-    solved = []
-    for system in systems:
-        dtype = precision if not system.gram.is_complex() else precision.to_complex()
-        gram = system.gram.to(dtype, copy=True)
-        gram.diagonal().add_(ridge)
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        if failed or not top <= CONDITION_LIMITS[precision] * _smallest_eigenvalue(factor):
-            return None
-        solved.append(torch.cholesky_solve(system.right.to(dtype), factor))
-    return solved
+    top = max(workers.map(_largest_eigenvalue, [s.gram for s in systems])) + ridge
+    least = top / CONDITION_LIMITS[precision]
+    factors = workers.map(lambda s: _factor(s.gram, ridge, precision, least), systems)
+    if any(factor is None for factor in factors):
+        return None
+    parts = [
+        (factor, columns)
+        for factor, system in zip(factors, systems, strict=True)
+        for columns in system.right.split(_COLUMNS, dim=1)
+    ]
+    solved = iter(workers.map(lambda part: _solve_columns(*part), parts))
+    return [
+        torch.cat([next(solved) for _ in system.right.split(_COLUMNS, dim=1)], dim=1)
+        for system in systems
+    ]
 
 
-def decompose(systems: Sequence[FaceSystem]) -> Spectrum:
+def decompose(systems: Sequence[FaceSystem], workers: Workers) -> Spectrum:
     """Return the eigendecomposition of every face."""
-    values, vectors, rotated = [], [], []
-    with one_thread(systems[0].gram.device):
-        for system in systems:
-            value, vector = torch.linalg.eigh(system.gram)
-            values.append(value.clamp_min(0))
-            vectors.append(vector)
-    for vector, system in zip(vectors, systems, strict=True):
-        rotated.append(vector.mH @ system.right)
+    parts = workers.map(_decompose, systems)
+    values, vectors, rotated = (list(part) for part in zip(*parts, strict=True))
     return Spectrum(values, vectors, rotated, [s.weight for s in systems])
 
 
@@ -162,22 +162,21 @@ def cross_validated_ridge(spectrum: Spectrum, residuals: Residuals, mean: float)
     return float(grid[int(score.argmin())])
 
 
-@contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Run LAPACK's eigenvalue routines on one thread.
+def _factor(gram: Tensor, ridge: float, precision: torch.dtype, least: float) -> Tensor | None:
+    """Return the Cholesky factor, ``None`` where an eigenvalue is less than ``least``."""
+    gram = gram.to(precision.to_complex() if gram.is_complex() else precision, copy=True)
+    gram.diagonal().add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    return factor if not failed and _smallest_eigenvalue(factor) >= least else None
 
-    They synchronize their threads at every column: two threads gain little on an idle machine, and
-    on a busy one, where a thread waits for its turn at every step, they lose a factor of fifty.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+
+def _solve_columns(factor: Tensor, right: Tensor) -> Tensor:
+    return torch.cholesky_solve(right.to(factor.dtype), factor)
+
+
+def _decompose(system: FaceSystem) -> tuple[Tensor, Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(system.gram)
+    return values.clamp_min(0), vectors, vectors.mH @ system.right
 
 
 def _start(like: Tensor) -> Tensor:

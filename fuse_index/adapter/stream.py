@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fuse_index.adapter._workers import Workers
+
 if TYPE_CHECKING:
     from fuse_index.words.ragged import Ragged
     from fuse_index.words.table import WordTable
@@ -20,7 +22,7 @@ Chunk = tuple[Tensor, Tensor]
 
 # Elements of one token of one chunk: small enough for the working set of a chunk to stay in the
 # last-level cache of a CPU, large enough for matrix products at full speed.
-_CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 23}
+_CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 23}
 _MIN_CHUNK_WORDS = 256
 
 
@@ -34,6 +36,7 @@ class Problem:
         samples: rows of a face that generalized cross-validation counts.
         widths: source and target width.
         device: of the chunks.
+        workers: for everything that is computed.
         read: called with a floating dtype, yields ``X (p, m, source width)`` and ``Y (q, m, target
             width)``, ``p, q <= k``; the same words in the same order every time.
     """
@@ -43,6 +46,7 @@ class Problem:
     samples: int
     widths: tuple[int, int]
     device: torch.device
+    workers: Workers
     read: Callable[[torch.dtype], Iterator[Chunk]]
 
 
@@ -53,41 +57,50 @@ class WordStream:
         table: the words and their token ids.
         source: ``(source vocabulary, source width)`` floating.
         target: ``(target vocabulary, target width)`` floating, on the same device.
+        workers: for everything that is computed.
         chunk_words: words embedded at a time; ``None`` lets the widths decide.
     """
 
     def __init__(
-        self, table: WordTable, source: Tensor, target: Tensor, chunk_words: int | None = None
+        self,
+        table: WordTable,
+        source: Tensor,
+        target: Tensor,
+        *,
+        workers: Workers,
+        chunk_words: int | None = None,
     ) -> None:
-        self._sides = ((table.source, source), (table.target, target))
+        self._sides = ((table.source, source.detach()), (table.target, target.detach()))
+        self.workers = workers
         self.widths = (source.shape[1], target.shape[1])
         self.device = source.device
         elements = _CHUNK_ELEMENTS.get(source.device.type, _CHUNK_ELEMENTS["cuda"])
         self._size = chunk_words or max(_MIN_CHUNK_WORDS, elements // max(1, *self.widths))
 
-    def read(self, rows: Rows, dtype: torch.dtype) -> Iterator[Chunk]:
-        """Yield ``(p, m, source width)`` and ``(q, m, target width)`` for chunks of the words.
+    def parts(self, rows: Rows) -> list[Rows]:
+        """Cut words into chunks."""
+        return [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
+
+    def embed(self, rows: Rows, dtype: torch.dtype) -> Chunk:
+        """Return ``(p, m, source width)`` and ``(q, m, target width)`` for one chunk.
 
         ``p`` and ``q`` are the largest token counts among ``rows``; shorter words are zero-padded.
         """
-        counts = [int(ids.lengths[rows].max(initial=0)) for ids, _ in self._sides]
-        for start in range(0, len(rows), self._size):
-            part = rows[start : start + self._size]
-            source, target = (
-                _embed(ids, embeddings, part, count, dtype)
-                for (ids, embeddings), count in zip(self._sides, counts, strict=True)
-            )
-            yield source, target
+        source, target = (_embed(ids, table, rows, dtype) for ids, table in self._sides)
+        return source, target
+
+    def read(self, rows: Rows, dtype: torch.dtype) -> Iterator[Chunk]:
+        """Yield the embedded chunks of the words."""
+        for part in self.parts(rows):
+            yield self.embed(part, dtype)
 
     def target_mean(self, rows: Rows) -> Tensor:
         """Return the mean target embeddings of words of ``q`` target tokens, ``(q, width)``."""
         ids, embeddings = self._sides[1]
-        count = int(ids.lengths[rows].max())
-        total = torch.zeros(count, self.widths[1], dtype=torch.float64, device=self.device)
-        for start in range(0, len(rows), self._size):
-            part = rows[start : start + self._size]
-            total += _embed(ids, embeddings, part, count, torch.float64).sum(1)
-        return total / len(rows)
+        sums = self.workers.map(
+            lambda part: _embed(ids, embeddings, part, torch.float64).sum(1), self.parts(rows)
+        )
+        return torch.stack(sums).sum(0) / len(rows)
 
     def problem(self, rows: Rows, k: int) -> Problem:
         """The problem of one word group: words of at most ``k`` tokens on either side."""
@@ -96,7 +109,7 @@ class WordStream:
         def read(dtype: torch.dtype) -> Iterator[Chunk]:
             return self.read(rows, dtype)
 
-        return Problem(k, count, count, self.widths, self.device, read)
+        return Problem(k, count, count, self.widths, self.device, self.workers, read)
 
     def shared_problem(self, rows: Rows, q: int) -> Problem:
         """The problem of words of one source and ``q`` target tokens.
@@ -110,7 +123,7 @@ class WordStream:
                 yield source, target.transpose(0, 1).flatten(1)[None]
 
         widths = (self.widths[0], q * self.widths[1])
-        return Problem(1, len(rows), len(rows), widths, self.device, read)
+        return Problem(1, len(rows), len(rows), widths, self.device, self.workers, read)
 
     def summed_problem(self, rows: Rows) -> Problem:
         """The problem of the fallback: one matrix from the sum of a word's source tokens to each.
@@ -129,16 +142,19 @@ class WordStream:
                 start += source.shape[1]
                 yield (source.sum(0) * scale)[None], (target.sum(0) / scale)[None]
 
-        return Problem(1, len(rows), int(counts.sum()), self.widths, self.device, read)
+        return Problem(
+            1, len(rows), int(counts.sum()), self.widths, self.device, self.workers, read
+        )
 
 
-def _embed(ids: Ragged, embeddings: Tensor, rows: Rows, count: int, dtype: torch.dtype) -> Tensor:
-    """Look up the tokens of words: ``(count, words, width)``, zero where a word is shorter."""
-    positions = np.arange(count)[:, None]
-    inside = positions < ids.lengths[rows]
+def _embed(ids: Ragged, embeddings: Tensor, rows: Rows, dtype: torch.dtype) -> Tensor:
+    """Look up the tokens of words: ``(tokens, words, width)``, zero where a word is shorter."""
+    lengths = ids.offsets[rows + 1] - ids.offsets[rows]
+    positions = np.arange(lengths.max())[:, None]
+    inside = positions < lengths
     index = ids.values[np.where(inside, ids.offsets[rows] + positions, 0)]
     flat = torch.from_numpy(index.reshape(-1)).to(embeddings.device)
-    tokens = embeddings.index_select(0, flat).to(dtype).view(count, len(rows), -1)
+    tokens = embeddings.index_select(0, flat).to(dtype).view(*index.shape, -1)
     if not inside.all():
         tokens[torch.from_numpy(~inside).to(embeddings.device)] = 0
     return tokens

@@ -107,7 +107,7 @@ PREDICTORS: dict[str, tuple[Predictor, Expansion]] = {
     "adapter_by_token": (by_adapter_at_word, Expansion.CURRENT),
     "word_at_current": (by_word, Expansion.CURRENT),
 }
-"""Every prediction that is measured, by the name it has in reports, and where its gradient is taken.
+"""Every prediction that is measured, by its name in reports, and where its gradient is taken.
 
 The gradient with the mean word in the position predicts far-away candidates better than the one at
 the current word, for the same backward pass (docs/benchmarks.md, section "Gradient signal").

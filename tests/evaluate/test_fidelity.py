@@ -1,0 +1,204 @@
+"""Fidelity on the real pair; the predictors against sums written out word by word."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from fuse_index.adapter import Adapter
+from fuse_index.build import BuildOptions, build_bundle
+from fuse_index.errors import CorpusError, OptionError, VocabularyError
+from fuse_index.evaluate import FidelityOptions, Loss, measure_fidelity
+from fuse_index.evaluate.fidelity import PREDICTORS
+from fuse_index.evaluate.predictors import (
+    Vocabulary,
+    by_adapter,
+    by_adapter_at_word,
+    by_word,
+    mean_word,
+)
+from fuse_index.evaluate.sampling import draw_tasks
+from fuse_index.models import load_model
+from fuse_index.words.corpus import CorpusOptions, read_texts
+from fuse_index.words.ragged import Ragged
+from fuse_index.words.table import WordTable
+from tests.adapter.helpers import apply_word, pull_back_word, random_adapter
+
+
+def small_vocabulary() -> Vocabulary:
+    rng = np.random.default_rng(0)
+    counts = [(p, q) for p in range(1, 4) for q in range(1, 4)]
+    source = Ragged.from_lists([rng.integers(0, 20, p).tolist() for p, _ in counts])
+    target = Ragged.from_lists([rng.integers(0, 15, q).tolist() for _, q in counts])
+    words = tuple(f"w{i}" for i in range(len(counts)))
+    table = WordTable(words, np.ones(len(words), np.int64), source, target)
+    generator = torch.Generator().manual_seed(0)
+    return Vocabulary(
+        table,
+        random_adapter(5, 4),
+        torch.randn(20, 5, generator=generator, dtype=torch.float64),
+        torch.randn(15, 4, generator=generator, dtype=torch.float64),
+    )
+
+
+VOCABULARY = small_vocabulary()
+CANDIDATES = np.array([8, 0, 3, 5])
+GRADIENT = torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def tokens(side: str, row: int) -> torch.Tensor:
+    ids: Ragged = getattr(VOCABULARY.table, side)
+    return getattr(VOCABULARY, side)[torch.from_numpy(ids[row])]
+
+
+def test_word_space_is_the_gradient_times_the_mean_embedding():
+    expected = [float(GRADIENT.sum(0) @ tokens("target", row).mean(0)) for row in CANDIDATES]
+    scores = by_word(VOCABULARY, GRADIENT, 1, CANDIDATES)
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+
+
+def test_the_adapter_predicts_with_the_mapped_candidate_in_place_of_its_embedding():
+    expected = []
+    for row in CANDIDATES:
+        p, q = VOCABULARY.table.shapes[row]
+        mapped = apply_word(VOCABULARY.adapter[f"{p}x{q}"], tokens("source", row), int(q))
+        expected.append(float(GRADIENT.sum(0) @ mapped.mean(0)))
+    scores = by_adapter(VOCABULARY, GRADIENT, 1, CANDIDATES)
+    np.testing.assert_allclose(scores, expected, rtol=1e-10)
+
+
+def test_by_token_compares_the_pulled_back_gradient_token_by_token():
+    row = 4  # a word of two source and two target tokens
+    assert tuple(VOCABULARY.table.shapes[row]) == (2, 2)
+    pulled = pull_back_word(VOCABULARY.adapter["2x2"], GRADIENT, 2)
+    expected = [
+        sum(float(x @ g) for x, g in zip(tokens("source", c), pulled, strict=False))
+        for c in CANDIDATES
+    ]
+    scores = by_adapter_at_word(VOCABULARY, GRADIENT, row, CANDIDATES)
+    np.testing.assert_allclose(scores, expected, rtol=1e-10)
+
+
+def test_the_mean_word_is_the_mean_over_words_of_their_mean_embedding():
+    rows = range(len(VOCABULARY.table))
+    expected = torch.stack([tokens("target", row).mean(0) for row in rows]).mean(0)
+    torch.testing.assert_close(mean_word(VOCABULARY), expected)
+
+
+def test_options_out_of_range_are_refused():
+    with pytest.raises(OptionError, match="samples=1; expected at least 2"):
+        FidelityOptions(Loss.NLL, samples=1)
+    with pytest.raises(OptionError, match="a label with the loss 'label' only"):
+        FidelityOptions(Loss.SIMILARITY, label="positive")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, gpt2_dir, minilm_dir, captions_file):
+    path = tmp_path_factory.mktemp("bundle") / "pair"
+    options = BuildOptions(corpus=CorpusOptions(min_count=20), groups=False)
+    build_bundle(str(gpt2_dir), str(minilm_dir), path, [captions_file], options=options)
+    adapter = Adapter.from_pretrained(path)
+    from fuse_index.models.embeddings import load_embeddings
+
+    return adapter, load_embeddings(str(gpt2_dir)).table, read_texts(captions_file)
+
+
+def measure(pair, model, **options):
+    adapter, embeddings, texts = pair
+    chosen = {"samples": 12, "candidates": 60} | options
+    return measure_fidelity(
+        adapter,
+        adapter.bundle.table,
+        embeddings,
+        model,
+        texts=texts,
+        options=FidelityOptions(**chosen),
+    )
+
+
+def test_predictions_beat_random_scores_and_repeat_exactly(pair, minilm_dir):
+    model = load_model(str(minilm_dir), kind="encoder", device="cpu")
+    chosen = {"loss": Loss.SIMILARITY, "samples": 8, "candidates": 50}
+    report = measure(pair, model, **chosen)
+    word, random = report.spearman["word"], report.spearman["random"]
+    assert word.mean > 0.25
+    assert report.spearman["adapter"].mean > 0.05
+    assert abs(random.mean) < 4 * random.stderr
+    assert report.share["word"][10].mean > report.share["random"][10].mean
+    assert set(report.spearman) == {*PREDICTORS, "random"}
+    again = measure(pair, model, **chosen)
+    assert again.to_dict() == report.to_dict()
+
+
+def test_true_changes_are_those_of_whole_texts(pair, minilm_dir):
+    """Substituting token ids gives the loss of the substituted text, tokenized from scratch."""
+    model = load_model(str(minilm_dir), device="cpu")
+    report = measure(pair, model, loss=Loss.LABEL, label="positive", samples=2, candidates=5)
+    table = pair[0].bundle.table
+    index = model.labels.index("positive")
+    for sample in report.samples:
+        for row, change in zip(sample.task.candidates, sample.change, strict=True):
+            words = list(sample.task.words)
+            words[sample.task.position] = table.words[row]
+            logits = model.encode_texts([" ".join(words)]).logits.double()
+            loss = -torch.log_softmax(logits, -1)[0, index].item()
+            assert loss - sample.loss == pytest.approx(change, abs=2e-5)
+
+
+def test_the_likelihood_of_a_causal_target(tmp_path, gpt2_dir, minilm_dir, captions_file):
+    options = BuildOptions(corpus=CorpusOptions(min_count=40), groups=False)
+    build_bundle(str(minilm_dir), str(gpt2_dir), tmp_path / "b", [captions_file], options=options)
+    adapter = Adapter.from_pretrained(tmp_path / "b")
+    from fuse_index.models.embeddings import load_embeddings
+
+    model = load_model(str(gpt2_dir), device="cpu")
+    texts = read_texts(captions_file)[:200]
+    embeddings = load_embeddings(str(minilm_dir)).table
+    report = measure_fidelity(
+        adapter,
+        adapter.bundle.table,
+        embeddings,
+        model,
+        texts=texts,
+        options=FidelityOptions(Loss.NLL, samples=3, candidates=20),
+    )
+    task = report.samples[0].task
+    ids = torch.tensor(model.words.encode_text(model.words.lead + " ".join(task.words)))[None]
+    logits = model.module(input_ids=ids).logits
+    expected = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+    assert report.samples[0].loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_unknown_labels_are_listed(pair, minilm_dir):
+    model = load_model(str(minilm_dir), device="cpu")
+    with pytest.raises(
+        OptionError, match="no label 'joyful'; expected one of 'negative', 'positive'"
+    ):
+        measure(pair, model, loss=Loss.LABEL, label="joyful", samples=2, candidates=5)
+
+
+def test_too_few_texts_or_words_are_refused(pair, minilm_dir):
+    model = load_model(str(minilm_dir), device="cpu")
+    adapter, embeddings, _ = pair
+    few = (adapter, embeddings, ["one", "a dog runs", "zzzqqq xxyyzz"])
+    with pytest.raises(CorpusError, match=r"1 of 3 texts can be measured; expected at least 2"):
+        measure(few, model, loss=Loss.LABEL, samples=2, candidates=5)
+    with pytest.raises(VocabularyError, match="lower --candidates"):
+        measure(pair, model, loss=Loss.LABEL, candidates=10**6)
+
+
+def test_tasks_do_not_depend_on_the_loss(pair, minilm_dir):
+    adapter, _, texts = pair
+    model = load_model(str(minilm_dir), device="cpu")
+    first, second = (
+        draw_tasks(adapter.bundle.table, model, texts, samples=5, candidates=7, seed=3)
+        for _ in range(2)
+    )
+    for a, b in zip(first, second, strict=True):
+        assert (a.words, a.position, a.row, a.other) == (b.words, b.position, b.row, b.other)
+        assert np.array_equal(a.candidates, b.candidates)
+        assert a.row not in a.candidates
+        assert dataclasses.asdict(a)["other"] != " ".join(a.words)
