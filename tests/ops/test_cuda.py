@@ -1,0 +1,103 @@
+"""What only the CUDA kernels promise: capture, every block shape, clamped offsets, streams."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fuse_index.ops import _cuda, native_status, pull_back, t_product
+from fuse_index.ops._checks import Layout
+from tests.ops.helpers import (
+    TOLERANCE,
+    TUBES,
+    WORDS,
+    brute_pull_back,
+    make_case,
+    relative_error,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not native_status().cuda, reason=f"no kernels: {native_status().reason}"),
+]
+STORAGE = [torch.float32, torch.bfloat16, torch.float16]
+SHAPES = [v for v in _cuda.Variant if v is not _cuda.Variant.AUTO]
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("variant", SHAPES, ids=lambda v: v.name)
+@pytest.mark.parametrize("split", [1, 2, 4])
+def test_every_block_shape_gives_the_definition(dtype, variant, split):
+    case = make_case(WORDS * 9, TUBES, 200, 328, dtype=dtype, device="cuda")
+    out = _cuda.launch_pull_back(
+        case.target,
+        case.faces,
+        Layout(*case.layout),
+        case.source.shape[0],
+        variant=variant,
+        split=split,
+    )
+    assert relative_error(out, brute_pull_back(case)) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+def test_capture_in_a_graph(dtype):
+    case = make_case(WORDS, TUBES, 64, 128, dtype=dtype, device="cuda")
+    args = (case.faces, *case.layout, case.source.shape[0])
+    grad = case.target.clone()
+    a = torch.randn(3, 16, 24, device="cuda").to(dtype)
+    b = torch.randn(3, 24, 8, device="cuda").to(dtype)
+    pull_back(grad, *args)
+    t_product(a, b)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, product = pull_back(grad, *args), t_product(a, b)
+    grad.copy_(case.target.flip(0))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(out, pull_back(grad, *args))
+    assert torch.equal(product, t_product(a, b))
+    assert not torch.equal(out, pull_back(case.target, *args))
+
+
+def test_runs_on_the_current_stream():
+    case = make_case(WORDS, TUBES, 64, 128, dtype=torch.float32, device="cuda")
+    args = (case.faces, *case.layout, case.source.shape[0])
+    want = pull_back(case.target, *args)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        late = case.target * 1.0  # ready only after the sleep, on this stream
+        out = pull_back(late, *args)
+    stream.synchronize()
+    assert torch.equal(out, want)
+
+
+def test_offsets_out_of_range_are_clamped():
+    """The values of CUDA offsets are not read by the host; no value may fault."""
+    case = make_case([(0, 2, 2), (1, 1, 1)], [2, 1], 32, 64, dtype=torch.float32, device="cuda")
+    huge = torch.tensor([0, 1 << 40, -5], device="cuda")
+    for index in range(4):
+        layout = list(case.layout)
+        layout[index] = huge[: layout[index].shape[0]].contiguous()
+        pull_back(case.target, case.faces, *layout, case.source.shape[0])
+    torch.cuda.synchronize()
+    out = pull_back(case.target, case.faces, *case.layout, case.source.shape[0])
+    assert relative_error(out, brute_pull_back(case)) <= TOLERANCE[torch.float32]
+
+
+def test_words_of_one_group_in_any_order_and_number():
+    """Many tiles of words, groups interleaved: the device finds its own words."""
+    words = [(w % 3, 1 + w % 3, 1 + (w + 1) % 3) for w in range(1000)]
+    case = make_case(words, [3, 3, 3], 24, 40, dtype=torch.float32, device="cuda")
+    out = pull_back(case.target, case.faces, *case.layout, case.source.shape[0])
+    assert relative_error(out, brute_pull_back(case)) <= TOLERANCE[torch.float32]
+
+
+def test_more_groups_than_shared_memory_holds():
+    tubes = [1] * 1100
+    case = make_case([(1099, 1, 2), (3, 2, 1)], tubes, 8, 8, dtype=torch.float32, device="cuda")
+    out = pull_back(case.target, case.faces, *case.layout, case.source.shape[0])
+    assert relative_error(out, brute_pull_back(case)) <= TOLERANCE[torch.float32]
