@@ -198,9 +198,9 @@ class _Writer:
 
     def _relation(self, first: Item, second: Item) -> str:
         """Return what ``first`` is to ``second``, and note it."""
-        subject, relation, _ = relation = self.rng.choice(relations_of(first, second))
-        self.relations.append(relation)
-        return relation[1] if subject == first.shape else INVERSE[relation[1]]
+        fact = self.rng.choice(relations_of(first, second))
+        self.relations.append(fact)
+        return fact[1] if fact[0] == first.shape else INVERSE[fact[1]]
 
     def _two(self, first: Item, second: Item) -> tuple[list[str], bool]:
         if self._says(0.5):

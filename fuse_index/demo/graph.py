@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 Fact = tuple[str, ...]
-"""``(shape,)``, ``(shape, attribute)``, ``(shape, relation, shape)`` or ``("background", colour)``."""
+"""A shape, its attribute, a relation of two shapes, or the background and its colour."""
 
 LEFT_OF = "left of"
 RIGHT_OF = "right of"

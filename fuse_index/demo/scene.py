@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from fuse_index.demo.graph import ABOVE, BACKGROUND, LEFT_OF, Fact, Graph, Thing
 from fuse_index.demo.lexicon import BACKGROUNDS
@@ -78,7 +78,7 @@ class Scene:
         ]
         relations = [
             relation
-            for first, second in zip(self.items, self.items[1:], strict=False)
+            for first, second in pairwise(self.items)
             for relation in relations_of(first, second)
         ]
         return Graph.build(things, relations)
@@ -183,22 +183,24 @@ def place_items(looks: list[Look], rng: random.Random) -> tuple[Item, ...] | Non
         else:
             spots = [tuple(rng.uniform(0.08, 0.92) for _ in "xy") for _ in looks]
         items = tuple(
-            Item(*look, *(_inside(value, radius) for value in spot), radius, tilt)  # type: ignore[call-arg]
+            Item(*look, *(keep_inside(value, radius) for value in spot), radius, tilt)  # type: ignore[call-arg]
             for look, spot, radius, tilt in zip(looks, spots, radii, tilts, strict=True)
         )
-        if _fit(items):
+        if fits(items):
             return items
     return None
 
 
-def _inside(value: float, radius: float) -> float:
+def keep_inside(value: float, radius: float) -> float:
+    """Move a coordinate so that a thing of that radius is wholly in the picture."""
     margin = radius + _EDGE
     return min(max(value, margin), 1 - margin)
 
 
-def _fit(items: tuple[Item, ...]) -> bool:
+def fits(items: tuple[Item, ...]) -> bool:
+    """Whether no thing touches another and those that sentences relate stand clearly."""
     for first, second in combinations(items, 2):
         apart = first.radius + second.radius + _GAP
         if (first.x - second.x) ** 2 + (first.y - second.y) ** 2 < apart**2:
             return False
-    return all(is_clear(a, b) for a, b in zip(items, items[1:], strict=False))
+    return all(is_clear(a, b) for a, b in pairwise(items))
