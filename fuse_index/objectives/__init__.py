@@ -1,0 +1,53 @@
+"""Objectives: what is wanted of a prompt, as losses of one model on every candidate."""
+
+from fuse_index.objectives.base import (
+    OBJECTIVES,
+    Loss,
+    Objective,
+    objective_from_json,
+    require_finite,
+)
+from fuse_index.objectives.classifier import ClassifierLabel
+from fuse_index.objectives.continuation import (
+    ContinuationDivergence,
+    ContinuationLoss,
+    TargetContinuation,
+)
+from fuse_index.objectives.custom import CustomObjective, CustomTextObjective
+from fuse_index.objectives.features import ImageSimilarity, TextSimilarity
+from fuse_index.objectives.labels import LabelSpace, one_hot_content
+from fuse_index.objectives.language import (
+    EnergyLogProbability,
+    Fluency,
+    Reduction,
+    TokenDivergence,
+)
+from fuse_index.objectives.penalties import LengthPenalty, LengthUnit, RepetitionPenalty
+from fuse_index.objectives.weights import balanced_weights, weighted_sum
+
+__all__ = [
+    "OBJECTIVES",
+    "ClassifierLabel",
+    "ContinuationDivergence",
+    "ContinuationLoss",
+    "CustomObjective",
+    "CustomTextObjective",
+    "EnergyLogProbability",
+    "Fluency",
+    "ImageSimilarity",
+    "LabelSpace",
+    "LengthPenalty",
+    "LengthUnit",
+    "Loss",
+    "Objective",
+    "Reduction",
+    "RepetitionPenalty",
+    "TargetContinuation",
+    "TextSimilarity",
+    "TokenDivergence",
+    "balanced_weights",
+    "objective_from_json",
+    "one_hot_content",
+    "require_finite",
+    "weighted_sum",
+]

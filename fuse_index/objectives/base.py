@@ -1,0 +1,243 @@
+"""What an objective is: options that can be written down, and the loss they make of a model."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+
+from fuse_index.errors import LossError, ModelError, OptionError
+from fuse_index.models.kinds import ModelKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.models.base import Model
+    from fuse_index.models.batch import Batch
+    from fuse_index.words.ragged import Ragged
+
+OBJECTIVES: dict[str, type[Objective]] = {}
+"""Every objective that can be written in a file, by its type name."""
+
+ObjectiveType = TypeVar("ObjectiveType", bound="type[Objective]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(ABC):
+    """What is wanted of a prompt, in one model's eyes.
+
+    Attributes:
+        weight: factor of this loss in the sum; negative to push away from what it rewards.
+        prefix: text before the prompt for this model, as it stands.
+        suffix: text after the prompt for this model, as it stands.
+    """
+
+    weight: float = 1.0
+    prefix: str = ""
+    suffix: str = ""
+
+    type: ClassVar[str] = ""
+    """Name in files and messages."""
+    kinds: ClassVar[tuple[ModelKind, ...]] = tuple(ModelKind)
+    """Kinds of models it can be asked of."""
+    differentiable: ClassVar[bool] = True
+    """Whether the loss has a gradient with respect to embeddings or soft labels."""
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)
+        if not number or not math.isfinite(self.weight):
+            raise OptionError(f"{self.type}: weight {self.weight!r}", expected="a finite number")
+        for field in ("prefix", "suffix"):
+            if not isinstance(getattr(self, field), str):
+                raise OptionError(
+                    f"{self.type}: {field} {getattr(self, field)!r}", expected="a text"
+                )
+
+    def prepare(self, model: Model) -> Loss:
+        """Make the loss of a model: what does not depend on the prompt is computed here, once.
+
+        Raises:
+            ModelError: the model is of another kind, or lacks what the objective asks for.
+        """
+        if model.kind not in self.kinds:
+            raise ModelError(
+                f"{model.name}: a model of kind {model.kind.value!r} for objective {self.type!r}",
+                expected=f"kind {' or '.join(repr(kind.value) for kind in self.kinds)}",
+                remedy="choose another model, or load it as that kind",
+            )
+        return self._prepare(model)
+
+    @abstractmethod
+    def _prepare(self, model: Model) -> Loss:
+        """Make the loss of a model of the right kind."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as a JSON object with the type name.
+
+        Raises:
+            OptionError: an option cannot be written down (a function, an opened image).
+        """
+        values: dict[str, Any] = {"type": self.type}
+        for field in fields(self):
+            values[field.name] = _plain(getattr(self, field.name), f"{self.type}: {field.name}")
+        return values
+
+
+def choose(objective: Objective, field: str, choices: type[Enum]) -> None:
+    """Turn an option written as a string into its enum, in a frozen dataclass.
+
+    Raises:
+        OptionError: it is none of the choices.
+    """
+    value = getattr(objective, field)
+    try:
+        object.__setattr__(objective, field, choices(value))
+    except ValueError:
+        raise OptionError(
+            f"{objective.type}: {field} {value!r}",
+            expected="one of " + ", ".join(str(choice.value) for choice in choices),
+        ) from None
+
+
+def register(cls: ObjectiveType) -> ObjectiveType:
+    """Class decorator: let an objective be written in files under its type name."""
+    OBJECTIVES[cls.type] = cls
+    return cls
+
+
+def objective_from_json(value: Mapping[str, Any]) -> Objective:
+    """Build an objective from what :meth:`Objective.to_json` returns or a file says.
+
+    Raises:
+        OptionError: the type or an option is unknown, or an option is outside its range.
+    """
+    options = dict(value)
+    type_name = options.pop("type", None)
+    if type_name not in OBJECTIVES:
+        raise OptionError(
+            f"objective type {type_name!r}", expected="one of " + ", ".join(sorted(OBJECTIVES))
+        )
+    cls = OBJECTIVES[type_name]
+    known = {field.name for field in fields(cls)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise OptionError(
+            f"objective {type_name!r} has no option {unknown[0]!r}",
+            expected="one of " + ", ".join(sorted(known)),
+        )
+    lists: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in options.items()
+    }
+    try:
+        return cls(**lists)
+    except TypeError as error:
+        raise OptionError(
+            f"objective {type_name!r}: {error}", expected="its required options"
+        ) from error
+
+
+class Loss(ABC):
+    """An objective bound to a model: embeddings of a batch to one loss a row.
+
+    Every row is a candidate and has a loss of its own; nothing is averaged over the batch.
+
+    Args:
+        objective: the options.
+        model: the model, of a kind the objective accepts.
+    """
+
+    def __init__(self, objective: Objective, model: Model) -> None:
+        self.objective = objective
+        self.model = model
+
+    @property
+    def name(self) -> str:
+        """Type and model, for tables and messages."""
+        return f"{self.objective.type}({self.model.name})"
+
+    def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
+        """Frame prompts with this objective's prefix and suffix.
+
+        Args:
+            contents: b rows of token ids of this model.
+
+        Raises:
+            ModelError: a row is longer than the model's positions.
+        """
+        return self.model.batch(contents, self.objective.prefix, self.objective.suffix)
+
+    def __call__(self, embeds: Tensor, batch: Batch, labels: Tensor | None = None) -> Tensor:
+        """Return one loss a row.
+
+        Args:
+            embeds: (b, L, width), embeddings of ``batch.ids`` or what stands for them.
+            batch: made by :meth:`batch`.
+            labels: (b, C, vocabulary size), the content tokens once more as (relaxed) one-hot rows,
+                C the longest content; for losses in which tokens are labels as well as inputs. See
+                :func:`fuse_index.objectives.one_hot_content`.
+
+        Returns:
+            (b,) float32.
+
+        Raises:
+            LossError: the objective does not give one loss a row.
+        """
+        losses = self.compute(embeds, batch, labels)
+        if losses.shape != (len(batch),):
+            raise LossError(
+                f"{self.name} gives losses of shape {tuple(losses.shape)}",
+                expected=f"({len(batch)},), one for every prompt",
+                remedy="do not average over the batch",
+            )
+        return losses.float()
+
+    @abstractmethod
+    def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
+        """Do what calling the loss does, without its checks."""
+
+    def score(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor:
+        """Return the losses (b,) of rows of token ids, without gradient."""
+        with torch.no_grad():
+            batch = self.batch(contents)
+            return self(self.model.embed(batch.ids), batch)
+
+    def texts(self, batch: Batch) -> list[str]:
+        """Decode the content of every row."""
+        rows = [row[mask].tolist() for row, mask in zip(batch.ids, batch.content, strict=True)]
+        return self.model.words.decode_batch(rows)
+
+
+def require_finite(losses: Tensor, loss: Loss, batch: Batch) -> None:
+    """Refuse NaN and infinity, naming the objective and the prompt.
+
+    Raises:
+        LossError: a loss is not finite.
+    """
+    bad = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
+    if bad:
+        text = loss.texts(batch)[bad[0]]
+        raise LossError(
+            f"{loss.name} is {float(losses[bad[0]])} for the prompt {text!r}"
+            + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""),
+            expected="a finite loss",
+            remedy="run the model in float32 or bfloat16, or check its weights",
+        )
+
+
+def _plain(value: Any, what: str) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, what) for item in value]
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    raise OptionError(
+        f"{what} of type {type(value).__name__}", expected="something that can be written in a file"
+    )

@@ -1,0 +1,181 @@
+"""What a causal language model writes after the prompt."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch.nn import functional
+
+from fuse_index.errors import LossError, OptionError
+from fuse_index.models.causal import CausalModel
+from fuse_index.models.kinds import ModelKind
+from fuse_index.objectives.base import Loss, Objective, choose, register
+from fuse_index.objectives.shared import SharedStart
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.models.base import Model
+    from fuse_index.models.batch import Batch
+    from fuse_index.words.ragged import Ragged
+
+
+class ContinuationLoss(str, Enum):
+    """How far the model is from writing the target."""
+
+    CROSS_ENTROPY = "cross_entropy"
+    """Mean negative log-probability of the target's tokens."""
+    MELLOWMAX = "mellowmax"
+    """A soft maximum over the target's tokens, which looks at the worst one most."""
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class TargetContinuation(Objective):
+    """Make the model go on with a target text after prefix, prompt and suffix (GCG).
+
+    Attributes:
+        target: the text that shall follow, tokenized as it stands: begin it with a space where it
+            follows a word.
+        loss: cross-entropy, or mellowmax (Asadi & Littman 2017) of the negative logits of the
+            target's tokens, as nanoGCG has it.
+        mellowmax_alpha: sharpness of mellowmax; towards 0 the mean, towards infinity the maximum.
+    """
+
+    target: str
+    loss: ContinuationLoss = ContinuationLoss.CROSS_ENTROPY
+    mellowmax_alpha: float = 1.0
+
+    type: ClassVar[str] = "continuation"
+    kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(self, "loss", ContinuationLoss)
+        if not self.mellowmax_alpha > 0:
+            raise OptionError(
+                f"continuation: mellowmax_alpha {self.mellowmax_alpha}", expected="more than 0"
+            )
+        if not self.target:
+            raise OptionError("continuation: target ''", expected="a text")
+
+    def _prepare(self, model: Model) -> Loss:
+        return _TargetLoss(self, model)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ContinuationDivergence(Objective):
+    """Make the model go on with a text as likely, token by token, as after another prompt.
+
+    The mean over the text's tokens of ``KL(p(. | reference, text so far) || p(. | prompt, text so
+    far))``: prompts with a small one are functionally alike ("evil twins", Melamed et al. 2024).
+
+    Attributes:
+        reference: the other prompt; it gets the same prefix and suffix.
+        text: what follows, tokenized as it stands, best something the model wrote after
+            ``reference``.
+    """
+
+    reference: str
+    text: str
+
+    type: ClassVar[str] = "continuation_kl"
+    kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.text:
+            raise OptionError("continuation_kl: text ''", expected="a text")
+
+    def _prepare(self, model: Model) -> Loss:
+        return _DivergenceLoss(self, model, self.reference)
+
+
+class _ContinuationLoss(Loss):
+    """Shared by losses over a fixed text after the prompt."""
+
+    model: CausalModel
+
+    def __init__(self, objective: Objective, model: Model, text: str) -> None:
+        assert isinstance(model, CausalModel)
+        super().__init__(objective, model)
+        suffix = model.words.encode_text(objective.suffix) if objective.suffix else []
+        text_ids = model.words.encode_text(text)
+        if not text_ids:
+            raise OptionError(
+                f"{self.name}: text {text!r} has no tokens", expected="a text with tokens"
+            )
+        self._after = [*suffix, *text_ids]
+        self._text = torch.tensor(text_ids, device=model.device)
+        self._start = SharedStart(model)
+
+    def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
+        return self.model.batch(contents, self.objective.prefix, self._after)
+
+    def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
+        return self.read(self.logits(embeds, batch))
+
+    def logits(self, embeds: Tensor, batch: Batch) -> Tensor:
+        """Return the logits that predict the text's tokens: (b, T, V) float32."""
+        size = len(self._text)
+        first = batch.shortest - size - 1
+        if first < 0:
+            raise LossError(
+                f"{self.name}: an empty prompt without anything before it",
+                expected="a token before the text that shall follow",
+                remedy="give a prefix, or load the model with bos=True",
+            )
+        prefix = self._start.of(embeds, batch, limit=first)
+        output = self.model.forward(embeds, batch, prefix=prefix, logits_from=first)
+        assert output.logits is not None
+        steps = torch.arange(size, device=embeds.device)
+        positions = (batch.totals - size - 1)[:, None] + steps - output.start
+        rows = torch.arange(len(batch), device=embeds.device)[:, None]
+        return output.logits[rows, positions].float()
+
+    @abstractmethod
+    def read(self, logits: Tensor) -> Tensor:
+        """Turn the logits that predict the text into losses: (b, T, V) -> (b,)."""
+
+
+class _TargetLoss(_ContinuationLoss):
+    objective: TargetContinuation
+
+    def __init__(self, objective: TargetContinuation, model: Model) -> None:
+        super().__init__(objective, model, objective.target)
+
+    def read(self, logits: Tensor) -> Tensor:
+        ids = self._text.expand(len(logits), -1)[..., None]
+        if self.objective.loss is ContinuationLoss.MELLOWMAX:
+            own = logits.gather(-1, ids).squeeze(-1)
+            return mellowmax(-own, self.objective.mellowmax_alpha)
+        log_probs = functional.log_softmax(logits, dim=-1)
+        return -log_probs.gather(-1, ids).squeeze(-1).mean(dim=-1)
+
+
+class _DivergenceLoss(_ContinuationLoss):
+    objective: ContinuationDivergence
+
+    def __init__(self, objective: ContinuationDivergence, model: Model, reference: str) -> None:
+        super().__init__(objective, model, objective.text)
+        with torch.no_grad():
+            batch = self.batch([model.words.encode_text(reference)])
+            logits = self.logits(model.embed(batch.ids), batch)
+            self._reference = functional.log_softmax(logits, dim=-1)
+
+    def read(self, logits: Tensor) -> Tensor:
+        log_probs = functional.log_softmax(logits, dim=-1)
+        gap = self._reference.exp() * (self._reference - log_probs)
+        return gap.sum(dim=-1).mean(dim=-1)
+
+
+def mellowmax(values: Tensor, alpha: float) -> Tensor:
+    """Return ``log(mean(exp(alpha x))) / alpha`` over the last dimension: (..., n) -> (...)."""
+    count = torch.tensor(float(values.shape[-1]))
+    return (torch.logsumexp(alpha * values, dim=-1) - torch.log(count)) / alpha

@@ -1,0 +1,96 @@
+"""Likeness of the prompt to images or texts in a model's feature space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from fuse_index.errors import OptionError
+from fuse_index.models.clip import ClipModel
+from fuse_index.models.kinds import ModelKind
+from fuse_index.objectives.base import Loss, Objective, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.models.base import Model
+    from fuse_index.models.batch import Batch
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ImageSimilarity(Objective):
+    """``1 - cosine`` between the prompt's features and an image's; of several images, the mean.
+
+    Attributes:
+        images: a path or PIL image, or several; kept as a tuple.
+    """
+
+    images: Any
+
+    type: ClassVar[str] = "image"
+    kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CLIP,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.images, str) or not hasattr(self.images, "__iter__"):
+            object.__setattr__(self, "images", (self.images,))
+        object.__setattr__(self, "images", tuple(self.images))
+        if not self.images:
+            raise OptionError("image: no images", expected="at least one")
+
+    def _prepare(self, model: Model) -> Loss:
+        assert isinstance(model, ClipModel)
+        return FeatureLoss(self, model, model.encode_image(list(self.images), normalize=True))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class TextSimilarity(Objective):
+    """``1 - cosine`` between the prompt's features and another text's; of several texts, the mean.
+
+    Attributes:
+        texts: the other text or texts, each as it stands, without prefix or suffix; kept as a
+            tuple.
+    """
+
+    texts: str | tuple[str, ...]
+
+    type: ClassVar[str] = "text"
+    kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.ENCODER, ModelKind.CLIP)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        texts = (self.texts,) if isinstance(self.texts, str) else tuple(self.texts)
+        object.__setattr__(self, "texts", texts)
+        if not texts or not all(texts):
+            raise OptionError(f"text: texts {list(texts)!r}", expected="at least one, none empty")
+
+    def _prepare(self, model: Model) -> Loss:
+        features = model.encode_texts(list(self.texts), normalize=True).features
+        assert features is not None
+        return FeatureLoss(self, model, features)
+
+
+class FeatureLoss(Loss):
+    """``1 -`` the mean cosine to target features.
+
+    Args:
+        objective: the options.
+        model: an encoder or CLIP.
+        targets: (n, d), of unit length.
+    """
+
+    def __init__(self, objective: Objective, model: Model, targets: Tensor) -> None:
+        super().__init__(objective, model)
+        # the mean of cosines with n targets is one product with their mean
+        self._target = targets.float().mean(dim=0)
+
+    def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
+        """Return ``1 - cosine`` (b,)."""
+        features = self.model.forward(embeds, batch).features
+        assert features is not None
+        unit = torch.nn.functional.normalize(features.float(), dim=-1)
+        return 1.0 - unit @ self._target

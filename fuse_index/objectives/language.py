@@ -1,0 +1,236 @@
+"""How well a causal language model likes a prompt: likelihood, energy and divergence."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch.nn import functional
+
+from fuse_index.errors import OptionError
+from fuse_index.models.causal import CausalModel
+from fuse_index.models.kinds import ModelKind
+from fuse_index.objectives.base import Loss, Objective, choose, register
+from fuse_index.objectives.labels import LabelSpace, align_labels
+from fuse_index.objectives.shared import SharedStart
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.models.base import Model
+    from fuse_index.models.batch import Batch
+
+
+class Reduction(str, Enum):
+    """How the tokens of one prompt make one loss."""
+
+    MEAN = "mean"
+    """Their mean, so that prompts of different lengths compare."""
+    SUM = "sum"
+    """Their sum: the likelihood of the whole prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LanguageObjective(Objective):
+    kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Fluency(_LanguageObjective):
+    """Negative log-likelihood of the prompt's tokens, ``- log p(x_t | x_<t)``.
+
+    The gradient is the true one, through the context and through the label
+    (:mod:`fuse_index.objectives.labels`). A first token without any before it has no likelihood and
+    is left out: give a prefix, or load the model with ``bos=True``.
+
+    Attributes:
+        reduction: mean or sum over the tokens.
+        include_suffix: also count the tokens of the suffix, which then continue the prompt.
+    """
+
+    reduction: Reduction = Reduction.MEAN
+    include_suffix: bool = False
+
+    type: ClassVar[str] = "fluency"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(self, "reduction", Reduction)
+
+    def _prepare(self, model: Model) -> Loss:
+        return _FluencyLoss(self, model)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class EnergyLogProbability(_LanguageObjective):
+    """The sequence's negative log-probability as an energy of its embeddings.
+
+    ``E(x) = - sum_t [h_t . x_t - log sum_v exp(h_t . e_v)]`` with the hidden state ``h_t`` before
+    token t (MuCoLa, Kumar et al. 2022). At a token it equals the negative log-likelihood; the
+    gradient of the label is ``- h_t``, without the part of the normalizer. For models whose output
+    layer is not the embedding table, ``h_t`` is the embedding gradient that fits the logits best.
+
+    Attributes:
+        reduction: sum or mean over the tokens.
+    """
+
+    reduction: Reduction = Reduction.SUM
+
+    type: ClassVar[str] = "energy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(self, "reduction", Reduction)
+
+    def _prepare(self, model: Model) -> Loss:
+        return _EnergyLoss(self, model)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class TokenDivergence(_LanguageObjective):
+    """Mean over the tokens of ``KL(p_t || q_t)``, the model's prediction and the soft token.
+
+    ``p_t`` is what the model predicts at position t, and ``q_t = softmax(x_t E^+ / temperature)``
+    what the embedding ``x_t`` stands for with the pseudo-inverse of the table ``E`` (the soft
+    fluency of COLD, Qin et al. 2022, in embedding space as in FUSE, Williams & Kolter 2024). The
+    gradient goes through both.
+
+    Attributes:
+        temperature: of the soft token; the smaller, the closer to a hard one.
+    """
+
+    temperature: float = 1.0
+
+    type: ClassVar[str] = "kl"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise OptionError(f"kl: temperature {self.temperature}", expected="more than 0")
+
+    def _prepare(self, model: Model) -> Loss:
+        return _TokenDivergenceLoss(self, model)
+
+
+class _LanguageLoss(Loss):
+    """Shared by losses over the tokens of the prompt."""
+
+    model: CausalModel
+
+    def __init__(self, objective: Objective, model: Model) -> None:
+        assert isinstance(model, CausalModel)
+        super().__init__(objective, model)
+        self._start = SharedStart(model)
+
+    @cached_property
+    def space(self) -> LabelSpace:
+        """The label space, made when first needed: it costs a product of the table with itself."""
+        return LabelSpace(self.model)
+
+    def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
+        begin = max(batch.start, 1)
+        prefix = self._start.of(embeds, batch, logits=True)
+        output = self.model.forward(embeds, batch, prefix=prefix, logits_from=begin - 1)
+        assert output.logits is not None
+        first = output.start + 1
+        scores = output.logits[:, :-1].float()
+        tokens = self.tokens(scores, embeds, batch, labels, first)
+        if prefix is not None and prefix.logits is not None and first > begin:
+            known = prefix.logits[: first - begin].float()[None]
+            row = self.tokens(known, embeds[:1], batch, None, begin)
+            tokens = torch.cat([row.expand(len(batch), -1), tokens], dim=1)
+            first = begin
+        return self.reduce(tokens, self.wanted(batch)[:, first:])
+
+    @abstractmethod
+    def tokens(
+        self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
+    ) -> Tensor:
+        """Return the loss of every predicted token.
+
+        Args:
+            scores: (b, T, V) float32 logits that predict the tokens from position ``first`` on.
+            embeds: (b, L, d) of the batch.
+            batch: the ids.
+            labels: (b, C, V) one-hot content, or None.
+            first: position of the first predicted token.
+
+        Returns:
+            (b, T).
+        """
+
+    def wanted(self, batch: Batch) -> Tensor:
+        """(b, L) bool: the tokens that count."""
+        return batch.content
+
+    def reduce(self, tokens: Tensor, wanted: Tensor) -> Tensor:
+        """Sum or average the wanted tokens of every row: (b, T) -> (b,)."""
+        total = torch.where(wanted, tokens, torch.zeros_like(tokens)).sum(dim=1)
+        if getattr(self.objective, "reduction", Reduction.MEAN) is Reduction.SUM:
+            return total
+        return total / wanted.sum(dim=1).clamp(min=1)
+
+    def pick(
+        self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
+    ) -> Tensor:
+        """Pick the tokens' own scores out of those of all labels, with the label's gradient.
+
+        The value is always that of the token; only the gradient is relaxed. Arguments and result
+        are those of :meth:`tokens`.
+        """
+        end = first + scores.shape[1]
+        ids = batch.ids[: len(scores), first:end]
+        picked = scores.gather(-1, ids[..., None]).squeeze(-1)
+        if labels is not None:
+            weights = align_labels(labels, batch, first)[:, : scores.shape[1]]
+            own = (weights * scores.detach()).sum(dim=-1)
+        elif torch.is_grad_enabled() and embeds.requires_grad:
+            direction = self.space.gradient(scores.detach())
+            own = (direction * embeds[:, first:end].float()).sum(dim=-1)
+        else:
+            return picked
+        return picked + (own - own.detach())
+
+
+class _FluencyLoss(_LanguageLoss):
+    objective: Fluency
+
+    def tokens(
+        self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
+    ) -> Tensor:
+        log_probs = functional.log_softmax(scores, dim=-1)
+        return -self.pick(log_probs, embeds, batch, labels, first)
+
+    def wanted(self, batch: Batch) -> Tensor:
+        if not self.objective.include_suffix:
+            return batch.content
+        positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+        return batch.mask & (positions >= batch.start)
+
+
+class _EnergyLoss(_LanguageLoss):
+    objective: EnergyLogProbability
+
+    def tokens(
+        self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
+    ) -> Tensor:
+        return scores.logsumexp(dim=-1) - self.pick(scores, embeds, batch, labels, first)
+
+
+class _TokenDivergenceLoss(_LanguageLoss):
+    objective: TokenDivergence
+
+    def tokens(
+        self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
+    ) -> Tensor:
+        own = self.space.weights(embeds[:, first : first + scores.shape[1]]).float()
+        log_soft = functional.log_softmax(own / self.objective.temperature, dim=-1)
+        log_model = functional.log_softmax(scores, dim=-1)
+        return (log_model.exp() * (log_model - log_soft)).sum(dim=-1)
