@@ -8,6 +8,7 @@ index. Two relaxations give the missing part.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn import functional
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     from fuse_index.models.base import Model
     from fuse_index.models.batch import Batch
+
+
+_CHUNK_ROWS = 8192
+_SPACES: WeakKeyDictionary[Model, LabelSpace] = WeakKeyDictionary()
 
 
 def one_hot_content(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -66,9 +71,10 @@ class LabelSpace:
 
     def __init__(self, model: Model) -> None:
         table = model.table()
-        gram = torch.zeros(model.width, model.width, dtype=torch.float64, device="cpu")
-        for rows in torch.split(table, 8192):
-            part = rows.to(device="cpu", dtype=torch.float64)
+        place = table.device if table.device.type == "cuda" else torch.device("cpu")
+        gram = torch.zeros(model.width, model.width, dtype=torch.float64, device=place)
+        for rows in torch.split(table, _CHUNK_ROWS):
+            part = rows.to(device=place, dtype=torch.float64)
             gram += part.T @ part
         inverse = torch.linalg.pinv(gram, hermitian=True)
         self._table = table
@@ -83,6 +89,13 @@ class LabelSpace:
         """Return ``e E^+``: (..., d) embeddings -> (..., V) label weights, differentiable."""
         solved: Tensor = embeds.float() @ self._inverse
         return solved.to(self._table.dtype) @ self._table.T
+
+
+def label_space(model: Model) -> LabelSpace:
+    """Return the label space of a model, made once: it costs the table times itself."""
+    if model not in _SPACES:
+        _SPACES[model] = LabelSpace(model)
+    return _SPACES[model]
 
 
 def align_labels(labels: Tensor, batch: Batch, first: int) -> Tensor:

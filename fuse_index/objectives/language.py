@@ -15,7 +15,7 @@ from fuse_index.errors import OptionError
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, choose, register
-from fuse_index.objectives.labels import LabelSpace, align_labels
+from fuse_index.objectives.labels import LabelSpace, align_labels, label_space
 from fuse_index.objectives.shared import SharedStart
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ class _LanguageLoss(Loss):
 
     @cached_property
     def space(self) -> LabelSpace:
-        """The label space, made when first needed: it costs a product of the table with itself."""
-        return LabelSpace(self.model)
+        """The model's label space, made when first needed."""
+        return label_space(self.model)
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         begin = max(batch.start, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fuse_index.objectives import (
     TokenDivergence,
     one_hot_content,
 )
+from fuse_index.objectives.labels import _SPACES, label_space
 from fuse_index.objectives.shared import SharedStart
 from tests.models import factory
 
@@ -163,6 +165,15 @@ def test_label_space_inverts_the_table(qwen2: Model) -> None:
     torch.testing.assert_close(space.weights(embeds), embeds @ pinv, atol=1e-5, rtol=1e-4)
     again = space.weights(embeds) @ qwen2.table()
     torch.testing.assert_close(again, embeds, atol=1e-5, rtol=1e-4)
+
+
+def test_label_space_is_made_once_and_dies_with_its_model(saved: Callable[[str], Path]) -> None:
+    model = load_model(str(saved("gpt2")), device="cpu")
+    assert label_space(model) is label_space(model)
+    count = len(_SPACES)
+    del model
+    gc.collect()
+    assert len(_SPACES) < count
 
 
 def test_energy_is_the_sum_and_its_label_gradient_the_hidden_state(gpt2: Model) -> None:
