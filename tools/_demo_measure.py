@@ -93,8 +93,8 @@ def retrieval(model: Any, scenes: int) -> dict[str, float]:
         texts = [make_sentences(scene, 1, options=FULL)[0].text for scene in shown]
         with torch.no_grad():
             images = model.encode_image([draw(scene) for scene in shown], normalize=True)
-            said = model.encode_texts(texts, normalize=True)
-        scores = _features(images) @ _features(said).T
+            said = model.encode_texts(texts, normalize=True).features
+        scores = images @ said.T
         own = torch.arange(scenes, device=scores.device)
         rows.append([float((scores.argmax(d) == own).float().mean()) for d in (1, 0)])
     mean = torch.tensor(rows).mean(0).tolist()
@@ -104,11 +104,6 @@ def retrieval(model: Any, scenes: int) -> dict[str, float]:
         "image_to_text_10_draws": round(mean[0], 4),
         "text_to_image_10_draws": round(mean[1], 4),
     }
-
-
-def _features(output: Any) -> torch.Tensor:
-    found: torch.Tensor = getattr(output, "features", output)
-    return found
 
 
 def accuracy(model: Any, sentences: int) -> float:

@@ -85,9 +85,12 @@ class _TextTower(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        inner = getattr(model, "text", None)
-        self.path = "model" if inner is None else "model.text"
-        self.text: Any = model if inner is None else inner
+        self.path = "model" if getattr(model, "text", None) is None else "model.text"
+
+    @property
+    def text(self) -> Any:
+        """The text tower; no attribute of ours, because one registered twice is not restored."""
+        return self.get_submodule(self.path)
 
     def forward(self, ids: Tensor) -> Tensor:
         model: Any = self.model

@@ -127,6 +127,17 @@ def test_clip_tells_test_scenes_apart(models):
     assert float((found == torch.arange(100)).float().mean()) >= 0.9
 
 
+def test_clip_reads_long_texts_after_short_ones(models):
+    model = models[DemoModel.CLIP]
+    text = "a red circle above a big blue star"
+    first = model.encode_texts([text]).features
+    model.encode_texts(["a star"])
+    again = model.encode_texts([text]).features
+    reference = model.module.encode_text(model.tokenizer([text]))
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first, reference, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", [DemoModel.SENTIMENT, DemoModel.JUDGE])
 def test_classifiers_know_how_test_sentences_feel(models, name):
     sentences = list(corpus(Split.TEST, 50))
