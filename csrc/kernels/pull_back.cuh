@@ -92,7 +92,7 @@ __device__ __forceinline__ void request_granule(Granule* to, const typename C::T
   using U = Units<typename C::Type>;
   inside = inside && at < width;
   if constexpr (C::kAligned) {
-    copy_async(to, inside ? row + at : row, inside ? 16 : 0);
+    copy_async(to, row + at, inside ? 16 : 0);  // an address of zero bytes is never read
   } else {
     Granule out{};
 #pragma unroll
@@ -133,7 +133,6 @@ struct FaceReader {
   __device__ __forceinline__ void request(const Block<C>& b, Granule* stage, int64_t face,
                                           int64_t at) const {
     const T* source = from + face * face_stride;
-    const T* safe = static_cast<const T*>(b.args.faces);
 #pragma unroll
     for (int j = 0; j < kFaces; ++j) {
 #pragma unroll
@@ -141,8 +140,8 @@ struct FaceReader {
         const bool inside = i * kStep < rows_left;
         const T* row = source + j * face_stride + i * row_stride;
         request_granule<C>(
-            stage + j * C::kWarpsK * C::kFaceChunk + slot + i * kStep * kChunkGranules,
-            inside ? row : safe, at, b.args.d_tgt, inside);
+            stage + j * C::kWarpsK * C::kFaceChunk + slot + i * kStep * kChunkGranules, row, at,
+            b.args.d_tgt, inside);
       }
     }
   }
@@ -178,13 +177,12 @@ struct Feeder {
   __device__ __forceinline__ void request(const Block<C>& b, Granule* stage, int64_t at,
                                           int shift) const {
     if (!active) return;
-    const T* safe = static_cast<const T*>(b.args.target_grad);
 #pragma unroll
     for (int i = 0; i < M::kRead; ++i) {
       const int t = position(i, shift, b.tile.tube);
       const bool inside = t < word.q;
-      request_granule<C>(stage + i * C::kFeeders + threadIdx.x,
-                         inside ? rows + t * b.args.d_tgt : safe, at, b.args.d_tgt, inside);
+      request_granule<C>(stage + i * C::kFeeders + threadIdx.x, rows + t * b.args.d_tgt, at,
+                         b.args.d_tgt, inside);
     }
   }
 
@@ -193,7 +191,7 @@ struct Feeder {
                                            float (&x)[M::kRead][U::kPerUnit]) const {
     const int64_t width = b.args.d_tgt;
     if (from >= width) return;
-    const int tube = kMode == 1 ? M::kRead : b.tile.tube;
+    const int tube = b.tile.tube;
 #pragma unroll
     for (int i = 0; i < M::kRead; ++i) {
       for (int t = position(i, shift, tube) + tube; t < word.q; t += tube) {
@@ -211,7 +209,6 @@ struct Feeder {
     if (!active) return;
     constexpr int kParts = C::kParts, kPer = U::kPerUnit, kN = M::kComponents;
     Granule raw[M::kRead], out[kN][kParts];
-    const bool more = word.q > (kMode == 1 ? M::kRead : b.tile.tube);
 #pragma unroll
     for (int i = 0; i < M::kRead; ++i) raw[i] = stage[i * C::kFeeders + threadIdx.x];
 #pragma unroll
@@ -219,7 +216,7 @@ struct Feeder {
       float x[M::kRead][kPer];
 #pragma unroll
       for (int i = 0; i < M::kRead; ++i) U::unpack(raw[i].u[unit], x[i]);
-      if (more) add_rest(b, at + unit * kPer, shift, x);
+      if constexpr (kMode == kDirect) add_rest(b, at + unit * kPer, shift, x);
       float y[kN][kPer];
 #pragma unroll
       for (int e = 0; e < kPer; ++e) {
@@ -317,8 +314,9 @@ struct Chains {
   static constexpr int kCount = kMode <= 2 ? kReal : kReal + 4;  // four of a complex product
 };
 
-// All products of one chunk.
-template <class C, int kMode>
+// All products of one chunk. kFull: no tile of the warp is empty, so that there is no branch
+// between the tiles and their products overlap.
+template <class C, int kMode, bool kFull>
 __device__ __forceinline__ void compute(const Granule* faces, const Granule* operand, int warp_n,
                                         int warp_w, int tiles, Accumulators<C, kMode>& acc) {
   using T = typename C::Type;
@@ -356,7 +354,7 @@ __device__ __forceinline__ void compute(const Granule* faces, const Granule* ope
   }
 #pragma unroll
   for (int tile = 0; tile < C::kTiles; ++tile) {
-    if (tile >= tiles) break;
+    if (!kFull && tile >= tiles) break;
     Column<C> b[kN];
 #pragma unroll
     for (int i = 0; i < kN; ++i) b[i].load(operand, i, warp_w * C::kTiles + tile);
@@ -540,9 +538,16 @@ __device__ void run(const Block<C>& b) {
       request_rows(turn + kStages);
       copy_commit();
       feed(turn + 1);
-      compute<C, kMode>(b.faces + turn % kStages * C::kFaceStage + warp_k * C::kFaceChunk,
-                        b.operand + (turn & 1) * C::kOperand + warp_k * C::kOperandChunk, warp_n,
-                        warp_w, tiles, acc);
+      const Granule* operand = b.operand + (turn & 1) * C::kOperand;
+      const Granule* faces = b.faces + turn % kStages * C::kFaceStage + warp_k * C::kFaceChunk;
+      operand += warp_k * C::kOperandChunk;
+      // With 128 registers overlapping tiles spill (measured: docs/kernels.md).
+      constexpr bool kOverlap = C::kThreads <= 256;
+      if (kOverlap && tiles == C::kTiles) {
+        compute<C, kMode, kOverlap>(faces, operand, warp_n, warp_w, tiles, acc);
+      } else {
+        compute<C, kMode, false>(faces, operand, warp_n, warp_w, tiles, acc);
+      }
     }
     copy_wait<0>();
     write_out<C, kMode>(b, acc, 4 * round);
@@ -574,7 +579,13 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
                    split,
                    static_cast<int>(rank * turns / split),
                    static_cast<int>((rank + 1) * turns / split)};
-  switch (tile.tube) {
+  // Words with more target tokens than the ring holds are folded by the definition's loop.
+  bool folds = false;
+  for (int i = threadIdx.x; i < tile.count; i += C::kThreads) {
+    folds |= tile.word[i].q > (tile.tube == 1 ? kReadAhead : tile.tube);
+  }
+  folds = __syncthreads_or(folds);
+  switch (folds ? kDirect : tile.tube) {
     case 1:
       return run<C, 1>(b);
     case 2:

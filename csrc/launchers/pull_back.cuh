@@ -82,8 +82,8 @@ cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBac
   using One = Config<T, 4, 1, 2, 1, 2, true, 2>;   // 64 columns, 8 words, two a multiprocessor
   using Few = Config<T, 2, 1, 4, 2, 3, true, 1>;   // 32 columns, 16 words
   using Many = Config<T, 4, 2, 1, 4, 4, true, 1>;  // 64 columns, 64 words
-  // The same, two a multiprocessor; float32 has not the registers.
-  using Bulk = Config<T, 4, 2, 1, 4, sizeof(T) == 2 ? 2 : 4, true, sizeof(T) == 2 ? 2 : 1>;
+  // 128 columns, 64 words; float32 has not the registers.
+  using Bulk = Config<T, sizeof(T) == 2 ? 8 : 4, 2, 1, 4, sizeof(T) == 2 ? 3 : 4, true, 1>;
   using Small = Config<T, 4, 1, 1, 2, 3, true, 1>;  // 64 columns, 16 words; sm_80 to sm_120
   using Loose = Config<T, 4, 1, 1, 2, 2, false, 1>;
   static_assert(most_bytes<One, Few, Many, Bulk>() <= 232448, "sm_90 and sm_100");
@@ -95,7 +95,8 @@ cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBac
   if (variant == PullBackVariant::kAuto) {
     const int64_t used = args.groups < args.words ? args.groups : args.words;
     const bool thin = args.words <= used * Few::kWords;
-    variant = !thin                                                   ? PullBackVariant::kBulk
+    variant = args.words > used * 2 * Many::kWords                    ? PullBackVariant::kBulk
+              : !thin                                                 ? PullBackVariant::kMany
               : 4 * blocks_of<Few>(args) < 3 * device.multiprocessors ? PullBackVariant::kOne
                                                                       : PullBackVariant::kFew;
   }
