@@ -16,7 +16,7 @@ from fuse_index.ops._checks import Layout, check_values
 
 # DType in csrc/cpu/pull_back.h.
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-# Most words of one (group, p, q) for which the kernel measured faster (docs/kernels.md).
+# Words a group, on average, up to which the kernel runs (docs/kernels.md).
 CROSSOVER = 32
 
 

@@ -17,8 +17,8 @@ from fuse_index.ops._checks import Layout
 
 # DType in csrc/kernels/args.h.
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-# Multiply-adds of one t-product, direct form, up to which one launch beats the composition of
-# library products on an H200 (docs/kernels.md).
+# Multiply-adds of one t-product, direct form, that take the kernel: an estimate (about the launches
+# of the composition at 10 TFLOP/s), not yet a measurement.
 T_PRODUCT_CROSSOVER = 1 << 27
 
 
