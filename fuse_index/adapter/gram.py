@@ -18,6 +18,7 @@ Of every Gram matrix only the blocks on and above the diagonal are computed.
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fuse_index.adapter._workers import Workers
+from fuse_index.adapter.stream import Buffer
 
 # Blocks of rows that are computed on their own. Fixed, so that the bits do not depend on threads.
 _MIN_BLOCK, _BLOCKS = 128, 8
@@ -148,6 +150,7 @@ class GroupGram:
         self.target_energy = 0.0
         self.single = False
         self._workers = workers
+        self._buffers = [(Buffer(), Buffer()), (Buffer(), Buffer())]
         self._recipe = _recipe(k)
         self._block = max(_MIN_BLOCK, -(-source_width // _BLOCKS))
         shape = (len(self._recipe.products), source_width)
@@ -155,14 +158,19 @@ class GroupGram:
         self._crosses = torch.zeros(*shape, target_width, dtype=torch.float64, device=device)
 
     def prepare(self, source: Tensor, target: Tensor) -> Sums:
-        """Return the sums of tokens that :meth:`add` multiplies; changes nothing.
+        """Return the sums of tokens that :meth:`add` multiplies, valid until the call after next.
 
         Args:
             source: ``(p, m, source_width)`` float64 or float32, ``p <= k``.
             target: ``(q, m, target_width)`` of the same dtype, ``q <= k``.
         """
-        recipe = self._recipe
-        return Sums(_mix(recipe.source, source), _mix(recipe.target, target), _energy(target))
+        self._buffers.reverse()
+        x_buffer, y_buffer = self._buffers[0]
+        return Sums(
+            _mix(self._recipe.source, source, x_buffer),
+            _mix(self._recipe.target, target, y_buffer),
+            _energy(target),
+        )
 
     def prepare_summed(self, source: Tensor, target: Tensor) -> Sums:
         """Return the sums for words as the fallback's problem takes them (``k = 1``).
@@ -177,11 +185,20 @@ class GroupGram:
 
     def add(self, sums: Sums) -> None:
         """Fold a chunk of words in."""
+        for task in self.start(sums):
+            task.result()
+
+    def start(self, sums: Sums) -> list[Future[None]]:
+        """Start folding a chunk in; another may follow when all of the tasks are done."""
         self.target_energy += sums.energy
         self.single |= sums.source.dtype is torch.float32
         starts = range(0, self._grams.shape[-1], self._block)
-        tasks = [(unit, start) for start in starts for unit in range(len(self._recipe.products))]
-        self._workers.map(lambda task: self._multiply(sums, *task), tasks)
+        units = range(len(self._recipe.products))
+        return [
+            self._workers.submit(self._multiply, sums, unit, start)
+            for start in starts
+            for unit in units
+        ]
 
     def add_face(self, other: GroupGram, target_tokens: int) -> None:
         """Fold in face 0 of another group's sums, as the fallback's problem weights them.
@@ -254,12 +271,12 @@ def _energy(tokens: Tensor) -> float:
     return float(torch.linalg.vector_norm(tokens, dtype=torch.float64)) ** 2
 
 
-def _mix(factors: Tensor, tokens: Tensor) -> Tensor:
+def _mix(factors: Tensor, tokens: Tensor, buffer: Buffer) -> Tensor:
     """Return sums of tokens: ``(sums, k)`` and ``(p, m, width)`` give ``(sums, m, width)``."""
-    if factors.shape[0] == 1 and len(tokens) == 1:
-        return tokens
-    mixed = factors[:, : len(tokens)].to(tokens) @ tokens.flatten(1)
-    return mixed.view(-1, *tokens.shape[1:])
+    mixed = buffer.take((len(factors), *tokens.shape[1:]), tokens, tokens.dtype)
+    used = factors[:, : len(tokens)].to(tokens)
+    torch.mm(used, tokens.flatten(1), out=mixed.view(len(factors), -1))
+    return mixed
 
 
 def _finish(sums: Tensor) -> Tensor:

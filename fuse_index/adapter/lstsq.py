@@ -145,12 +145,14 @@ def _accumulate(problem: Problem, dtype: torch.dtype, tick: Tick | None) -> Grou
             return None
         chunks = chain([first], chunks)
     prepared = (gram.prepare(*chunk) for chunk in chunks)
-    pending = problem.workers.submit(next, prepared, None)
-    while (sums := pending.result()) is not None:
-        pending = problem.workers.submit(next, prepared, None)  # while this one is multiplied
-        gram.add(sums)
+    sums = next(prepared, None)
+    while sums is not None:
+        tasks, words = gram.start(sums), sums.source.shape[1]
+        sums = next(prepared, None)  # while this chunk is multiplied
+        for task in tasks:
+            task.result()
         if tick is not None:
-            tick(sums.source.shape[1])
+            tick(words)
     return gram
 
 
@@ -218,15 +220,18 @@ def _is_noise(energies: Tensor, top: float) -> bool:
 
 def _solve_dual(problem: Problem, ridge: Ridge, tick: Tick | None) -> Solution:
     """Solve ``(X X^H + penalty) Z = Y`` and return ``X^H Z``: fewer words than the width."""
-    chunks = list(problem.read(torch.float64))
-    source, target = (torch.cat(parts, dim=1) for parts in zip(*chunks, strict=True))
+    k = problem.k
+    chunks = [
+        (*half_spectrum(source, k), *half_spectrum(target, k))
+        for source, target in problem.read(torch.float64)
+    ]
     if tick is not None:
         tick(problem.rows)
-    k = problem.k
-    faces = half_spectrum(source, k)
+    stacked = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    faces, targets = stacked[: len(stacked) // 2], stacked[len(stacked) // 2 :]
     systems = [
         FaceSystem(x @ x.mH, y, weight)
-        for x, y, weight in zip(faces, half_spectrum(target, k), face_weights(k), strict=True)
+        for x, y, weight in zip(faces, targets, face_weights(k), strict=True)
     ]
     solved = _solve_systems(problem, systems, ridge)
     assert solved is not None

@@ -91,10 +91,14 @@ def report(
     means = _means(stream, groups)
     results, everything = {}, []
     for group in groups:
-        measure = partial(_measure, stream, adapters.get(group.name), fallback)
-        arguments = (means.get(group.name), means.get(FALLBACK))
         parts = stream.parts(group.held_out)
-        pending = [stream.workers.submit(measure, part, *arguments) for part in parts]
+        measure = partial(_measure, stream, faces=(adapters.get(group.name), fallback))
+        pending = [
+            stream.workers.submit(
+                partial(measure, part, means=(means[group.name], means[FALLBACK]))
+            )
+            for part in parts
+        ]
         errors = []
         for part, future in zip(parts, pending, strict=True):
             errors.append(future.result())
@@ -120,13 +124,18 @@ def _means(stream: WordStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]
 
 def _measure(
     stream: WordStream,
-    faces: Tensor | None,
-    fallback: Tensor,
     rows: Rows,
-    mean: Tensor,
-    common_mean: Tensor,
+    *,
+    faces: tuple[Tensor | None, Tensor],
+    means: tuple[Tensor, Tensor],
 ) -> Tensor:
     """Measure one chunk of held-out words.
+
+    Args:
+        stream: of the words.
+        rows: the chunk.
+        faces: the adapter of the group, ``None`` if it has none, and the fallback.
+        means: the mean targets of the group, ``(q, width)``, and of all, ``(1, width)``.
 
     Returns:
         ``(5, 2)`` float64, sums over tokens: squared error and cosine of the group's adapter, its
@@ -134,14 +143,14 @@ def _measure(
     """
     source, target = stream.embed(rows, torch.float32)
     truth = target.double()
-    by_fallback = predict(fallback, source, len(target))
-    own = by_fallback if faces is None else predict(faces, source, len(target))
+    by_fallback = predict(faces[1], source, len(target))
+    own = by_fallback if faces[0] is None else predict(faces[0], source, len(target))
     sums = [
         (
             (guess - truth).square().sum(),
             torch.cosine_similarity(guess.expand_as(truth), truth, dim=-1).sum(),
         )
-        for guess in (own.double(), mean[:, None], by_fallback.double(), common_mean[:, None])
+        for guess in (own.double(), means[0][:, None], by_fallback.double(), means[1][:, None])
     ]
     sums.append((truth.square().sum(), truth.new_tensor(truth.shape[0] * truth.shape[1])))
     return torch.stack([torch.stack(pair) for pair in sums]).cpu()

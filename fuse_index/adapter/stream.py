@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ Chunk = tuple[Tensor, Tensor]
 
 # Elements of one token of one chunk: small enough for the working set of a chunk to stay in the
 # last-level cache of a CPU, large enough for matrix products at full speed.
-_CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 23}
+_CHUNK_ELEMENTS = {"cpu": 3 << 18, "cuda": 1 << 23}
 _MIN_CHUNK_WORDS = 256
 
 
@@ -38,7 +39,8 @@ class Problem:
         device: of the chunks.
         workers: for everything that is computed.
         read: called with a floating dtype, yields ``X (p, m, source width)`` and ``Y (q, m, target
-            width)``, ``p, q <= k``; the same words in the same order every time.
+            width)``, ``p, q <= k``, valid until the next; the same words in the same order every
+            time.
     """
 
     k: int
@@ -48,6 +50,27 @@ class Problem:
     device: torch.device
     workers: Workers
     read: Callable[[torch.dtype], Iterator[Chunk]]
+
+
+class Buffer:
+    """Memory that is used again, so that chunk after chunk does not fragment the heap."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def take(self, shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a contiguous tensor that is valid until the next call; the content is not set.
+
+        Args:
+            shape: of the tensor.
+            like: gives the device.
+            dtype: of the tensor.
+        """
+        size = math.prod(shape)
+        memory = self._memory
+        if memory.numel() < size or memory.dtype != dtype or memory.device != like.device:
+            self._memory = memory = torch.empty(size, dtype=dtype, device=like.device)
+        return memory[:size].view(*shape)
 
 
 class WordStream:
@@ -86,19 +109,25 @@ class WordStream:
 
         ``p`` and ``q`` are the largest token counts among ``rows``; shorter words are zero-padded.
         """
-        source, target = (_embed(ids, table, rows, dtype) for ids, table in self._sides)
+        source, target = (_embed(ids, table, rows, dtype, Buffer()) for ids, table in self._sides)
         return source, target
 
     def read(self, rows: Rows, dtype: torch.dtype) -> Iterator[Chunk]:
-        """Yield the embedded chunks of the words."""
+        """Yield the embedded chunks of the words; each is valid until the next is read."""
+        buffers = [Buffer() for _ in self._sides]
         for part in self.parts(rows):
-            yield self.embed(part, dtype)
+            source, target = (
+                _embed(ids, table, part, dtype, buffer)
+                for (ids, table), buffer in zip(self._sides, buffers, strict=True)
+            )
+            yield source, target
 
     def target_mean(self, rows: Rows) -> Tensor:
         """Return the mean target embeddings of words of ``q`` target tokens, ``(q, width)``."""
         ids, embeddings = self._sides[1]
         sums = self.workers.map(
-            lambda part: _embed(ids, embeddings, part, torch.float64).sum(1), self.parts(rows)
+            lambda part: _embed(ids, embeddings, part, torch.float64, Buffer()).sum(1),
+            self.parts(rows),
         )
         return torch.stack(sums).sum(0) / len(rows)
 
@@ -147,14 +176,22 @@ class WordStream:
         )
 
 
-def _embed(ids: Ragged, embeddings: Tensor, rows: Rows, dtype: torch.dtype) -> Tensor:
+def _embed(
+    ids: Ragged, embeddings: Tensor, rows: Rows, dtype: torch.dtype, buffer: Buffer
+) -> Tensor:
     """Look up the tokens of words: ``(tokens, words, width)``, zero where a word is shorter."""
-    lengths = ids.offsets[rows + 1] - ids.offsets[rows]
+    starts = ids.offsets[rows]
+    lengths = ids.offsets[rows + 1] - starts
     positions = np.arange(lengths.max())[:, None]
     inside = positions < lengths
-    index = ids.values[np.where(inside, ids.offsets[rows] + positions, 0)]
+    index = ids.values[np.where(inside, starts + positions, 0)]
     flat = torch.from_numpy(index.reshape(-1)).to(embeddings.device)
-    tokens = embeddings.index_select(0, flat).to(dtype).view(*index.shape, -1)
+    shape = (*index.shape, embeddings.shape[1])
+    tokens = buffer.take(shape, embeddings, dtype)
+    if embeddings.dtype == dtype:
+        torch.index_select(embeddings, 0, flat, out=tokens.view(len(flat), -1))
+    else:
+        tokens.view(len(flat), -1).copy_(embeddings.index_select(0, flat))
     if not inside.all():
         tokens[torch.from_numpy(~inside).to(embeddings.device)] = 0
     return tokens
