@@ -42,27 +42,26 @@ inline bool is_ascii(std::string_view text) {
   return true;
 }
 
-// Whether bytes are UTF-8 to bytes.decode("utf-8", "strict"): no surrogates, nothing overlong.
-inline bool is_utf8(std::string_view text) {
-  if (is_ascii(text)) return true;
-  size_t at = 0;
-  while (at < text.size()) {
-    const auto lead = static_cast<unsigned char>(text[at]);
-    if (lead < 0x80) {
-      ++at;
-      continue;
-    }
-    const size_t size = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-    if (lead < 0xC2 || lead > 0xF4 || at + size > text.size()) return false;
-    for (size_t i = 1; i < size; ++i) {
-      if (!is_continuation(static_cast<unsigned char>(text[at + i]))) return false;
-    }
-    const uint32_t code = character_at(text, at);
-    if (size == 3 && (code < 0x800 || (code >= 0xD800 && code < 0xE000))) return false;
-    if (size == 4 && (code < 0x10000 || code > 0x10FFFF)) return false;
-    at += size;
-  }
-  return true;
+// How many bytes from `at` on are one character, or 0: none. Then `*wrong` bytes are to be replaced
+// together, the "maximal subpart" that Python and Rust replace by one U+FFFD.
+inline size_t character_size(std::string_view text, size_t at, size_t* wrong) {
+  const auto byte = [&](size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : static_cast<unsigned char>(0);
+  };
+  const unsigned char lead = byte(at);
+  *wrong = 1;
+  if (lead < 0x80) return 1;
+  if (lead < 0xC2 || lead > 0xF4) return 0;
+  if (lead < 0xE0) return is_continuation(byte(at + 1)) ? 2 : 0;
+  // What may follow the lead: no overlong forms, no surrogates, nothing beyond U+10FFFF.
+  const unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  const unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+  if (byte(at + 1) < low || byte(at + 1) > high) return 0;
+  *wrong = 2;
+  if (!is_continuation(byte(at + 2))) return 0;
+  if (lead < 0xF0) return 3;
+  *wrong = 3;
+  return is_continuation(byte(at + 3)) ? 4 : 0;
 }
 
 // str.isspace of one character, which is what str.strip removes.

@@ -8,58 +8,76 @@ from itertools import pairwise
 from fuse_index.words.tokenization import WordTokenizer
 
 
-def align_words(
-    text: str,
-    source_ids: Sequence[int],
-    target_ids: Sequence[int],
+def align_rows(
+    texts: Sequence[str],
+    source_rows: Sequence[list[int]],
+    target_rows: Sequence[list[int]],
     source: WordTokenizer,
     target: WordTokenizer,
-) -> tuple[list[int], list[int]]:
-    """Split a row's tokens on both sides into words.
+) -> list[tuple[list[int], list[int]]]:
+    """Split the tokens of rows into words, on both sides.
 
-    The text's white-space words are tokenized one by one by both tokenizers. From the beginning and
+    A text's white-space words are tokenized one by one by both tokenizers. From the beginning and
     from the end they are matched with the row's tokens as far as these go; what is left in the
     middle (ids that are not what the tokenizer would give the text, words that break the law) is
     one word.
 
     Args:
-        text: the decoded text of ``source_ids``.
-        source_ids: the row in the source.
-        target_ids: the target's tokens of the text.
+        texts: ``n`` decoded texts.
+        source_rows: their tokens in the source.
+        target_rows: the target's tokens of the texts.
         source: the source's tokenizer.
         target: the target's tokenizer.
 
     Returns:
-        The source and the target tokens of every word; they sum to the lengths of the rows.
+        For each row the source and the target tokens of every word; they sum to its lengths.
     """
-    words = text.split()
-    sides = [
-        (list(ids), _rows(tokenizer, text, words))
-        for ids, tokenizer in ((source_ids, source), (target_ids, target))
-    ]
+    words = [text.split() for text in texts]
+    sides = zip(
+        zip(source_rows, _word_rows(source, texts, words), strict=True),
+        zip(target_rows, _word_rows(target, texts, words), strict=True),
+        strict=True,
+    )
+    return [_align(side) for side in sides]
+
+
+_Side = tuple[list[int], list[list[int]]]
+
+
+def _align(sides: tuple[_Side, _Side]) -> tuple[list[int], list[int]]:
+    """The words of one row from its ids and its words' ids on both sides."""
     fronts = [_matched(ids, rows) for ids, rows in sides]
     backs = [_matched(ids[::-1], [row[::-1] for row in rows[::-1]]) for ids, rows in sides]
     head = min(len(front) for front in fronts) - 1
-    tail = min(len(words) - head, *(len(back) - 1 for back in backs))
+    tail = min(len(sides[0][1]) - head, *(len(back) - 1 for back in backs))
     sizes = [len(ids) for ids, _ in sides]
     while any(f[head] + b[tail] > n for f, b, n in zip(fronts, backs, sizes, strict=True)):
         tail -= 1
-    columns = []
     rest = [n - f[head] - b[tail] for f, b, n in zip(fronts, backs, sizes, strict=True)]
+    columns = []
     for front, back, middle in zip(fronts, backs, rest, strict=True):
         counts = [after - before for before, after in pairwise(front[: head + 1])]
         counts += [middle] if any(rest) else []
         columns.append(counts + [b - a for a, b in pairwise(back[: tail + 1])][::-1])
-    return columns[0], columns[1]
+    words = [pair for pair in zip(*columns, strict=True) if any(pair)]
+    return [p for p, _ in words], [q for _, q in words]
 
 
-def _rows(tokenizer: WordTokenizer, text: str, words: list[str]) -> list[list[int]]:
-    """Tokens of every word; the first as it stands at the beginning of the text."""
-    if not words:
-        return []
-    rows = tokenizer.encode_words(words).to_lists()
-    first = text[: text.index(words[0]) + len(words[0])]
-    return [tokenizer.encode_text(first), *rows[1:]]
+def _word_rows(
+    tokenizer: WordTokenizer, texts: Sequence[str], words: Sequence[list[str]]
+) -> list[list[list[int]]]:
+    """For each text the tokens of its words; the first as it stands at the text's beginning."""
+    distinct = sorted({word for row in words for word in row[1:]})
+    ids = dict(zip(distinct, tokenizer.encode_words(distinct).to_lists(), strict=True))
+    firsts = [
+        text[: text.index(row[0]) + len(row[0])] if row else ""
+        for text, row in zip(texts, words, strict=True)
+    ]
+    heads = tokenizer.encode_texts(firsts).to_lists()
+    return [
+        [head, *(ids[word] for word in row[1:])] if row else []
+        for head, row in zip(heads, words, strict=True)
+    ]
 
 
 def _matched(ids: list[int], rows: list[list[int]]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a tokenizer must be able to do for us, and the tokenizers written in Python that do it.
+"""What a tokenizer must be able to do for us, and transformers' tokenizers written in Python.
 
 Every backend works on a private copy: it never pads or truncates, adds no special token, and reads
 a special token that is spelled out in a text as text.
@@ -7,13 +7,11 @@ a special token that is spelled out in a text as text.
 from __future__ import annotations
 
 import copy
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fuse_index.errors import ModelError
-from fuse_index.words.cleaning import cleans_alone
 
 
 class Backend(Protocol):
@@ -93,68 +91,6 @@ class PythonBackend:
         return ids
 
 
-class OpenClipBackend:
-    """CLIP's own tokenizer in Python, as open_clip (and OpenAI's package) have it."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = copy.copy(tokenizer)
-        self.tokens = tokens_by_id(tokenizer.encoder)
-        self.unknown_id: int | None = None
-        specials = [tokenizer.decoder[id_] for id_ in _open_clip_specials(tokenizer)]
-        self.special_ids = frozenset(tokenizer.encoder[token] for token in specials)
-        self.cleans_known_way = _module(tokenizer) in ("open_clip", "clip")
-        # The specials are found by the pattern and mapped to themselves by the cache; without both,
-        # a text that spells one is split and merged like any other.
-        self._tokenizer.cache = {}
-        pattern = tokenizer.pat.pattern.removeprefix("|".join(specials) + "|")
-        self._tokenizer.pat = _recompile(tokenizer.pat, pattern)
-        self.definition = {
-            "kind": "end-of-word BPE",
-            "tokens": self.tokens,
-            "special": sorted(self.special_ids),
-            "merges": [list(pair) for pair in tokenizer.bpe_ranks],
-            "pattern": pattern,
-        }
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every text."""
-        encode = self._tokenizer.encode
-        return [encode(text) for text in texts]
-
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Text of every row."""
-        return [self._tokenizer.decode(row) for row in rows]
-
-    def independent(self, word: str) -> bool:
-        """See :func:`cleans_alone`."""
-        return cleans_alone(word)
-
-
-class CleaningBackend:
-    """A tokenizer that cleans its text first, as open_clip's ``HFTokenizer`` does."""
-
-    def __init__(self, inner: Backend, clean: Callable[[str], str]) -> None:
-        self.inner = inner
-        self.clean = clean
-        self.cleans_known_way = getattr(clean, "__module__", "").startswith("open_clip.")
-        self.tokens = inner.tokens
-        self.unknown_id = inner.unknown_id
-        self.special_ids = inner.special_ids
-        self.definition = {"clean": [clean(text) for text in PROBE_TEXTS], **inner.definition}
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every text."""
-        return self.inner.encode_batch([self.clean(text) for text in texts])
-
-    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Text of every row."""
-        return self.inner.decode_batch(rows)
-
-    def independent(self, word: str) -> bool:
-        """See :func:`cleans_alone`."""
-        return cleans_alone(word)
-
-
 _TIE = 1e-2
 """Scores closer than this may compare either way after some thousand float32 additions."""
 
@@ -183,23 +119,12 @@ def tokens_by_id(vocabulary: dict[str, int]) -> list[str | None]:
     return tokens
 
 
-def _module(tokenizer: Any) -> str:
-    return type(tokenizer).__module__.partition(".")[0]
-
-
 def _added_token_splitter(added: dict[str, int]) -> Callable[[str], list[str]]:
     """A function that cuts a text at the added tokens, the longest first."""
     if not added:
         return lambda text: [text]
     longest_first = sorted(added, key=len, reverse=True)
     return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")").split
-
-
-def _open_clip_specials(tokenizer: Any) -> list[int]:
-    ids = getattr(tokenizer, "all_special_ids", None)
-    if ids is not None:
-        return list(ids)
-    return [tokenizer.encoder[token] for token in tokenizer.cache if token in tokenizer.encoder]
 
 
 def _without_specials(tokenizer: Any) -> Any:
@@ -217,9 +142,3 @@ def _has_nbest(model: Any) -> bool:
     except (RuntimeError, NotImplementedError):
         return False
     return True
-
-
-def _recompile(pattern: Any, text: str) -> Any:
-    """Another pattern of the same library (``regex``, which only open_clip needs) and flags."""
-    library = importlib.import_module(type(pattern).__module__.partition(".")[0].lstrip("_"))
-    return library.compile(text, pattern.flags)

@@ -8,10 +8,13 @@ included, so such a word breaks the law in ways that a few trials do not show.
 from __future__ import annotations
 
 import html
+import importlib
 from collections.abc import Callable
 from functools import cache
 from itertools import product
 from typing import cast
+
+Clean = Callable[[str], str]
 
 # What ftfy.badness.BADNESS_RE looks at beyond a space: lower-case letters and punctuation.
 _BEFORE = ("", "a ", ". ", "» ")
@@ -45,6 +48,58 @@ def cleans_alone(word: str) -> bool:
             return True
         word = resolved
     return False
+
+
+def cleans_locally(part: str) -> bool:
+    """Whether a part of a text is cleaned by itself, whatever such parts stand beside it.
+
+    Stricter than :func:`cleans_alone`: there is nothing in the part, before or after cleaning, that
+    ``ftfy`` takes for mojibake, for an entity or for an escape sequence. What is left of its fixes
+    replaces single characters.
+
+    Args:
+        part: a piece of text that begins and ends at a space.
+    """
+    if is_plain(part):
+        return True
+    repair, looks_bad = _repair(), _badness()
+    repaired = repair(part)
+    if "&" in part + repaired or "\x1b" in part or repair(repaired) != repaired:
+        return False
+    return not any(
+        looks_bad(before + text.strip() + after)
+        for text in (part, repaired)
+        for before, after in product(_BEFORE, _AFTER)
+    )
+
+
+def without_repair(clean: Clean | None) -> Clean | None:
+    """One of open_clip's ways to clean, less what does nothing to plain text, or None."""
+    name = getattr(clean, "__name__", "")
+    module = getattr(clean, "__module__", "")
+    if clean is None or not module.startswith("open_clip."):
+        return None
+    if name == "_clean_canonicalize":
+        return cast(Clean, importlib.import_module(module).canonicalize_text)
+    ways: dict[str, Clean] = {"_clean_lower": _collapse_lower, "_clean_whitespace": _collapse}
+    return ways.get(name)
+
+
+def _collapse(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _collapse_lower(text: str) -> str:
+    return " ".join(text.split()).lower()
+
+
+@cache
+def _repair() -> Clean:
+    try:
+        from ftfy import fix_text  # noqa: PLC0415 - only open_clip needs it
+    except ImportError:
+        return lambda text: text + "&"  # nothing is local
+    return cast(Clean, fix_text)
 
 
 @cache

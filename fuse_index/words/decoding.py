@@ -8,21 +8,25 @@ rows that hold one are left to the tokenizer.
 
 from __future__ import annotations
 
+import codecs
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.words.backends import Backend, CleaningBackend, OpenClipBackend
+from fuse_index.words.backends import Backend
 from fuse_index.words.fast_backend import SAME, SUFFIX_TO_SPACE, FastBackend
+from fuse_index.words.open_clip_backends import CleaningBackend, OpenClipBackend
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _TRIALS = 200
+_MARK = len("\ufffd".encode())
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,10 @@ class DecodePlan:
     exact: NDArray[np.bool_]
     strip: bool
 
+    @cached_property
+    def _exact_ids(self) -> frozenset[int]:
+        return frozenset(np.flatnonzero(self.exact).tolist())
+
     def decode(self, row: Sequence[int]) -> tuple[str, list[int]] | None:
         """Decode one row.
 
@@ -51,21 +59,41 @@ class DecodePlan:
             The text and, for every token, the offset in its UTF-8 bytes where the token begins;
             None where only the tokenizer can tell.
         """
-        if any(self.exact[id_] for id_ in row):
+        if not self._exact_ids.isdisjoint(row):
             return None
         pieces = [self.inside[id_] for id_ in row]
         pieces[:1] = [self.first[id_] for id_ in row[:1]]
-        try:
-            text = b"".join(pieces).decode("utf-8")
-        except UnicodeDecodeError:
-            return None
         starts = [0, *accumulate(map(len, pieces))][: len(row)]
+        data = b"".join(pieces)
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            text, starts = _with_replacements(data, starts)
         if not self.strip:
             return text, starts
         begin = len(text[: len(text) - len(text.lstrip())].encode())
         text = text.strip()
         size = len(text.encode())
         return text, [min(max(start - begin, 0), size) for start in starts]
+
+
+def _with_replacements(data: bytes, starts: list[int]) -> tuple[str, list[int]]:
+    """Decode bytes that are not UTF-8, and move offsets to where U+FFFD leaves them."""
+    wrong: list[tuple[int, int]] = []
+
+    def note(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeDecodeError)
+        wrong.append((error.start, error.end))
+        return "\ufffd", error.end
+
+    codecs.register_error("fuse_index_note", note)
+    text = data.decode("utf-8", "fuse_index_note")
+    moved = []
+    for start in starts:
+        shift = sum(_MARK - (end - begin) for begin, end in wrong if end <= start)
+        inside = next((begin for begin, end in wrong if begin < start < end), None)
+        moved.append((start if inside is None else inside + _MARK) + shift)
+    return text, moved
 
 
 def decode_plan(backend: Backend) -> DecodePlan | None:

@@ -41,6 +41,7 @@ class FastBackend:
                 expected="a tokenizer without parts written in Python",
             ) from error
         spec.update(truncation=None, padding=None, post_processor=None)
+        spec["model"].pop("dropout", None)  # merges left out at random are for training
         vocabulary = _vocabulary(spec)
         self.tokens = tokens_by_id(vocabulary)
         special = {token["content"] for token in spec["added_tokens"] if token["special"]}

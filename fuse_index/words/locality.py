@@ -9,18 +9,20 @@ and every text goes through the tokenizer as a whole.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.words.backends import Backend, CleaningBackend, OpenClipBackend
-from fuse_index.words.cleaning import is_plain
+from fuse_index.words.backends import Backend
+from fuse_index.words.cleaning import cleans_locally
 from fuse_index.words.fast_backend import FastBackend
+from fuse_index.words.open_clip_backends import CleaningBackend, OpenClipBackend
 
 PLANE = 1 << 16
 _CANDIDATES = (*range(0x21, 0x700), *range(0xAC00, 0xD7A4, 97))
@@ -55,23 +57,26 @@ class Locality:
         neighbours: ``(65536,)`` booleans: the characters that may stand on either side of a space
             for it to be a cut; beyond the basic plane none may.
         whole: tells the parts that must not be tokenized alone: the whole text must be.
+        anchor: what must stand before a part from the middle of a text for it to be tokenized as
+            there; empty where a space at the beginning of a text is like any other.
     """
 
     neighbours: NDArray[np.bool_]
     whole: Callable[[str], bool]
+    anchor: str = "a"
 
     def cuts(self, text: str) -> list[int]:
         """Offsets, in characters, of the spaces that begin a new part."""
-        found, start = [], text.find(" ", 1)
-        while 0 <= start < len(text) - 1:
-            if self._ordinary(text[start - 1]) and self._ordinary(text[start + 1]):
-                found.append(start)
-            start = text.find(" ", start + 1)
-        return found
+        return [match.start() for match in self._cut.finditer(text)]
 
-    def _ordinary(self, character: str) -> bool:
-        code = ord(character)
-        return code < PLANE and bool(self.neighbours[code])
+    @cached_property
+    def _cut(self) -> re.Pattern[str]:
+        characters = "".join(re.escape(chr(code)) for code in np.flatnonzero(self.neighbours))
+        return re.compile(f"(?<=[{characters}]) (?=[{characters}])")
+
+    def ordinary(self, characters: str) -> bool:
+        """Whether all of some characters may stand beside a cut."""
+        return all(ord(c) < PLANE and self.neighbours[ord(c)] for c in characters)
 
 
 def locality_of(backend: Backend) -> Locality | None:
@@ -82,25 +87,31 @@ def locality_of(backend: Backend) -> Locality | None:
     """
     if isinstance(backend, FastBackend):
         return _of_fast(backend)
-    if isinstance(backend, OpenClipBackend) and backend.cleans_known_way:
-        return Locality(_ascii(), lambda part: not is_plain(part))
+    if isinstance(backend, OpenClipBackend) and backend.clean and backend.cleans_known_way:
+        return Locality(_visible(backend.clean), lambda part: not cleans_locally(part), "")
     if isinstance(backend, CleaningBackend) and backend.cleans_known_way:
         inner = locality_of(backend.inner)
-        # Cleaning may remove what stands beside a cut, and then any other character does.
-        if inner is None or not inner.neighbours[_ascii()].all():
-            return None
-        return Locality(_ascii(), partial(_cleaned_whole, backend.clean, inner.whole))
+        if inner is not None:
+            return Locality(_visible(backend.clean), partial(_cleaned_whole, backend.clean, inner))
     return None
 
 
-def _cleaned_whole(clean: Callable[[str], str], whole: Callable[[str], bool], part: str) -> bool:
-    """Parts that cleaning could connect with others, or make disappear."""
-    return not is_plain(part) or not clean(part) or whole(clean(part))
+def _cleaned_whole(clean: Callable[[str], str], inner: Locality, part: str) -> bool:
+    """Parts that cleaning could connect with others or make disappear, and the inner ones."""
+    if not cleans_locally(part):
+        return True
+    cleaned = clean(part)
+    return not cleaned or not inner.ordinary(cleaned[0] + cleaned[-1]) or inner.whole(cleaned)
 
 
-def _ascii() -> NDArray[np.bool_]:
+@cache
+def _visible(clean: Callable[[str], str]) -> NDArray[np.bool_]:
+    """Characters that are no white space, neither before nor after cleaning."""
     flags = np.zeros(PLANE, np.bool_)
-    flags[0x21:0x7F] = True
+    for code in range(0x21, 0x250):  # the Latin letters: cleaning is slow
+        character = chr(code)
+        known = unicodedata.category(character)[0] in "LNPS"
+        flags[code] = known and not any(map(_is_gap, clean(f"a{character}b")[1:-1]))
     return flags
 
 
@@ -124,7 +135,19 @@ def _of_fast(backend: FastBackend) -> Locality | None:
             barriers.append((content, plain))
         elif len(plain) < 2 or not all(map(_is_gap, plain)):
             return None
-    return Locality(_ordinary_characters(normalize), partial(_has_barrier, normalize, barriers))
+    whole = partial(_has_barrier, normalize, barriers)
+    return Locality(_ordinary_characters(normalize), whole, "" if _is_uniform(spec) else "a")
+
+
+def _is_uniform(spec: dict[str, Any]) -> bool:
+    """Whether nothing in a pipeline treats the beginning of a text in a way of its own."""
+    steps = _steps(spec["normalizer"], "normalizers") + _steps(
+        spec["pre_tokenizer"], "pretokenizers"
+    )
+    return not any(
+        step["type"] in ("Prepend", "Strip", "Metaspace") or step.get("add_prefix_space")
+        for step in steps
+    )
 
 
 def _has_barrier(
@@ -232,8 +255,6 @@ def _cuts_spaces(step: dict[str, Any]) -> bool:
 
 def _model_is_local(model: dict[str, Any], split: bool, image: str) -> bool:
     """Whether the model keeps what stands left and right of a cut apart."""
-    if model.get("dropout"):
-        return False
     if split:
         return model["type"] in ("BPE", "WordPiece", "WordLevel", "Unigram")
     affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")

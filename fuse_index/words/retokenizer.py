@@ -18,21 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.errors import OptionError, ShapeError, VocabularyError
-from fuse_index.words.alignment import align_words
+from fuse_index.errors import OptionError, VocabularyError
+from fuse_index.words.alignment import align_rows
 from fuse_index.words.decoding import DecodePlan, decode_plan
 from fuse_index.words.locality import Locality, locality_of
 from fuse_index.words.parts import DONE, EXACT, PartTable, Pass, PythonParts
 from fuse_index.words.ragged import Int64, Ragged, offsets_of
+from fuse_index.words.rows import ConvertedRow, checked_rows, with_rows
 from fuse_index.words.table import WordTable
-from fuse_index.words.tokenization import ANCHOR, WordTokenizer
+from fuse_index.words.tokenization import WordTokenizer
 
 logger = logging.getLogger(__name__)
 
 GroupOf = Callable[[Int64, Int64], NDArray[Any]] | Mapping[tuple[int, int], int]
 """Group of words by their token counts: from two arrays ``(W,)`` to one, or a mapping."""
-
-_ExactRow = tuple[list[int], list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class Retokenizer:
         self._group_of = group_of
         self._threads = self.options.threads or min(8, os.cpu_count() or 1)
         self._table = table
-        self._rows: OrderedDict[bytes, _ExactRow] = OrderedDict()
+        self._rows: OrderedDict[bytes, ConvertedRow] = OrderedDict()
         plan, self._locality = decode_plan(source.backend), locality_of(target.backend)
         self._parts: PartTable | None = None
         if plan is not None and self._locality is not None:
@@ -157,11 +156,11 @@ class Retokenizer:
             ShapeError: if the arrays are not of these shapes and kinds.
             VocabularyError: if an id is outside the source's vocabulary.
         """
-        ids, lengths = self._checked(ids, lengths)
+        ids, lengths = checked_rows(ids, lengths, self.source.vocab_size)
         found = self._pass(ids, lengths)
         exact = np.flatnonzero(found.status != DONE)
         if len(exact):
-            found = _with_rows(found, exact, self._exact_rows(ids, lengths, exact))
+            found = with_rows(found, exact, self._exact_rows(ids, lengths, exact))
         return Retokenized(
             Ragged(offsets_of(found.target_counts), found.target),
             offsets_of(found.p),
@@ -169,43 +168,6 @@ class Retokenizer:
             offsets_of(found.word_counts),
             self._groups(found.p, found.q),
         )
-
-    def _checked(self, ids: Any, lengths: Any) -> tuple[Int64, Int64]:
-        """The arguments as contiguous int64, in range."""
-        ids = np.asarray(ids)
-        if ids.ndim != 2 or (ids.dtype.kind not in "iu" and ids.size):
-            raise ShapeError(
-                f"retokenize: ids of shape {ids.shape} and dtype {ids.dtype}",
-                expected="integers of shape (n, L)",
-            )
-        rows, width = ids.shape
-        ids = np.ascontiguousarray(ids, np.int64)
-        inside = ids
-        if lengths is None:
-            lengths = np.full(rows, width, np.int64)
-        else:
-            lengths = np.ascontiguousarray(lengths)
-            if lengths.shape != (rows,) or (lengths.dtype.kind not in "iu" and rows):
-                raise ShapeError(
-                    f"retokenize: lengths of shape {lengths.shape} and dtype {lengths.dtype}",
-                    expected=f"integers of shape ({rows},)",
-                )
-            lengths = lengths.astype(np.int64)
-            if rows and (lengths.min() < 0 or lengths.max() > width):
-                raise ShapeError(
-                    f"retokenize: lengths from {lengths.min()} to {lengths.max()}",
-                    expected=f"0 to {width}, the columns of ids",
-                )
-            inside = ids[np.arange(width) < lengths[:, None]]
-        size = self.source.vocab_size
-        if inside.size and (inside.min() < 0 or inside.max() >= size):
-            bad = inside[(inside < 0) | (inside >= size)][0]
-            raise VocabularyError(
-                f"retokenize: token id {bad}",
-                expected=f"ids from 0 to {size - 1} of the source tokenizer",
-                remedy="mask the rows of the embedding table that no token uses",
-            )
-        return ids, lengths
 
     def _pass(self, ids: Int64, lengths: Int64) -> Pass:
         """Look all rows up, filling the cache until no part is missing."""
@@ -228,16 +190,17 @@ class Retokenizer:
         assert self._locality is not None
         texts = [part.decode() for part, _ in missing]
         whole = [self._locality.whole(text) for text in texts]
-        heads = ["" if initial else ANCHOR for _, initial in missing]
-        rows = self.target.encode_texts(
+        anchor = self._locality.anchor
+        heads = ["" if initial else anchor for _, initial in missing]
+        packed = self.target.encode_texts(
             [head + text for head, text in zip(heads, texts, strict=True)]
-        ).to_lists()
-        anchor = self.target.encode_text(ANCHOR)
-        for number, (row, head) in enumerate(zip(rows, heads, strict=True)):
-            if head:
-                whole[number] |= row[: len(anchor)] != anchor
-                rows[number] = row[len(anchor) :]
-        packed = Ragged.from_lists(rows)
+        )
+        if anchor:
+            rows, ids = packed.to_lists(), self.target.encode_text(anchor)
+            for number in (n for n, head in enumerate(heads) if head):
+                whole[number] |= rows[number][: len(ids)] != ids
+                rows[number] = rows[number][len(ids) :]
+            packed = Ragged.from_lists(rows)
         self._parts.insert(
             [part for part, _ in missing],
             bytes(initial for _, initial in missing),
@@ -261,7 +224,7 @@ class Retokenizer:
             packed.values,
         )
 
-    def _exact_rows(self, ids: Int64, lengths: Int64, rows: Int64) -> list[_ExactRow]:
+    def _exact_rows(self, ids: Int64, lengths: Int64, rows: Int64) -> list[ConvertedRow]:
         """Convert rows with the tokenizers, or recall them."""
         keys = [ids[row, : lengths[row]].tobytes() for row in rows]
         known = {key: self._rows.get(key) for key in keys}
@@ -269,9 +232,9 @@ class Retokenizer:
         source_rows = [np.frombuffer(key, np.int64).tolist() for key in fresh]
         texts = self.source.decode_batch(source_rows)
         target_rows = self.target.encode_texts(texts).to_lists()
-        for key, text, before, after in zip(fresh, texts, source_rows, target_rows, strict=True):
-            words = align_words(text, before, after, self.source, self.target)
-            known[key] = self._rows[key] = (after, *words)
+        words = align_rows(texts, source_rows, target_rows, self.source, self.target)
+        for key, row, (p, q) in zip(fresh, target_rows, words, strict=True):
+            known[key] = self._rows[key] = (row, p, q)
         while len(self._rows) > self.options.max_rows:
             self._rows.popitem(last=False)
         return [found for key in keys if (found := known[key]) is not None]
@@ -324,22 +287,3 @@ def _check_table(table: WordTable, target: WordTokenizer) -> None:
             "the word table's target tokens are not those of the target tokenizer",
             expected="a table built for this pair of tokenizers",
         )
-
-
-def _with_rows(found: Pass, rows: Int64, results: list[_ExactRow]) -> Pass:
-    """Put the rows that the tokenizers converted among the others."""
-    columns = []
-    for counts, values, place in (
-        (found.target_counts, (found.target,), (0,)),
-        (found.word_counts, (found.p, found.q), (1, 2)),
-    ):
-        sizes = np.array([len(result[place[0]]) for result in results], np.int64)
-        spots = np.repeat(offsets_of(counts)[rows], sizes)
-        merged = counts.copy()
-        merged[rows] = sizes
-        columns.append(merged)
-        for column, which in zip(values, place, strict=True):
-            fresh = np.array([x for result in results for x in result[which]], np.int64)
-            columns.append(np.insert(column, spots, fresh))
-    target_counts, target, word_counts, p, q = columns
-    return Pass(found.status, target_counts, target, word_counts, p, q, set())

@@ -17,14 +17,9 @@ from functools import cached_property
 from typing import Any
 
 from fuse_index.errors import ModelError, VocabularyError
-from fuse_index.words.backends import (
-    PROBE_TEXTS,
-    Backend,
-    CleaningBackend,
-    OpenClipBackend,
-    PythonBackend,
-)
+from fuse_index.words.backends import PROBE_TEXTS, Backend, PythonBackend
 from fuse_index.words.fast_backend import FastBackend
+from fuse_index.words.open_clip_backends import CleaningBackend, OpenClipBackend
 from fuse_index.words.ragged import Ragged
 
 PROBE_WORDS = ("the", "a", "photo", "of", "two", "dogs", "running", "unbelievable", "Paris", "7")

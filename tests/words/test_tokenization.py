@@ -158,6 +158,14 @@ def test_only_a_tokenizer_that_strips_its_text_needs_an_anchor():
     assert roberta.encode_text(" dog") == wrapped("gpt2").encode_text("dog")
 
 
+def test_dropout_is_off():
+    noisy = copy.deepcopy(make("gpt2").backend_tokenizer)
+    noisy.model.dropout = 0.9
+    assert WordTokenizer.from_tokenizer(noisy).encode_text(SENTENCE) == wrapped("gpt2").encode_text(
+        SENTENCE
+    )
+
+
 def test_the_fingerprint_is_of_behaviour_only():
     prints = {name: wrapped(name).fingerprint for name in ZOO}
     assert all(len(value) == 64 for value in prints.values())
