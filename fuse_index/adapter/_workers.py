@@ -57,7 +57,7 @@ class Workers:
             return self._pool.submit(self._run, task, *arguments)
         done: Future[T] = Future()
         try:
-            done.set_result(task(*arguments))
+            done.set_result(self._run(task, *arguments))
         except Exception as error:
             done.set_exception(error)
         return done

@@ -178,7 +178,7 @@ def _solve_systems(
     ``energy`` of the transformed targets is given for the primal form.
     """
     unit = mean_eigenvalue(systems, problem.k * problem.widths[0])
-    if not math.isfinite(unit):
+    if not all(map(math.isfinite, [unit, *(float(s.right.abs().sum()) for s in systems)])):
         raise ModelError(
             "fit_adapter: embeddings of words hold NaN or infinity",
             expected="finite embeddings",

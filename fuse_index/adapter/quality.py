@@ -93,12 +93,9 @@ def report(
     for group in groups:
         parts = stream.parts(group.held_out)
         measure = partial(_measure, stream, faces=(adapters.get(group.name), fallback))
-        pending = [
-            stream.workers.submit(
-                partial(measure, part, means=(means[group.name], means[FALLBACK]))
-            )
-            for part in parts
-        ]
+        if parts:
+            measure = partial(measure, means=(means[group.name], means[FALLBACK]))
+        pending = [stream.workers.submit(measure, part) for part in parts]
         errors = []
         for part, future in zip(parts, pending, strict=True):
             errors.append(future.result())

@@ -143,8 +143,9 @@ def cross_validated_ridge(spectrum: Spectrum, residuals: Residuals, mean: float)
 
     The score is ``RSS / (1 - df / N)^2`` with the residual sum of squares and the effective
     degrees of freedom of all faces together, ``N = k * rows``. Of several minima the one with the
-    largest ridge is taken: where words repeat tokens the score falls once more towards
-    interpolation, which predicts other words badly.
+    largest ridge is taken, and in the dual form (fewer words than the width) one that leaves
+    ``df <= N / 2``: where words repeat tokens the score falls once more towards interpolation,
+    which predicts other words badly.
 
     Args:
         spectrum: of the Gram matrices, primal or dual.
@@ -170,6 +171,8 @@ def cross_validated_ridge(spectrum: Spectrum, residuals: Residuals, mean: float)
     if residuals.energy is not None:
         score = (score + residuals.energy).clamp_min(0)
     score = score / (1 - freedom / residuals.count).square()
+    if residuals.energy is None:
+        score[freedom > residuals.count / 2] = torch.inf
     best = len(grid) - 1
     while best > 0 and score[best - 1] <= score[best]:
         best -= 1
