@@ -81,25 +81,24 @@ def fit_adapter(
     """
     options = options or FitOptions()
     _check(table, source_embeddings, target_embeddings)
-    groups = group_words(table, options)
-    tick = _ticker(sum(len(g.train) + len(g.held_out) for g in groups), progress)
+    embeddings = source_embeddings, target_embeddings
     with Workers(source_embeddings.device) as workers:
-        stream = WordStream(
-            table,
-            source_embeddings,
-            target_embeddings,
-            workers=workers,
-            chunk_words=options.chunk_words,
-        )
-        fitter = _Fitter(stream, options, tick)
-        for group in groups:
-            fitter.fit(group)
-        fitter.fit_fallback(np.concatenate([g.train for g in groups]))
-        quality = report(stream, groups, fitter.adapters, tick)
+        stream = WordStream(table, *embeddings, workers=workers, chunk_words=options.chunk_words)
+        return _fit_groups(stream, group_words(table, options), options, progress)
+
+
+def _fit_groups(
+    stream: WordStream, groups: list[WordGroup], options: FitOptions, progress: Progress | None
+) -> Fit:
+    tick = _ticker(sum(len(g.train) + len(g.held_out) for g in groups), progress)
+    fitter = _Fitter(stream, options, tick)
+    for group in groups:
+        fitter.fit(group)
+    fitter.fit_fallback(np.concatenate([g.train for g in groups]))
     return Fit(
         adapters=fitter.adapters,
         fallbacks=fitter.fallbacks,
-        quality=quality,
+        quality=report(stream, groups, fitter.adapters, tick),
         ridges=fitter.ridges,
         methods=fitter.methods,
         options=options,

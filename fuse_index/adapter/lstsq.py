@@ -106,23 +106,24 @@ def solve_problem(
         return _solve_dual(problem, ridge, tick)
     if gram is None and single and _single_pays(problem, ridge):
         gram = _accumulate(problem, torch.float32, tick)
-    rejected = False
     if gram is not None and gram.single:
         solved = _solve_systems(problem, gram.systems(), ridge, precision=torch.float32)
         if solved is not None:
             return _finish(problem, solved, gram)
-        gram, tick, rejected = None, None, True  # every word has been reported
-    if gram is None:
-        gram = _accumulate(problem, torch.float64, tick)
+        gram = _accumulate(problem, torch.float64, None)  # every word has been reported
+        return replace(_solve_primal(problem, ridge, gram), rejected_single=True)
+    return _solve_primal(problem, ridge, gram or _accumulate(problem, torch.float64, tick))
+
+
+def _solve_primal(problem: Problem, ridge: Ridge, gram: GroupGram | None) -> Solution:
+    """Solve from sums of float64 products."""
     assert gram is not None
     energy = problem.k * gram.target_energy
     solved = _solve_systems(problem, gram.systems(), ridge, energy=energy)
     assert solved is not None
     if any(basis.shape[1] for basis in solved.dropped) and not _vanishes(problem, solved):
-        solution = _solve_orthogonal(problem, solved.ridge, gram)
-    else:
-        solution = _finish(problem, solved, gram)
-    return replace(solution, rejected_single=rejected)
+        return _solve_orthogonal(problem, solved.ridge, gram)
+    return _finish(problem, solved, gram)
 
 
 def _single_pays(problem: Problem, ridge: Ridge) -> bool:

@@ -41,7 +41,7 @@ class FitOptions:
 
     grouping: Grouping = Grouping.PAIR
     ridge: Ridge = "auto"
-    min_words: int = 32
+    min_words: int = 10
     max_words: int | None = None
     holdout: float = 0.1
     seed: int = 0
