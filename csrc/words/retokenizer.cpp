@@ -41,6 +41,10 @@ class Retokenizer::Worker {
 
   void run(const Batch& batch, int64_t begin, int64_t end) {
     set_base_by_majority(batch, begin, end);
+    const auto tokens = static_cast<size_t>((end - begin) * batch.width);
+    pass.target.reserve(tokens + tokens / 2);
+    pass.p.reserve(tokens);
+    pass.q.reserve(tokens);
     for (int64_t row = begin; row < end; ++row) {
       const size_t targets = pass.target.size();
       const size_t words = pass.p.size();

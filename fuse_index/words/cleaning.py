@@ -10,15 +10,13 @@ from __future__ import annotations
 import html
 import importlib
 from collections.abc import Callable
-from functools import cache
-from itertools import product
+from functools import cache, lru_cache
 from typing import cast
 
 Clean = Callable[[str], str]
 
-# What ftfy.badness.BADNESS_RE looks at beyond a space: lower-case letters and punctuation.
-_BEFORE = ("", "a ", ". ", "» ")
-_AFTER = ("", " a", " «", " »")
+# ftfy.badness.BADNESS_RE looks beyond a space for lower-case letters and the beginning of a text.
+_COMPANY = ("{}", "{} a", "a {} a", "» {} «")
 _LEVELS = 4
 
 
@@ -41,7 +39,7 @@ def cleans_alone(word: str) -> bool:
         return True
     looks_bad = _badness()
     for _ in range(_LEVELS):
-        if any(looks_bad(before + word + after) for before, after in product(_BEFORE, _AFTER)):
+        if any(looks_bad(company.format(word)) for company in _COMPANY):
             return False
         resolved = html.unescape(word)
         if resolved == word:
@@ -64,12 +62,12 @@ def cleans_locally(part: str) -> bool:
         return True
     repair, looks_bad = _repair(), _badness()
     repaired = repair(part)
-    if "&" in part + repaired or "\x1b" in part or repair(repaired) != repaired:
+    if "&" in part + repaired or "\x1b" in part:
+        return False
+    if repaired != part and repair(repaired) != repaired:
         return False
     return not any(
-        looks_bad(before + text.strip() + after)
-        for text in (part, repaired)
-        for before, after in product(_BEFORE, _AFTER)
+        looks_bad(company.format(text.strip())) for text in {part, repaired} for company in _COMPANY
     )
 
 
@@ -83,6 +81,16 @@ def without_repair(clean: Clean | None) -> Clean | None:
         return cast(Clean, importlib.import_module(module).canonicalize_text)
     ways: dict[str, Clean] = {"_clean_lower": _collapse_lower, "_clean_whitespace": _collapse}
     return ways.get(name)
+
+
+def with_repair(light: Clean) -> Clean:
+    """The whole of one of open_clip's ways to clean, from the rest of it."""
+    repair = _repair()
+
+    def clean(text: str) -> str:
+        return light(html.unescape(html.unescape(repair(text))).strip())
+
+    return clean
 
 
 def _collapse(text: str) -> str:
@@ -99,7 +107,7 @@ def _repair() -> Clean:
         from ftfy import fix_text  # noqa: PLC0415 - only open_clip needs it
     except ImportError:
         return lambda text: text + "&"  # nothing is local
-    return cast(Clean, fix_text)
+    return lru_cache(1 << 14)(fix_text)
 
 
 @cache

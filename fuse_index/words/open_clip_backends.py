@@ -6,10 +6,17 @@ import copy
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 
 from fuse_index.words.backends import PROBE_TEXTS, Backend, tokens_by_id
-from fuse_index.words.cleaning import Clean, cleans_alone, is_plain, without_repair
+from fuse_index.words.cleaning import (
+    Clean,
+    cleans_alone,
+    is_plain,
+    with_repair,
+    without_repair,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +46,9 @@ class OpenClipBackend:
         self.clean: Clean | None = getattr(tokenizer, "clean_fn", None)
         self._light = without_repair(self.clean)
         self._twin = _rust_twin(self._tokenizer) if self._light is not None else None
+        self._repair = with_repair(self._light) if self._light is not None else None
+        self._bare = copy.copy(self._tokenizer)
+        self._bare.clean_fn = str
         self.definition = {
             "kind": "end-of-word BPE",
             "tokens": self.tokens,
@@ -54,12 +64,20 @@ class OpenClipBackend:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text."""
-        encode, light = self._tokenizer.encode, self._light
-        if self._twin is None or light is None:
-            return [encode(text) for text in texts]
-        plain = [light(text) for text in texts if is_plain(text)]
-        fast = iter(self._twin.encode_batch_fast(plain, add_special_tokens=False))
-        return [next(fast).ids if is_plain(text) else encode(text) for text in texts]
+        light, repair = self._light, self._repair
+        if light is None or repair is None:
+            return [self._tokenizer.encode(text) for text in texts]
+        cleaned = [light(text) if is_plain(text) else repair(text) for text in texts]
+        if self._twin is None:
+            return [self._bare.encode(text) for text in cleaned]
+        plain = [text.isascii() and text.isprintable() for text in cleaned]
+        fast = iter(
+            self._twin.encode_batch_fast(list(compress(cleaned, plain)), add_special_tokens=False)
+        )
+        return [
+            next(fast).ids if easy else self._bare.encode(text)
+            for easy, text in zip(plain, cleaned, strict=True)
+        ]
 
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of every row."""

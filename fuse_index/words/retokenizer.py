@@ -22,6 +22,7 @@ from fuse_index.errors import OptionError, VocabularyError
 from fuse_index.words.alignment import align_rows
 from fuse_index.words.decoding import DecodePlan, decode_plan
 from fuse_index.words.locality import Locality, locality_of
+from fuse_index.words.part_encoder import PartEncoder
 from fuse_index.words.parts import DONE, EXACT, PartTable, Pass, PythonParts
 from fuse_index.words.ragged import Int64, Ragged, offsets_of
 from fuse_index.words.rows import ConvertedRow, checked_rows, with_rows
@@ -128,7 +129,9 @@ class Retokenizer:
         self._rows: OrderedDict[bytes, ConvertedRow] = OrderedDict()
         plan, self._locality = decode_plan(source.backend), locality_of(target.backend)
         self._parts: PartTable | None = None
+        self._encoder: PartEncoder | None = None
         if plan is not None and self._locality is not None:
+            self._encoder = PartEncoder(target, self._locality)
             self._parts = _part_table(plan, self._locality, native=self.options.native)
         if table is not None:
             _check_table(table, target)
@@ -187,20 +190,10 @@ class Retokenizer:
     def _resolve(self, missing: list[tuple[bytes, bool]]) -> None:
         """Fill the cache from the real tokenizer."""
         assert self._parts is not None
-        assert self._locality is not None
-        texts = [part.decode() for part, _ in missing]
-        whole = [self._locality.whole(text) for text in texts]
-        anchor = self._locality.anchor
-        heads = ["" if initial else anchor for _, initial in missing]
-        packed = self.target.encode_texts(
-            [head + text for head, text in zip(heads, texts, strict=True)]
+        assert self._encoder is not None
+        packed, whole = self._encoder.encode(
+            [(part.decode(), initial) for part, initial in missing]
         )
-        if anchor:
-            rows, ids = packed.to_lists(), self.target.encode_text(anchor)
-            for number in (n for n, head in enumerate(heads) if head):
-                whole[number] |= rows[number][: len(ids)] != ids
-                rows[number] = rows[number][len(ids) :]
-            packed = Ragged.from_lists(rows)
         self._parts.insert(
             [part for part, _ in missing],
             bytes(initial for _, initial in missing),
