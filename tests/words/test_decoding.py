@@ -26,7 +26,7 @@ def test_who_has_a_plan(name):
 
 
 @pytest.mark.parametrize("name", PLANNED)
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_plan_decodes_as_the_tokenizer(name, data):
     tokenizer = wrapped(name)

@@ -23,7 +23,7 @@ def joined_equals_concatenated(tokenizer, chosen, rows):
 
 
 @pytest.mark.parametrize("name", ZOO)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(words=word_lists, order=st.randoms(use_true_random=False))
 def test_words_that_pass_keep_the_law_in_any_company(name, words, order):
     tokenizer = wrapped(name)

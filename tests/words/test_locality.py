@@ -46,7 +46,7 @@ def test_who_is_proved_local(name):
 
 
 @pytest.mark.parametrize("name", LOCAL)
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(text=texts)
 def test_parts_tokenize_as_the_whole(name, text):
     tokenizer = wrapped(name)
@@ -74,7 +74,7 @@ def test_added_tokens_make_a_text_whole():
 
 
 @pytest.mark.parametrize("pattern", sorted(SAFE_SPLITS))
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(text=texts)
 def test_safe_splits_are_safe(pattern, text):
     tokenizer = _split_tokenizer(pattern)
@@ -162,7 +162,7 @@ def test_bare_bpe_over_spaces_needs_the_space_in_its_vocabulary():
     assert locality_of(WordTokenizer.from_tokenizer(tokenizer).backend) is None
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     st.lists(st.one_of(words, st.text(characters, min_size=1, max_size=4)), min_size=2, max_size=5)
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread"]
+FLAGS = ["-std=c++17", "-O0", "-g", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread"]
 
 
 def build_and_run(folder: Path, sanitizers: str) -> subprocess.CompletedProcess[str]:

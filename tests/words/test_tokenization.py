@@ -62,7 +62,7 @@ def test_text_gets_the_tokenizers_own_ids(name):
 
 
 @everyone
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     text=st.lists(words, max_size=6).map(" ".join).filter(lambda t: "<" not in t and "[" not in t)
 )
