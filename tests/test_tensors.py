@@ -28,6 +28,16 @@ DTYPES = (torch.float64, torch.complex128)
 KINDS = ("full", "deficient", "zero slice", "zero face", "repeated", "zero")
 SHAPES = ((7, 3), (3, 7), (5, 5), (1, 4), (4, 1))
 
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Thousands of tiny operations: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 sizes = st.integers(1, 5)
 tubes = st.integers(1, 7)
 dtypes = st.sampled_from(DTYPES)
