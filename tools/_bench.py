@@ -23,6 +23,8 @@ from typing import Any
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
+# Taken before the benchmark itself makes the machine busy.
+_LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -35,7 +37,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine: processor, cores, memory, GPU, and how busy it is right now."""
+    """Describe the machine: processor, cores, memory, GPU, and how busy it was at the start."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -47,7 +49,7 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_gb": _memory_gb(),
         "gpus": gpus,
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_at_start": _LOAD_AT_START,
     }
 
 
