@@ -122,8 +122,8 @@ def _measurable(
             continue
         if int(tokens.lengths.min()) == 0:
             continue
-        whole = model.words.encode_text(model.words.lead + " ".join(words))
-        if whole == tokens.values.tolist():
+        (whole,) = model.words.encode_running([" ".join(words)])
+        if np.array_equal(whole, tokens.values):
             yield _Text(words, tokens, known)
 
 
