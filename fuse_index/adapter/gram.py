@@ -18,6 +18,7 @@ Of every Gram matrix only the blocks on and above the diagonal are computed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,8 +29,9 @@ from torch import Tensor
 from fuse_index.adapter._workers import Workers
 from fuse_index.adapter.stream import Buffer
 
-# Blocks of rows that are computed on their own. Fixed, so that the bits do not depend on threads.
-_MIN_BLOCK, _BLOCKS = 128, 8
+# Tiles of the products that are computed on their own: large enough for a core to multiply at full
+# speed, small enough for many cores. Fixed, so that the bits do not depend on the threads.
+_TILE_ROWS, _TILE_COLUMNS = 256, 512
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class FaceSystem:
     """One face of the half spectrum of a positive semidefinite system ``gram @ z = right``.
 
     Attributes:
-        gram: ``(n, n)`` float64 or complex128, both triangles.
+        gram: ``(n, n)`` real or complex; only the upper triangle counts.
         right: ``(n, m)`` of the same dtype.
         weight: 1, or 2 where the face also stands for its conjugate.
     """
@@ -120,6 +122,18 @@ class Sums:
     energy: float
 
 
+@dataclass(frozen=True)
+class _Tile:
+    """A part of the sums, and where its factors are found in :class:`Sums`."""
+
+    total: Tensor
+    left: int
+    rows: slice
+    right: int
+    columns: slice
+    of_target: bool
+
+
 class GroupGram:
     """Accumulates the normal equations of one problem.
 
@@ -152,10 +166,11 @@ class GroupGram:
         self._workers = workers
         self._buffers = [(Buffer(), Buffer()), (Buffer(), Buffer())]
         self._recipe = _recipe(k)
-        self._block = max(_MIN_BLOCK, -(-source_width // _BLOCKS))
         shape = (len(self._recipe.products), source_width)
         self._grams = torch.zeros(*shape, source_width, dtype=torch.float64, device=device)
         self._crosses = torch.zeros(*shape, target_width, dtype=torch.float64, device=device)
+        self._tiles = self._make_tiles()
+        self._running: list[Future[None]] = []
 
     def prepare(self, source: Tensor, target: Tensor) -> Sums:
         """Return the sums of tokens that :meth:`add` multiplies, valid until the call after next.
@@ -189,16 +204,17 @@ class GroupGram:
             task.result()
 
     def start(self, sums: Sums) -> list[Future[None]]:
-        """Start folding a chunk in; another may follow when all of the tasks are done."""
+        """Start folding a chunk in; it is part of the sums when all of the tasks are done.
+
+        Chunks that are started one after the other are added in this order.
+        """
         self.target_energy += sums.energy
         self.single |= sums.source.dtype is torch.float32
-        starts = range(0, self._grams.shape[-1], self._block)
-        units = range(len(self._recipe.products))
-        return [
-            self._workers.submit(self._multiply, sums, unit, start)
-            for start in starts
-            for unit in units
-        ]
+        before: Sequence[Future[None] | None] = self._running or [None] * len(self._tiles)
+        pairs = zip(self._tiles, before, strict=True)
+        running = [self._workers.submit(_multiply, tile, sums, last) for tile, last in pairs]
+        self._running = running
+        return running
 
     def add_face(self, other: GroupGram, target_tokens: int) -> None:
         """Fold in face 0 of another group's sums, as the fallback's problem weights them.
@@ -215,31 +231,51 @@ class GroupGram:
         cross = other._crosses[0]
         self._crosses[0].add_(cross.view(len(cross), -1, self._crosses.shape[-1]).sum(1))
 
-    def systems(self) -> list[FaceSystem]:
-        """Return the normal equations of every face of the half spectrum."""
-        return self._workers.map(self._system, range(len(self._recipe.weights)))
+    def systems(self, precision: torch.dtype = torch.float64) -> list[FaceSystem]:
+        """Return the normal equations of every face of the half spectrum.
 
-    def _system(self, face: int) -> FaceSystem:
+        Args:
+            precision: float64 or float32. The tensors may share memory with the sums.
+        """
+        faces = range(len(self._recipe.weights))
+        return self._workers.map(lambda face: self._system(face, precision), faces)
+
+    def _system(self, face: int, precision: torch.dtype) -> FaceSystem:
         sizes = [2 * weight - 1 for weight in self._recipe.weights]  # products of every face
         used = slice(sum(sizes[:face]), sum(sizes[: face + 1]))
-        gram, right = _finish(self._grams[used]), _finish(self._crosses[used])
-        upper = gram.triu(1)
-        return FaceSystem(gram.triu_().add_(upper.mH), right, self._recipe.weights[face])
+        gram = _finish(self._grams[used], precision)
+        return FaceSystem(gram, _finish(self._crosses[used], precision), self._recipe.weights[face])
 
-    def _multiply(self, sums: Sums, unit: int, start: int) -> None:
-        """Add one block of rows of one product: on and above the diagonal, and of the target's."""
-        left, right, cross = self._recipe.products[unit]
-        rows = slice(start, start + self._block)
-        block = sums.source[left][:, rows].T
-        _add_product(self._grams[unit, rows, start:], block, sums.source[right][:, start:])
-        _add_product(self._crosses[unit, rows], block, sums.target[cross])
+    def _make_tiles(self) -> list[_Tile]:
+        """Cut the products into tiles, of Gram matrices those on and above the diagonal."""
+        source_width, target_width = self._crosses.shape[1:]
+        height = max(_TILE_ROWS // 2, min(_TILE_ROWS, -(-source_width // 4)))
+        tiles = []
+        for top in range(0, source_width, height):
+            rows = slice(top, top + height)
+            for unit, (left, right, cross) in enumerate(self._recipe.products):
+                for start in range(top, source_width, _TILE_COLUMNS):
+                    columns = slice(start, start + _TILE_COLUMNS)
+                    total = self._grams[unit, rows, columns]
+                    tiles.append(_Tile(total, left, rows, right, columns, of_target=False))
+                for start in range(0, target_width, _TILE_COLUMNS):
+                    columns = slice(start, start + _TILE_COLUMNS)
+                    total = self._crosses[unit, rows, columns]
+                    tiles.append(_Tile(total, left, rows, cross, columns, of_target=True))
+        return tiles
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
+def _multiply(tile: _Tile, sums: Sums, previous: Future[None] | None) -> None:
+    """Add the product of a chunk to a tile, after that of the chunk before."""
+    if previous is not None:
+        previous.result()
+    left = sums.source[tile.left][:, tile.rows].T
+    factors = sums.target if tile.of_target else sums.source
+    right = factors[tile.right][:, tile.columns]
+    if left.dtype == tile.total.dtype:
+        tile.total.addmm_(left, right)
     else:
-        total.add_(left @ right)
+        tile.total.add_(left @ right)
 
 
 @lru_cache(maxsize=16)
@@ -279,12 +315,13 @@ def _mix(factors: Tensor, tokens: Tensor, buffer: Buffer) -> Tensor:
     return mixed
 
 
-def _finish(sums: Tensor) -> Tensor:
+def _finish(sums: Tensor, precision: torch.dtype) -> Tensor:
     """Combine the one or three real products of a face, see the top of this module."""
     if len(sums) == 1:
-        return sums[0].clone()
-    real = sums[0] + sums[1]
-    return torch.complex(real, sums[2] - sums[0] + sums[1])
+        return sums[0].to(precision)
+    imaginary = sums[2] - sums[0]
+    imaginary += sums[1]
+    return torch.complex((sums[0] + sums[1]).to(precision), imaginary.to(precision))
 
 
 def _snap(value: float) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import chain
@@ -107,7 +109,7 @@ def solve_problem(
     if gram is None and single and _single_pays(problem, ridge):
         gram = _accumulate(problem, torch.float32, tick)
     if gram is not None and gram.single:
-        solved = _solve_systems(problem, gram.systems(), ridge, precision=torch.float32)
+        solved = _solve_systems(problem, gram.systems(torch.float32), ridge)
         if solved is not None:
             return _finish(problem, solved, gram)
         gram = _accumulate(problem, torch.float64, None)  # every word has been reported
@@ -119,7 +121,7 @@ def _solve_primal(problem: Problem, ridge: Ridge, gram: GroupGram | None) -> Sol
     """Solve from sums of float64 products."""
     assert gram is not None
     energy = problem.k * gram.target_energy
-    solved = _solve_systems(problem, gram.systems(), ridge, energy=energy)
+    solved = _solve_systems(problem, gram.systems(), ridge, energy)
     assert solved is not None
     if any(basis.shape[1] for basis in solved.dropped) and not _vanishes(problem, solved):
         return _solve_orthogonal(problem, solved.ridge, gram)
@@ -146,15 +148,22 @@ def _accumulate(problem: Problem, dtype: torch.dtype, tick: Tick | None) -> Grou
             return None
         chunks = chain([first], chunks)
     prepared = (gram.prepare(*chunk) for chunk in chunks)
-    sums = next(prepared, None)
-    while sums is not None:
-        tasks, words = gram.start(sums), sums.source.shape[1]
-        sums = next(prepared, None)  # while this chunk is multiplied
-        for task in tasks:
-            task.result()
-        if tick is not None:
-            tick(words)
+    running: deque[tuple[int, list[Future[None]]]] = deque()
+    for sums in prepared:
+        running.append((sums.source.shape[1], gram.start(sums)))
+        if len(running) == 2:  # prepare the next chunk while this one is multiplied
+            _await(running, tick)
+    while running:
+        _await(running, tick)
     return gram
+
+
+def _await(running: deque[tuple[int, list[Future[None]]]], tick: Tick | None) -> None:
+    words, tasks = running.popleft()
+    for task in tasks:
+        task.result()
+    if tick is not None:
+        tick(words)
 
 
 def _is_anisotropic(source: Tensor) -> bool:
@@ -170,8 +179,6 @@ def _solve_systems(
     problem: Problem,
     systems: list[FaceSystem],
     ridge: Ridge,
-    *,
-    precision: torch.dtype = torch.float64,
     energy: float | None = None,
 ) -> _Solved | None:
     """Solve by Cholesky factors or eigenvalues; ``None`` where float32 products are not enough.
@@ -179,18 +186,20 @@ def _solve_systems(
     ``energy`` of the transformed targets is given for the primal form.
     """
     unit = mean_eigenvalue(systems, problem.k * problem.widths[0])
-    if not all(map(math.isfinite, [unit, *(float(s.right.abs().sum()) for s in systems)])):
+    totals = [float(system.right.sum().abs()) for system in systems]
+    if not all(map(math.isfinite, [unit, *totals])):
         raise ModelError(
             "fit_adapter: embeddings of words hold NaN or infinity",
             expected="finite embeddings",
             remedy="repair these rows or leave their words out",
         )
     if ridge != "auto":
-        faces = solve_cholesky(systems, ridge * unit, precision, problem.workers)
+        faces = solve_cholesky(systems, ridge * unit, problem.workers)
+        single = systems[0].gram.real.dtype is torch.float32
         if faces is not None:
-            method = Method.CHOLESKY if precision is torch.float64 else Method.SINGLE
+            method = Method.SINGLE if single else Method.CHOLESKY
             return _Solved(faces, ridge, method, [])
-        if precision is not torch.float64:
+        if single:
             return None
     spectrum = decompose(systems, problem.workers)
     if ridge == "auto":

@@ -11,7 +11,8 @@ Three routes, from the fastest to the most careful. Each says whether its result
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,37 +75,33 @@ def mean_eigenvalue(systems: Sequence[FaceSystem], count: int) -> float:
 
 
 def solve_cholesky(
-    systems: Sequence[FaceSystem], ridge: float, precision: torch.dtype, workers: Workers
+    systems: Sequence[FaceSystem], ridge: float, workers: Workers
 ) -> list[Tensor] | None:
     """Solve ``(gram + ridge I) z = right`` for every face by Cholesky factors.
 
     Args:
-        systems: the faces.
+        systems: the faces, in the precision in which their products were made.
         ridge: absolute, at least 0.
-        precision: in which the Gram matrices were multiplied, float64 or float32; float32 ones
-            are factored in float32.
         workers: that factor and solve.
 
     Returns:
         One ``z`` for each face, or ``None`` where the condition number is too large.
     """
-    top = max(workers.map(_largest_eigenvalue, [s.gram for s in systems])) + ridge
-    least = top / CONDITION_LIMITS[precision]
-    factors = workers.map(lambda s: _factor(s.gram, ridge, precision, least), systems)
-    if any(factor is None for factor in factors):
+    factors = workers.map(lambda system: _factor(system.gram, ridge), systems)
+    top = max(factor.largest for factor in factors)
+    limit = CONDITION_LIMITS[systems[0].gram.real.dtype]
+    if not all(0 < top <= limit * factor.smallest for factor in factors):
         return None
-    widths = [system.right.shape[1] for system in systems]
     tasks = [
         (face, slice(start, start + _COLUMNS))
-        for face, width in enumerate(widths)
-        for start in range(0, width, _COLUMNS)
+        for face, system in enumerate(systems)
+        for start in range(0, system.right.shape[1], _COLUMNS)
     ]
 
     def solve(task: tuple[int, slice]) -> Tensor:
         face, columns = task
-        factor = factors[face]
-        assert factor is not None
-        return torch.cholesky_solve(systems[face].right[:, columns].to(factor.dtype), factor)
+        right = systems[face].right[:, columns]
+        return torch.cholesky_solve(right, factors[face].upper, upper=True)
 
     solved = workers.map(solve, tasks)
     return [
@@ -179,44 +176,41 @@ def cross_validated_ridge(spectrum: Spectrum, residuals: Residuals, mean: float)
     return float(grid[best])
 
 
-def _factor(gram: Tensor, ridge: float, precision: torch.dtype, least: float) -> Tensor | None:
-    """Return the Cholesky factor, ``None`` where an eigenvalue is less than ``least``."""
-    gram = gram.to(precision.to_complex() if gram.is_complex() else precision, copy=True)
-    gram.diagonal().add_(ridge)
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    return factor if not failed and _smallest_eigenvalue(factor) >= least else None
+@dataclass(frozen=True)
+class _Factor:
+    """Cholesky factor of a face, with estimates of its extreme eigenvalues."""
+
+    upper: Tensor
+    largest: float
+    smallest: float
+
+
+def _factor(gram: Tensor, ridge: float) -> _Factor:
+    """Factor ``gram + ridge I``; the smallest eigenvalue is 0 where that fails."""
+    if ridge:
+        gram = gram.clone()
+        gram.diagonal().add_(ridge)
+    upper, failed = torch.linalg.cholesky_ex(gram, upper=True)
+    largest = _power(upper, lambda v: upper.mH @ (upper @ v))
+    if failed:
+        return _Factor(upper, largest, 0.0)
+    inverse = _power(upper, lambda v: torch.cholesky_solve(v, upper, upper=True))
+    return _Factor(upper, largest, 1 / inverse if math.isfinite(inverse) else 0.0)
 
 
 def _decompose(system: FaceSystem) -> tuple[Tensor, Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(system.gram)
+    values, vectors = torch.linalg.eigh(system.gram, UPLO="U")
     return values.clamp_min(0), vectors, vectors.mH @ system.right
 
 
-def _start(like: Tensor) -> Tensor:
-    """Return a fixed random unit vector ``(n, 1)`` for the power iterations."""
+def _power(like: Tensor, apply: Callable[[Tensor], Tensor]) -> float:
+    """Estimate the largest eigenvalue of a positive operator by the power method."""
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(len(like), 1, generator=generator, dtype=torch.float64)
-    vector /= torch.linalg.vector_norm(vector)
-    return vector.to(like)
-
-
-def _largest_eigenvalue(gram: Tensor) -> float:
-    vector, norm = _start(gram), 0.0
+    vector = torch.randn(len(like), 1, generator=generator, dtype=torch.float64).to(like)
+    norm = float(torch.linalg.vector_norm(vector))
     for _ in range(_POWER_STEPS):
-        vector = gram @ vector
-        norm = float(vector.norm())
-        if not norm > 0:
+        vector = apply(vector / norm)
+        norm = float(torch.linalg.vector_norm(vector))
+        if not 0 < norm < math.inf:
             break
-        vector = vector / norm
     return norm
-
-
-def _smallest_eigenvalue(factor: Tensor) -> float:
-    vector, norm = _start(factor), 1.0
-    for _ in range(_POWER_STEPS):
-        vector = torch.cholesky_solve(vector, factor)
-        norm = float(vector.norm())
-        if not 0 < norm < float("inf"):
-            return 0.0
-        vector = vector / norm
-    return 1 / norm

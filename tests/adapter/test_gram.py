@@ -29,6 +29,11 @@ def accumulate(x, y, k, chunk=5):
         return gram, gram.systems()
 
 
+def close_above(value, truth):
+    """Only the upper triangle of a Gram matrix counts."""
+    torch.testing.assert_close(value.triu(), truth.triu())
+
+
 @settings(max_examples=50)
 @given(lengths, lengths, st.integers(0, 1000))
 def test_half_spectrum_is_the_first_half_of_the_dft(p, q, seed):
@@ -65,7 +70,7 @@ def test_systems_are_the_normal_equations_of_every_face(p, q, words, seed):
     for system, a, b in zip(systems, x_faces, y_faces, strict=False):
         dtype = system.gram.dtype
         assert dtype == (torch.complex128 if system.weight == 2 else torch.float64)
-        torch.testing.assert_close(system.gram.to(a.dtype), a.mH @ a)
+        close_above(system.gram.to(a.dtype), a.mH @ a)
         torch.testing.assert_close(system.right.to(a.dtype), a.mH @ b)
     assert gram.target_energy == pytest.approx(float(y.square().sum()))
     assert not gram.single
@@ -76,18 +81,19 @@ def test_blocks_cover_the_whole_matrix(width):
     x, y = draw(0, 3, 20, width), draw(1, 3, 20, 2)
     _, systems = accumulate(x, y, 3)
     for system, face in zip(systems, torch.fft.fft(x, dim=0), strict=False):
-        torch.testing.assert_close(system.gram.to(face.dtype), face.mH @ face)
+        close_above(system.gram.to(face.dtype), face.mH @ face)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_float32_products_are_summed_in_float64(k):
     x, y = draw(0, k, 4096, 6), draw(1, k, 4096, 2)
     gram, systems = accumulate(x.float(), y.float(), k, chunk=64)
+    assert {s.gram.real.dtype for s in gram.systems(torch.float32)} == {torch.float32}
     _, exact = accumulate(x.float().double(), y.float().double(), k, chunk=64)
     assert gram.single
     for system, truth in zip(systems, exact, strict=True):
         assert system.gram.dtype == truth.gram.dtype
-        assert 0 < relative(system.gram.abs(), truth.gram.abs()) < 1e-7
+        assert 0 < relative(system.gram.triu().abs(), truth.gram.triu().abs()) < 1e-7
         assert (system.right - truth.right).norm() < 1e-6 * truth.right.norm()
 
 
@@ -104,7 +110,7 @@ def test_sums_of_the_fallback_come_from_face_zero(p, q):
     rows = x.sum(0).repeat_interleave(q, 0)  # one row for every target token
     targets = y.transpose(0, 1).reshape(-1, 3)
     for system in (a, b):
-        torch.testing.assert_close(system.gram, rows.T @ rows)
+        close_above(system.gram, rows.T @ rows)
         torch.testing.assert_close(system.right, rows.T @ targets)
     assert common.target_energy == pytest.approx(float(y.square().sum()))
     assert direct.target_energy == pytest.approx(float(y.square().sum()))
@@ -118,5 +124,5 @@ def test_tokens_side_by_side_are_summed_for_the_fallback():
         common = GroupGram(1, 4, 2, workers=workers, device=CPU)
         common.add_face(group, 3)
         (system,) = common.systems()
-    torch.testing.assert_close(system.gram, 3 * x[0].T @ x[0])
+    close_above(system.gram, 3 * x[0].T @ x[0])
     torch.testing.assert_close(system.right, x[0].T @ y.sum(0))

@@ -44,7 +44,7 @@ def test_cholesky_solves_every_face(workers, ridge, columns):
         system([1.0, 2, 3, 4], columns=columns),
         system([3.0, 4, 5, 9], torch.complex128, 5, columns, weight=2),
     ]
-    solved = solve_cholesky(faces, ridge, torch.float64, workers)
+    solved = solve_cholesky(faces, ridge, workers)
     for face, z in zip(faces, solved, strict=True):
         shifted = face.gram + ridge * torch.eye(4, dtype=face.gram.dtype)
         torch.testing.assert_close(shifted @ z, face.right)
@@ -54,20 +54,29 @@ def test_cholesky_solves_every_face(workers, ridge, columns):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_cholesky_refuses_what_it_cannot_do_well(workers, precision, dtype):
     limit = CONDITION_LIMITS[precision]
+
+    def solve(values, ridge):
+        face = system(values, dtype)
+        single = precision is torch.float32
+        to = {torch.float64: torch.float32, torch.complex128: torch.complex64}[dtype]
+        if single:
+            face = FaceSystem(face.gram.to(to), face.right.to(to), 1)
+        return solve_cholesky([face], ridge, workers)
+
     fine = [1.0] * 20 + [4 / limit]
-    assert solve_cholesky([system(fine, dtype)], 0.0, precision, workers) is not None
+    assert solve(fine, 0.0) is not None
     poor = [1.0] * 20 + [0.1 / limit]
-    assert solve_cholesky([system(poor, dtype)], 0.0, precision, workers) is None
-    assert solve_cholesky([system(poor, dtype)], 1.0, precision, workers) is not None
+    assert solve(poor, 0.0) is None
+    assert solve(poor, 1.0) is not None
     singular = [1.0, 0.0]
-    assert solve_cholesky([system(singular, dtype)], 0.0, precision, workers) is None
+    assert solve(singular, 0.0) is None
 
 
 def test_condition_is_that_of_all_faces_together(workers):
     large, small = system([1.0, 2, 3]), system([1e-11, 2e-11, 3e-11], seed=7)
-    assert solve_cholesky([large], 0.0, torch.float64, workers) is not None
-    assert solve_cholesky([small], 0.0, torch.float64, workers) is not None
-    assert solve_cholesky([large, small], 0.0, torch.float64, workers) is None
+    assert solve_cholesky([large], 0.0, workers) is not None
+    assert solve_cholesky([small], 0.0, workers) is not None
+    assert solve_cholesky([large, small], 0.0, workers) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
