@@ -7,17 +7,19 @@ sums over words, whose size does not depend on the number of words.
 
 Faces ``f`` and ``k - f`` are conjugates, so only ``0 <= f <= k // 2`` are formed, and all of it in
 real arithmetic. Faces ``0`` and ``k / 2`` are real. A complex face ``a + ib`` (target ``c + id``)
-takes three real products instead of four (Gauss's trick)::
+takes three real products instead of four (Gauss's trick) for ``B``::
 
-    T1 = a^T [a, c]     T2 = b^T [b, d]     T3 = (a - b)^T [a + b, c + d]
-    [A, B] = (T1 + T2) + i (T3 - T1 + T2)
+    T1 = a^T c    T2 = b^T d    T3 = (a + b)^T (d - c)    B = (T1 + T2) + i (T3 + T1 - T2)
 
-Of every Gram matrix only the blocks on and above the diagonal are computed.
+and one and a half for the Hermitian ``A``, of which half is enough::
+
+    H = a^T a     F = (a + b)^T (a - b)     A = (2 H - (F + F^T) / 2) + i (F^T - F) / 2
+
+Of symmetric products only the tiles on and above the diagonal are computed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -26,12 +28,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fuse_index.adapter._spectrum import dft_rows, face_weights
 from fuse_index.adapter._workers import Workers
 from fuse_index.adapter.stream import Buffer
 
 # Tiles of the products that are computed on their own: large enough for a core to multiply at full
 # speed, small enough for many cores. Fixed, so that the bits do not depend on the threads.
-_TILE_ROWS, _TILE_COLUMNS = 256, 512
+_TILE = 512
+# Words whose products are added up in float32 before they are added to the float64 sums.
+_FLUSH_WORDS = 2048
 
 
 @dataclass(frozen=True)
@@ -56,55 +61,18 @@ class _Recipe:
     Attributes:
         source: one row of factors per sum of source tokens, ``(sums, k)``.
         target: the same for target tokens.
-        products: row of ``source`` on the left, and of ``source`` and ``target`` on the right.
-        weights: of the faces; a face of weight 2 takes three consecutive products.
+        grams: rows of ``source`` on the left and on the right; symmetric where they are the same.
+            One of a real face, two of a complex one.
+        crosses: row of ``source`` on the left and of ``target`` on the right. One of a real face,
+            three of a complex one.
+        weights: of the faces.
     """
 
     source: Tensor
     target: Tensor
-    products: tuple[tuple[int, int, int], ...]
+    grams: tuple[tuple[int, int], ...]
+    crosses: tuple[tuple[int, int], ...]
     weights: tuple[int, ...]
-
-
-def face_weights(k: int) -> tuple[int, ...]:
-    """Return how many of the ``k`` faces each face of the half spectrum stands for."""
-    return tuple(1 if f == 0 or 2 * f == k else 2 for f in range(k // 2 + 1))
-
-
-def dft_rows(k: int, f: int) -> tuple[list[float], list[float]]:
-    """Return the real and imaginary part of row ``f`` of the DFT matrix, exact where it can be."""
-    angles = [2 * math.pi * ((f * s) % k) / k for s in range(k)]
-    return [_snap(math.cos(x)) for x in angles], [_snap(-math.sin(x)) for x in angles]
-
-
-def half_spectrum(tokens: Tensor, k: int) -> list[Tensor]:
-    """Return the faces ``0 <= f <= k // 2`` of the DFT of ``tokens (p, m, width)``, ``p <= k``.
-
-    Real faces are real, the others complex; each is ``(m, width)``.
-    """
-    faces = []
-    for f, weight in enumerate(face_weights(k)):
-        real, imaginary = (
-            torch.einsum("s,smn->mn", tokens.new_tensor(row[: len(tokens)]), tokens)
-            for row in dft_rows(k, f)
-        )
-        faces.append(real if weight == 1 else torch.complex(real, imaginary))
-    return faces
-
-
-def from_half_spectrum(faces: list[Tensor], k: int) -> Tensor:
-    """Undo :func:`half_spectrum` for ``k`` tokens: ``(k, m, width)``, real."""
-    factors, parts = [], []
-    for f, (face, weight) in enumerate(zip(faces, face_weights(k), strict=True)):
-        cosines, sines = dft_rows(k, f)
-        factors.append([weight / k * c for c in cosines])
-        parts.append(face.real)
-        if weight == 2:
-            factors.append([weight / k * s for s in sines])
-            parts.append(face.imag)
-    stacked = torch.stack([part.flatten() for part in parts])
-    mixed = stacked.new_tensor(factors).T @ stacked
-    return mixed.view(k, *faces[0].shape)
 
 
 @dataclass(frozen=True)
@@ -122,9 +90,12 @@ class Sums:
     energy: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Tile:
-    """A part of the sums, and where its factors are found in :class:`Sums`."""
+    """A part of the sums, and where its factors are found in :class:`Sums`.
+
+    ``single`` holds the products of some words in float32 before they are added to ``total``.
+    """
 
     total: Tensor
     left: int
@@ -132,13 +103,15 @@ class _Tile:
     right: int
     columns: slice
     of_target: bool
+    single: Tensor | None = None
 
 
 class GroupGram:
     """Accumulates the normal equations of one problem.
 
-    Chunks in float64 are multiplied in float64. Chunks in float32 are multiplied in float32 and
-    added up in float64: twice as fast, and enough where the problem is well conditioned.
+    Chunks in float64 are multiplied in float64. Chunks in float32 are multiplied in float32, and
+    the products of every few thousand words are added up in float64: twice as fast, and enough
+    where the problem is well conditioned. A group takes chunks of one precision only.
 
     Args:
         k: tube length.
@@ -146,6 +119,7 @@ class GroupGram:
         target_width: width of the target embeddings.
         workers: that multiply.
         device: where to accumulate.
+        energy: whether to add up ``target_energy``.
 
     Attributes:
         target_energy: sum of the squares of all target embeddings so far.
@@ -160,17 +134,21 @@ class GroupGram:
         *,
         workers: Workers,
         device: torch.device,
+        energy: bool = True,
     ) -> None:
         self.target_energy = 0.0
+        self._energy = energy
         self.single = False
         self._workers = workers
         self._buffers = [(Buffer(), Buffer()), (Buffer(), Buffer())]
         self._recipe = _recipe(k)
-        shape = (len(self._recipe.products), source_width)
-        self._grams = torch.zeros(*shape, source_width, dtype=torch.float64, device=device)
-        self._crosses = torch.zeros(*shape, target_width, dtype=torch.float64, device=device)
+        grams = (len(self._recipe.grams), source_width, source_width)
+        crosses = (len(self._recipe.crosses), source_width, target_width)
+        self._grams = torch.zeros(grams, dtype=torch.float64, device=device)
+        self._crosses = torch.zeros(crosses, dtype=torch.float64, device=device)
         self._tiles = self._make_tiles()
         self._running: list[Future[None]] = []
+        self._unflushed = 0  # words whose products are in float32 still
 
     def prepare(self, source: Tensor, target: Tensor) -> Sums:
         """Return the sums of tokens that :meth:`add` multiplies, valid until the call after next.
@@ -184,7 +162,7 @@ class GroupGram:
         return Sums(
             _mix(self._recipe.source, source, x_buffer),
             _mix(self._recipe.target, target, y_buffer),
-            _energy(target),
+            _energy(target) if self._energy else 0.0,
         )
 
     def prepare_summed(self, source: Tensor, target: Tensor) -> Sums:
@@ -209,12 +187,26 @@ class GroupGram:
         Chunks that are started one after the other are added in this order.
         """
         self.target_energy += sums.energy
-        self.single |= sums.source.dtype is torch.float32
+        first, last = True, True
+        if sums.source.dtype is torch.float32:
+            self.single = True
+            first = self._unflushed == 0
+            self._unflushed += sums.source.shape[1]
+            last = self._unflushed >= _FLUSH_WORDS
+        if last:
+            self._unflushed = 0
         before: Sequence[Future[None] | None] = self._running or [None] * len(self._tiles)
-        pairs = zip(self._tiles, before, strict=True)
-        running = [self._workers.submit(_multiply, tile, sums, last) for tile, last in pairs]
-        self._running = running
-        return running
+        self._running = [
+            self._workers.submit(_multiply, tile, sums, first, last, previous)
+            for tile, previous in zip(self._tiles, before, strict=True)
+        ]
+        return self._running
+
+    def flush(self) -> None:
+        """Add what is still in float32 to the sums."""
+        if self._unflushed:
+            self._workers.map(_flush, self._tiles)
+            self._unflushed = 0
 
     def add_face(self, other: GroupGram, target_tokens: int) -> None:
         """Fold in face 0 of another group's sums, as the fallback's problem weights them.
@@ -224,6 +216,7 @@ class GroupGram:
                 width where the tokens stand side by side.
             target_tokens: target tokens of every word of that group.
         """
+        other.flush()
         self.target_energy += other.target_energy
         self.single |= other.single
         self._grams[0].add_(other._grams[0], alpha=target_tokens)
@@ -237,36 +230,51 @@ class GroupGram:
         Args:
             precision: float64 or float32. The tensors may share memory with the sums.
         """
+        self.flush()
         faces = range(len(self._recipe.weights))
         return self._workers.map(lambda face: self._system(face, precision), faces)
 
     def _system(self, face: int, precision: torch.dtype) -> FaceSystem:
-        sizes = [2 * weight - 1 for weight in self._recipe.weights]  # products of every face
-        used = slice(sum(sizes[:face]), sum(sizes[: face + 1]))
-        gram = _finish(self._grams[used], precision)
-        return FaceSystem(gram, _finish(self._crosses[used], precision), self._recipe.weights[face])
+        weights = self._recipe.weights
+        gram = sum(weights[:face])  # a real face has one product, a complex one has two
+        cross = sum(2 * weight - 1 for weight in weights[:face])
+        weight = weights[face]
+        return FaceSystem(
+            _finish_gram(self._grams[gram : gram + weight], precision),
+            _finish_cross(self._crosses[cross : cross + 2 * weight - 1], precision),
+            weight,
+        )
 
     def _make_tiles(self) -> list[_Tile]:
         """Cut the products into tiles, of Gram matrices those on and above the diagonal."""
         source_width, target_width = self._crosses.shape[1:]
-        height = max(_TILE_ROWS // 2, min(_TILE_ROWS, -(-source_width // 4)))
+        size = max(_TILE // 2, min(_TILE, -(-source_width // 2)))
         tiles = []
-        for top in range(0, source_width, height):
-            rows = slice(top, top + height)
-            for unit, (left, right, cross) in enumerate(self._recipe.products):
-                for start in range(top, source_width, _TILE_COLUMNS):
-                    columns = slice(start, start + _TILE_COLUMNS)
-                    total = self._grams[unit, rows, columns]
-                    tiles.append(_Tile(total, left, rows, right, columns, of_target=False))
-                for start in range(0, target_width, _TILE_COLUMNS):
-                    columns = slice(start, start + _TILE_COLUMNS)
-                    total = self._crosses[unit, rows, columns]
-                    tiles.append(_Tile(total, left, rows, cross, columns, of_target=True))
+        for top in range(0, source_width, size):
+            full = slice(top, top + size)
+            halves = [slice(top, top + size // 2), slice(top + size // 2, top + size)]
+            above = [(full, slice(c, c + size)) for c in range(top + size, source_width, size)]
+            diagonal = [(half, slice(half.start, top + size)) for half in halves]
+            targets = [(full, slice(c, c + size)) for c in range(0, target_width, size)]
+            for total, (left, right) in zip(self._grams, self._recipe.grams, strict=True):
+                every = [(full, slice(c, c + size)) for c in range(0, source_width, size)]
+                for rows, columns in above + diagonal if left == right else every:
+                    part = total[rows, columns]
+                    tiles.append(_Tile(part, left, rows, right, columns, of_target=False))
+            for total, (left, right) in zip(self._crosses, self._recipe.crosses, strict=True):
+                for rows, columns in targets:
+                    part = total[rows, columns]
+                    tiles.append(_Tile(part, left, rows, right, columns, of_target=True))
         return tiles
 
 
-def _multiply(tile: _Tile, sums: Sums, previous: Future[None] | None) -> None:
-    """Add the product of a chunk to a tile, after that of the chunk before."""
+def _multiply(
+    tile: _Tile, sums: Sums, first: bool, last: bool, previous: Future[None] | None
+) -> None:
+    """Add the product of a chunk to a tile, after that of the chunk before.
+
+    In float32 it is the ``first`` or the ``last`` one of those that are added up in float32.
+    """
     if previous is not None:
         previous.result()
     left = sums.source[tile.left][:, tile.rows].T
@@ -274,31 +282,43 @@ def _multiply(tile: _Tile, sums: Sums, previous: Future[None] | None) -> None:
     right = factors[tile.right][:, tile.columns]
     if left.dtype == tile.total.dtype:
         tile.total.addmm_(left, right)
-    else:
-        tile.total.add_(left @ right)
+        return
+    if tile.single is None:
+        tile.single = torch.empty_like(tile.total, dtype=left.dtype)
+    tile.single.addmm_(left, right, beta=0 if first else 1)
+    if last:
+        _flush(tile)
+
+
+def _flush(tile: _Tile) -> None:
+    assert tile.single is not None
+    tile.total.add_(tile.single)
 
 
 @lru_cache(maxsize=16)
 def _recipe(k: int) -> _Recipe:
     source: list[list[float]] = []
     target: list[list[float]] = []
-    products = []
+    grams, crosses = [], []
     for f, weight in enumerate(face_weights(k)):
         real, imaginary = dft_rows(k, f)
         i, j = len(source), len(target)
-        products.append((i, i, j))
+        grams.append((i, i))
+        crosses.append((i, j))
         source.append(real)
         target.append(real)
         if weight == 2:
-            total = [x + y for x, y in zip(real, imaginary, strict=True)]
-            source += [imaginary, [x - y for x, y in zip(real, imaginary, strict=True)], total]
-            target += [imaginary, total]
-            products += [(i + 1, i + 1, j + 1), (i + 2, i + 3, j + 2)]
+            pairs = list(zip(real, imaginary, strict=True))
+            source += [imaginary, [x + y for x, y in pairs], [x - y for x, y in pairs]]
+            target += [imaginary, [y - x for x, y in pairs]]
+            grams.append((i + 2, i + 3))
+            crosses += [(i + 1, j + 1), (i + 2, j + 2)]
     double = torch.float64
     return _Recipe(
         torch.tensor(source, dtype=double),
         torch.tensor(target, dtype=double),
-        tuple(products),
+        tuple(grams),
+        tuple(crosses),
         face_weights(k),
     )
 
@@ -315,15 +335,19 @@ def _mix(factors: Tensor, tokens: Tensor, buffer: Buffer) -> Tensor:
     return mixed
 
 
-def _finish(sums: Tensor, precision: torch.dtype) -> Tensor:
-    """Combine the one or three real products of a face, see the top of this module."""
-    if len(sums) == 1:
-        return sums[0].to(precision)
-    imaginary = sums[2] - sums[0]
-    imaginary += sums[1]
-    return torch.complex((sums[0] + sums[1]).to(precision), imaginary.to(precision))
+def _finish_gram(products: Tensor, precision: torch.dtype) -> Tensor:
+    """Combine the products ``H`` and ``F`` of a face, see the top of this module."""
+    if len(products) == 1:
+        return products[0].to(precision)
+    half, full = products
+    transposed = full.T.contiguous()
+    imaginary = ((transposed - full) / 2).to(precision)
+    return torch.complex((2 * half - (transposed + full) / 2).to(precision), imaginary)
 
 
-def _snap(value: float) -> float:
-    nearest = round(2 * value) / 2
-    return nearest if abs(value - nearest) < 1e-12 else value
+def _finish_cross(products: Tensor, precision: torch.dtype) -> Tensor:
+    """Combine the products ``T1``, ``T2`` and ``T3`` of a face."""
+    if len(products) == 1:
+        return products[0].to(precision)
+    first, second, third = products
+    return torch.complex((first + second).to(precision), (third + first - second).to(precision))

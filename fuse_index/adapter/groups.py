@@ -54,11 +54,12 @@ def group_words(table: WordTable, options: FitOptions) -> list[WordGroup]:
     if held_out.all():
         held_out[:] = False
     by_pair = options.grouping is Grouping.PAIR
-    labels = np.stack([p if by_pair else np.zeros_like(p), q], axis=1)
-    kinds, members = np.unique(labels, axis=0, return_inverse=True)
+    width = int(q.max()) + 1
+    labels = (p if by_pair else np.zeros_like(p)) * width + q
     groups = []
-    for index, (first, second) in enumerate(kinds.tolist()):
-        rows = np.flatnonzero(members.reshape(-1) == index)
+    for label in np.unique(labels).tolist():
+        first, second = divmod(label, width)
+        rows = np.flatnonzero(labels == label)
         most = int(p[rows].max())
         train = rows[~held_out[rows]]
         if options.max_words is not None and len(train) > options.max_words:

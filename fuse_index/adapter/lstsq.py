@@ -13,13 +13,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from fuse_index.adapter.gram import (
-    FaceSystem,
-    GroupGram,
-    face_weights,
-    from_half_spectrum,
-    half_spectrum,
-)
+from fuse_index.adapter._spectrum import face_weights, from_half_spectrum, half_spectrum
+from fuse_index.adapter.gram import FaceSystem, GroupGram
 from fuse_index.adapter.options import Ridge
 from fuse_index.adapter.solve import (
     RANK_TOLERANCE,
@@ -107,14 +102,14 @@ def solve_problem(
     if gram is None and problem.rows < problem.widths[0]:
         return _solve_dual(problem, ridge, tick)
     if gram is None and single and _single_pays(problem, ridge):
-        gram = _accumulate(problem, torch.float32, tick)
+        gram = _accumulate(problem, torch.float32, ridge, tick)
     if gram is not None and gram.single:
         solved = _solve_systems(problem, gram.systems(torch.float32), ridge)
         if solved is not None:
             return _finish(problem, solved, gram)
-        gram = _accumulate(problem, torch.float64, None)  # every word has been reported
+        gram = _accumulate(problem, torch.float64, ridge, None)  # every word has been reported
         return replace(_solve_primal(problem, ridge, gram), rejected_single=True)
-    return _solve_primal(problem, ridge, gram or _accumulate(problem, torch.float64, tick))
+    return _solve_primal(problem, ridge, gram or _accumulate(problem, torch.float64, ridge, tick))
 
 
 def _solve_primal(problem: Problem, ridge: Ridge, gram: GroupGram | None) -> Solution:
@@ -138,9 +133,17 @@ def _single_pays(problem: Problem, ridge: Ridge) -> bool:
     )
 
 
-def _accumulate(problem: Problem, dtype: torch.dtype, tick: Tick | None) -> GroupGram | None:
+def _accumulate(
+    problem: Problem, dtype: torch.dtype, ridge: Ridge, tick: Tick | None
+) -> GroupGram | None:
     """Fold all words in; ``None`` where the first chunk shows that float32 will not do."""
-    gram = GroupGram(problem.k, *problem.widths, workers=problem.workers, device=problem.device)
+    gram = GroupGram(
+        problem.k,
+        *problem.widths,
+        workers=problem.workers,
+        device=problem.device,
+        energy=ridge == "auto",
+    )
     chunks = problem.read(dtype)
     if dtype is torch.float32:
         first = next(chunks)

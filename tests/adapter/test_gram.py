@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse_index.adapter._workers import Workers
-from fuse_index.adapter.gram import (
-    GroupGram,
+from fuse_index.adapter._spectrum import (
     dft_rows,
     face_weights,
     from_half_spectrum,
     half_spectrum,
 )
+from fuse_index.adapter._workers import Workers
+from fuse_index.adapter.gram import GroupGram
 from tests.adapter.fitting import CPU, draw, pad, relative
 
 lengths = st.integers(1, 6)
@@ -86,15 +86,15 @@ def test_blocks_cover_the_whole_matrix(width):
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_float32_products_are_summed_in_float64(k):
-    x, y = draw(0, k, 4096, 6), draw(1, k, 4096, 2)
+    x, y = draw(0, k, 5000, 6), draw(1, k, 5000, 2)
     gram, systems = accumulate(x.float(), y.float(), k, chunk=64)
     assert {s.gram.real.dtype for s in gram.systems(torch.float32)} == {torch.float32}
     _, exact = accumulate(x.float().double(), y.float().double(), k, chunk=64)
     assert gram.single
     for system, truth in zip(systems, exact, strict=True):
         assert system.gram.dtype == truth.gram.dtype
-        assert 0 < relative(system.gram.triu().abs(), truth.gram.triu().abs()) < 1e-7
-        assert (system.right - truth.right).norm() < 1e-6 * truth.right.norm()
+        assert 0 < relative(system.gram.triu().abs(), truth.gram.triu().abs()) < 6e-7
+        assert (system.right - truth.right).norm() < 3e-6 * truth.right.norm()
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (2, 3), (4, 2), (3, 4)])
