@@ -23,6 +23,7 @@ from typing import Any
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # a fresh clone will do; an installed package comes first
 # Taken before the benchmark itself makes the machine busy.
 _LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
@@ -54,8 +55,10 @@ def machine() -> dict[str, Any]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of Python, torch, numpy and ``packages``; ``"absent"`` if missing."""
-    result = {"python": platform.python_version()}
+    """Return the versions of this package, Python, torch, numpy and ``packages``, if installed."""
+    from fuse_index import __version__
+
+    result = {"fuse-index": __version__, "python": platform.python_version()}
     for package in ("torch", "numpy", *packages):
         try:
             result[package] = importlib.metadata.version(package)
@@ -120,15 +123,8 @@ def row(
 
 def run_worker(script: str | Path, arguments: Sequence[str]) -> dict[str, Any]:
     """Run a script in a process of its own, so that its peak memory is its own; read its JSON."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        stdout=subprocess.PIPE,
-        env=environment,
-        check=True,
-        text=True,
-    )
+    command = [sys.executable, str(script), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -140,7 +136,7 @@ def publish(
     result = {
         "benchmark": name,
         "machine": machine(),
-        "versions": versions("fuse-index", *packages),
+        "versions": versions(*packages),
         **extra,
         "rows": list(rows),
     }
