@@ -59,7 +59,7 @@ def build_command(
     ] = "auto",
     min_group: Annotated[
         int | None,
-        typer.Option(help="Groups with fewer words use the fallback adapter.  [default: 32]"),
+        typer.Option(help="Groups with fewer words use the fallback adapter.  [default: 10]"),
     ] = None,
     max_group: Annotated[
         int | None, typer.Option(help="Fit on so many words of a group, sampled.  [default: all]")

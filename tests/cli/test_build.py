@@ -124,3 +124,14 @@ def test_validate_refuses_another_target(
     code, _, stderr = run(capsys, *check, "--loss", "anger")
     assert code == 2
     assert "expected one of similarity, label, nll" in stderr
+
+
+def test_the_help_states_the_defaults_of_the_options(capsys):
+    from fuse_index.adapter import FitOptions
+    from fuse_index.build import DEFAULT_MIN_COUNT
+
+    code, stdout, _ = run(capsys, "build", "--help")
+    assert code == 0
+    help_text = " ".join(stdout.split())
+    assert f"fewer words use the fallback adapter. [default: {FitOptions().min_words}]" in help_text
+    assert f"[default: {DEFAULT_MIN_COUNT}; 1 with --words]" in help_text
