@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fuse_index import ops
 from fuse_index.errors import OptionError, ShapeError
 
 _COMPUTE_DTYPES = {
@@ -54,6 +55,8 @@ def t_product(a: Tensor, b: Tensor) -> Tensor:
             f"(a is {_show(a)}, b is {_show(b)})",
             remedy="did you mean t_transpose(b)?" if a.shape[-1] == b.shape[-1] else "",
         )
+    if not a.is_complex():
+        return ops.t_product(a, b)  # native where it is there
     blocks = [x @ y for x, y in zip(_transform(a), _transform(b), strict=True)]
     return _restore(blocks, a)
 

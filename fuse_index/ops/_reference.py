@@ -158,7 +158,7 @@ def t_product(a: Tensor, b: Tensor) -> Tensor:
     k = a.shape[-3]
     out_dtype, dtype = a.dtype, accumulation_dtype(a.dtype)
     a, b = a.to(dtype), b.to(dtype)
-    if k <= 1:
+    if k <= 1 or a.numel() == 0 or b.numel() == 0:  # there is no FFT of nothing
         return (a @ b).to(out_dtype)
     if k == 2:  # the DFT of two faces is their sum and their difference
         plus = (a[..., 0, :, :] + a[..., 1, :, :]) @ (b[..., 0, :, :] + b[..., 1, :, :])
