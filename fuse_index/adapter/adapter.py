@@ -138,7 +138,13 @@ class Adapter:
         )
 
     def pull_back(
-        self, target_grad: Tensor, layout: WordLayout, start: int = 0, length: int | None = None
+        self,
+        target_grad: Tensor,
+        layout: WordLayout,
+        *,
+        source_start: int = 0,
+        target_start: int = 0,
+        length: int | None = None,
     ) -> Tensor:
         """Carry gradients of target embeddings to the source embeddings of the same words.
 
@@ -148,7 +154,8 @@ class Adapter:
         Args:
             target_grad: ``(target_rows, d_tgt)`` packed, or ``(b, L', d_tgt)`` padded.
             layout: the words.
-            start: position of the first word in padded rows, of both sides.
+            source_start: position of the first word in the padded result.
+            target_start: position of the first word in padded ``target_grad``.
             length: length of the padded result; ``None`` is just enough.
 
         Returns:
@@ -157,13 +164,13 @@ class Adapter:
         Raises:
             ShapeError: the rows do not fit the layout or the adapter.
         """
-        packed = layout.pack_target(target_grad, start) if target_grad.ndim == 3 else target_grad
-        out = self._pull_back_packed(packed, layout)
         if target_grad.ndim != 3:
-            return out
+            return self._pull_back_packed(target_grad, layout)
+        out = self._pull_back_packed(layout.pack_target(target_grad, target_start), layout)
         if length is None:
-            length = start + int(layout.source_lengths.max()) if layout.prompts else start
-        return layout.pad_source(out, length, start)
+            longest = int(layout.source_lengths.max()) if layout.prompts else 0
+            length = source_start + longest
+        return layout.pad_source(out, length, source_start)
 
     def _pull_back_packed(self, packed: Tensor, layout: WordLayout) -> Tensor:
         self._check("pull_back: target_grad", packed, layout.target_rows, self.target_width)

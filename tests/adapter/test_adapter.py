@@ -71,13 +71,13 @@ def test_a_batch_of_64_prompts_equals_64_single_calls():
     layout = ADAPTER.layout([a for a, _ in flat], [b for _, b in flat], [len(x) for x in prompts])
     length = int(layout.target_lengths.max()) + 2
     grad = torch.randn(64, length, D_TGT, dtype=torch.float64)
-    out = ADAPTER.pull_back(grad, layout, start=1)
+    out = ADAPTER.pull_back(grad, layout, source_start=2, target_start=1)
     for row, prompt in enumerate(prompts):
         p, q = [a for a, _ in prompt], [b for _, b in prompt]
         single = ADAPTER.pull_back(grad[row, 1 : 1 + sum(q)], ADAPTER.layout(p, q))
-        torch.testing.assert_close(out[row, 1 : 1 + sum(p)], single, rtol=1e-12, atol=1e-12)
-        assert not out[row, 1 + sum(p) :].any()
-        assert not out[row, 0].any()
+        torch.testing.assert_close(out[row, 2 : 2 + sum(p)], single, rtol=1e-12, atol=1e-12)
+        assert not out[row, 2 + sum(p) :].any()
+        assert not out[row, :2].any()
 
 
 @given(st.integers(0, 4), st.floats(-1e6, 1e6))
