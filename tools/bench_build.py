@@ -92,7 +92,7 @@ def case(words: int, repeats: int, with_baseline: bool) -> _bench.Row:
 
 def measure_ours(words: int, repeats: int, output: Path) -> dict[str, Any]:
     """Fit all groups, ``repeats`` times."""
-    import torch
+    from safetensors.torch import save_file
 
     from fuse_index.adapter.fit import fit_adapter
     from fuse_index.adapter.options import FitOptions
@@ -103,7 +103,7 @@ def measure_ours(words: int, repeats: int, output: Path) -> dict[str, Any]:
     fit = fit_adapter(table, source, target, options)  # kept: warm-up and result
     seconds = _bench.times(lambda: fit_adapter(table, source, target, options), repeats, warmup=0)
     peak = _bench.peak_rss()
-    torch.save({k: fit.adapters[f"{k}x{k}"] for k in LENGTHS}, output)
+    save_file({str(k): fit.adapters[f"{k}x{k}"] for k in LENGTHS}, output)
     methods = sorted({method.value for method in fit.methods.values()})
     return {"seconds": seconds, "peak": peak, "imports": imports, "methods": methods}
 
@@ -111,6 +111,7 @@ def measure_ours(words: int, repeats: int, output: Path) -> dict[str, Any]:
 def measure_baseline(words: int, repeats: int, output: Path) -> dict[str, Any]:
     """Fit all groups once (it takes long), face by face."""
     import torch
+    from safetensors.torch import save_file
 
     imports = _bench.peak_rss()
     table, source, target = make_input(words)
@@ -126,16 +127,16 @@ def measure_baseline(words: int, repeats: int, output: Path) -> dict[str, Any]:
             adapters[k] = torch.fft.irfft(torch.stack(solved), n=k, dim=0)
 
         seconds += _bench.times(fit, 1, warmup=0)
-    torch.save(adapters, output)
+    save_file({str(k): adapter.contiguous() for k, adapter in adapters.items()}, output)
     return {"seconds": seconds, "peak": _bench.peak_rss(), "imports": imports}
 
 
 def difference(folder: Path) -> float:
     """Return the largest relative difference between our adapters and the baseline's."""
-    import torch
+    from safetensors.torch import load_file
 
-    ours, baseline = (torch.load(folder / who) for who in ("ours", "baseline"))
-    return max(float((ours[k] - baseline[k]).norm() / baseline[k].norm()) for k in LENGTHS)
+    ours, baseline = (load_file(folder / who) for who in ("ours", "baseline"))
+    return max(float((ours[k] - baseline[k]).norm() / baseline[k].norm()) for k in baseline)
 
 
 def make_input(words: int) -> tuple[Any, Any, Any]:

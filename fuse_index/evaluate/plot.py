@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fuse_index.errors import MissingDependencyError, StorageError
 from fuse_index.evaluate.ranking import ranks
 
@@ -89,8 +91,6 @@ def _draw_shares(axes: Any, report: FidelityReport, names: list[str]) -> None:
 
 
 def _draw_ranks(axes: Any, report: FidelityReport) -> None:
-    import numpy as np  # noqa: PLC0415 - only here
-
     name = "word"
     predicted = np.concatenate([ranks(s.predicted[name]) / len(s.change) for s in report.samples])
     true = np.concatenate([ranks(s.change) / len(s.change) for s in report.samples])
