@@ -61,6 +61,11 @@ VERBS = {
         "validate_command",
         "Measure how well a bundle's gradients predict changes of a loss.",
     ),
+    "evaluate": Verb(
+        "fuse_index.cli.evaluate",
+        "evaluate_command",
+        "Score captions against references: BLEU, METEOR, ROUGE, CIDEr, SPICE, CLIPScore.",
+    ),
     "doctor": Verb(
         "fuse_index.cli.doctor",
         "doctor_command",

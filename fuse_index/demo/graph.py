@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-Fact = tuple[str, ...]
-"""A shape, its attribute, a relation of two shapes, or the background and its colour."""
+from fuse_index.evaluate.graphs import Agreement, Fact, fact_agreement
 
 LEFT_OF = "left of"
 RIGHT_OF = "right of"
@@ -87,25 +86,6 @@ def canonical_relation(subject: str, relation: str, other: str) -> tuple[str, st
     return other, INVERSE[relation], subject
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far a caption's facts agree with a scene.
-
-    Attributes:
-        precision: share of the caption's facts that are true of the scene.
-        recall: share of the scene's own graph that the caption says.
-    """
-
-    precision: float
-    recall: float
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 where both are."""
-        total = self.precision + self.recall
-        return 2 * self.precision * self.recall / total if total else 0.0
-
-
 def agreement(said: Graph, graph: Graph, truths: frozenset[Fact]) -> Agreement:
     """Compare what a caption says with a scene, fact by fact.
 
@@ -118,7 +98,4 @@ def agreement(said: Graph, graph: Graph, truths: frozenset[Fact]) -> Agreement:
         graph: the scene's own graph, what a full caption says.
         truths: everything that is true of the scene, ``graph`` included.
     """
-    facts, wanted = said.facts(), graph.facts()
-    precision = len(facts & truths) / len(facts) if facts else 0.0
-    recall = len(facts & wanted) / len(wanted) if wanted else 0.0
-    return Agreement(precision, recall)
+    return fact_agreement(said.facts(), graph.facts(), truths)

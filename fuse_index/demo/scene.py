@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
 
-from fuse_index.demo.graph import ABOVE, BACKGROUND, LEFT_OF, Fact, Graph, Thing
+from fuse_index.demo.graph import ABOVE, BACKGROUND, LEFT_OF, Graph, Thing
 from fuse_index.demo.lexicon import BACKGROUNDS
 from fuse_index.demo.splits import Split, companions_of, pairs_of
 from fuse_index.errors import OptionError
+from fuse_index.evaluate.graphs import Fact
 
 RADII = {"small": 0.08, "": 0.12, "large": 0.17}
 """Radius by size, in parts of the picture's side; "" is medium, which sentences never mention."""
