@@ -56,6 +56,14 @@ class LossError(FuseIndexError):
     """An objective gives NaN, infinity or the wrong number of losses."""
 
 
+class PromptError(FuseIndexError):
+    """No candidate is a text that the models would read as the tokens that were scored."""
+
+
+class CheckpointError(FuseIndexError):
+    """A checkpoint of a run is damaged, or of a run with another configuration."""
+
+
 class BundleError(FuseIndexError):
     """A bundle on disk is damaged, hostile, or of another format version."""
 

@@ -151,6 +151,9 @@ class Loss(ABC):
         model: the model, of a kind the objective accepts.
     """
 
+    uses_labels: ClassVar[bool] = False
+    """Whether tokens count as labels too, so that one-hot labels change the gradient."""
+
     def __init__(self, objective: Objective, model: Model) -> None:
         self.objective = objective
         self.model = model
@@ -170,6 +173,10 @@ class Loss(ABC):
             ModelError: a row is longer than the model's positions.
         """
         return self.model.batch(contents, self.objective.prefix, self.objective.suffix)
+
+    def surroundings(self) -> tuple[str, str]:
+        """Return the texts before and after the prompt, as the model reads them."""
+        return self.objective.prefix, self.objective.suffix
 
     def __call__(self, embeds: Tensor, batch: Batch, labels: Tensor | None = None) -> Tensor:
         """Return one loss a row.

@@ -113,7 +113,11 @@ class _ContinuationLoss(Loss):
             )
         self._after = [*suffix, *text_ids]
         self._text = torch.tensor(text_ids, device=model.device)
+        self._text_after = objective.suffix + text
         self._start = SharedStart(model)
+
+    def surroundings(self) -> tuple[str, str]:
+        return self.objective.prefix, self._text_after
 
     def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
         return self.model.batch(contents, self.objective.prefix, self._after)

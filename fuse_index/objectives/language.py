@@ -122,6 +122,7 @@ class TokenDivergence(_LanguageObjective):
 class _LanguageLoss(Loss):
     """Shared by losses over the tokens of the prompt."""
 
+    uses_labels: ClassVar[bool] = True
     model: CausalModel
 
     def __init__(self, objective: Objective, model: Model) -> None:

@@ -1,0 +1,35 @@
+"""Optimization of discrete prompts against several models: problem, methods, searches, results."""
+
+from __future__ import annotations
+
+from fuse_index.optimize.budget import Budget, Spent, Stop
+from fuse_index.optimize.methods import GCG, METHODS, Draw, MethodOptions
+from fuse_index.optimize.optimize import optimize
+from fuse_index.optimize.problem import Problem, Term
+from fuse_index.optimize.result import Point, Result
+from fuse_index.optimize.run import Run, RunOptions
+from fuse_index.optimize.search import SEARCHES, Beam, Greedy, SearchOptions, UniformCost
+from fuse_index.optimize.tokens import TokenFilter
+
+__all__ = [
+    "GCG",
+    "METHODS",
+    "SEARCHES",
+    "Beam",
+    "Budget",
+    "Draw",
+    "Greedy",
+    "MethodOptions",
+    "Point",
+    "Problem",
+    "Result",
+    "Run",
+    "RunOptions",
+    "SearchOptions",
+    "Spent",
+    "Stop",
+    "Term",
+    "TokenFilter",
+    "UniformCost",
+    "optimize",
+]

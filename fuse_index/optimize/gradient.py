@@ -1,0 +1,275 @@
+"""The gradient of the whole problem, in the source's tokens.
+
+Every term's gradient is taken at its model's own embeddings of the same text. Models with other
+tokens send it back through their adapter; models with the same tokens need none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fuse_index.errors import LossError, OptionError
+from fuse_index.objectives.base import require_finite
+from fuse_index.objectives.labels import content_rows, label_space, one_hot_content
+from fuse_index.optimize.budget import Spent
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from fuse_index.models.batch import Batch
+    from fuse_index.objectives.base import Loss
+    from fuse_index.optimize.problem import Problem
+    from fuse_index.optimize.reader import Reader, Reading
+    from fuse_index.optimize.state import Losses
+
+_ROWS = 16
+"""Prompts of one backward pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class TermGradient:
+    """The gradient of one term at some prompts.
+
+    Attributes:
+        losses: ``(b,)``.
+        embeddings: ``(b, C, d_src)`` with respect to the source's embeddings, or None.
+        tokens: ``(b, C, vocabulary)`` with respect to the source's one-hot tokens, where that is
+            more than the embeddings say, or None.
+    """
+
+    losses: Tensor
+    embeddings: Tensor | None
+    tokens: Tensor | None
+
+
+class Differentiator:
+    """Takes gradients of a problem.
+
+    Args:
+        problem: the terms; those without a gradient take no part.
+        spent: where gradients are counted.
+    """
+
+    def __init__(self, problem: Problem, spent: Spent) -> None:
+        self.problem = problem
+        self.spent = spent
+        self._table: Tensor = problem.source.table().detach()
+        self._terms = tuple(
+            i
+            for i, loss in enumerate(problem.losses)
+            if loss.objective.differentiable and loss.objective.weight
+        )
+
+    def require(self) -> None:
+        """Refuse a problem whose gradient cannot be taken.
+
+        Raises:
+            OptionError: no term has a gradient, or a model with other tokens has no adapter.
+        """
+        problem = self.problem
+        if not self._terms:
+            raise OptionError(
+                "a method that follows the gradient, and no objective that has one",
+                expected="an objective with a gradient",
+                remedy="use the method 'random'",
+            )
+        for i in self._terms:
+            problem.readers[i].require_adapter()
+
+    def tokens(self, prompts: Ragged, weights: Losses) -> Tensor:
+        """Return the first-order change of the total loss for every token in every position.
+
+        Args:
+            prompts: ``b`` rows of source ids, of at most ``C`` tokens.
+            weights: ``(terms,)``.
+
+        Returns:
+            ``(b, C, vocabulary)`` float32 on the source's device, up to a constant a position;
+            lower is better. Rows past a prompt's end are zero.
+
+        Raises:
+            LossError: a gradient is not finite.
+        """
+        return self._by_rows(prompts, lambda part: self._tokens(part, weights))
+
+    def embeddings(self, prompts: Ragged, weights: Losses) -> Tensor:
+        """Return the gradient of the total loss at the source's embeddings.
+
+        Args:
+            prompts: ``b`` rows of source ids, of at most ``C`` tokens.
+            weights: ``(terms,)``.
+
+        Returns:
+            ``(b, C, d_src)`` float32 on the source's device.
+
+        Raises:
+            LossError: a gradient is not finite.
+        """
+        return self._by_rows(prompts, lambda part: self._embeddings(part, weights))
+
+    def norms(self, prompts: Ragged) -> list[float]:
+        """Return the length of every term's own gradient in token space, 0 where it has none.
+
+        Args:
+            prompts: ``b`` rows; the lengths are averaged over them.
+        """
+        self.spent.gradients += len(prompts)
+        lengths = [0.0] * len(self.problem.losses)
+        for i in self._terms:
+            alone = np.zeros(len(lengths))
+            alone[i] = 1.0
+            scores = self._tokens(prompts, alone)
+            lengths[i] = float(scores.flatten(1).norm(dim=1).mean())
+        return lengths
+
+    def _by_rows(self, prompts: Ragged, take: Callable[[Ragged], Tensor]) -> Tensor:
+        self.spent.gradients += len(prompts)
+        longest = int(prompts.lengths.max(initial=0))
+        parts = []
+        for begin in range(0, len(prompts), _ROWS):
+            rows = np.arange(begin, min(begin + _ROWS, len(prompts)))
+            part = take(prompts.select(rows))
+            missing = longest - part.shape[1]
+            parts.append(torch.nn.functional.pad(part, (0, 0, 0, missing)) if missing else part)
+        return torch.cat(parts)
+
+    def _tokens(self, prompts: Ragged, weights: Losses) -> Tensor:
+        embeddings, tokens = self._sums(prompts, weights, one_hot=True)
+        if embeddings is not None:
+            through = (embeddings.to(self._table.dtype) @ self._table.T).float()
+            tokens = through if tokens is None else tokens.add_(through)
+        assert tokens is not None
+        return tokens
+
+    def _embeddings(self, prompts: Ragged, weights: Losses) -> Tensor:
+        embeddings, tokens = self._sums(prompts, weights, one_hot=False)
+        if tokens is not None:
+            # the embedding gradient that fits the tokens' best
+            through = label_space(self.problem.source).gradient(tokens)
+            embeddings = through if embeddings is None else embeddings + through
+        assert embeddings is not None
+        return embeddings
+
+    def _sums(
+        self, prompts: Ragged, weights: Losses, *, one_hot: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        readings: dict[int, Reading] = {}
+        embeddings: Tensor | None = None
+        tokens: Tensor | None = None
+        device = self.problem.source.device
+        for i in self._terms:
+            weight = float(weights[i])
+            if not weight:
+                continue
+            loss, reader = self.problem.losses[i], self.problem.readers[i]
+            if id(reader) not in readings:
+                readings[id(reader)] = reader.read(prompts)
+            reading = readings[id(reader)]
+            found = _term_gradient(loss, reader, reading, prompts, one_hot=one_hot)
+            if found.embeddings is not None:
+                part = weight * found.embeddings.to(device)
+                embeddings = part if embeddings is None else embeddings + part
+            if found.tokens is not None:
+                part = weight * found.tokens.to(device)
+                tokens = part if tokens is None else tokens + part
+        return embeddings, tokens
+
+
+def _term_gradient(
+    loss: Loss, reader: Reader, reading: Reading, prompts: Ragged, *, one_hot: bool
+) -> TermGradient:
+    """The gradient of one term at prompts, for the source."""
+    if reader.is_source and one_hot and loss.uses_labels:
+        losses, gradient = one_hot_gradient(loss, reading.contents)
+        return TermGradient(losses, None, gradient)
+    losses, packed = embedding_gradient(loss, reading.contents)
+    if reader.is_source:
+        return TermGradient(losses, padded_rows(packed, prompts), None)
+    if reader.same_tokens:
+        table = loss.model.table()
+        scores = (packed.to(table.dtype) @ table.T).float()
+        return TermGradient(losses, None, padded_rows(scores, prompts))
+    layout = reader.layout(reading)
+    assert reader.adapter is not None
+    pulled = reader.adapter.pull_back(packed, layout)
+    return TermGradient(losses, padded_rows(pulled, prompts), None)
+
+
+def embedding_gradient(
+    loss: Loss, contents: Sequence[Sequence[int]] | Ragged
+) -> tuple[Tensor, Tensor]:
+    """Return a term's losses and their gradients at its model's embeddings of the content.
+
+    Args:
+        loss: the term.
+        contents: ``b`` rows of the model's token ids.
+
+    Returns:
+        ``(b,)`` losses and ``(tokens, width)`` float32, the rows packed one after another.
+
+    Raises:
+        LossError: a loss or a gradient is not finite.
+    """
+    batch = loss.batch(contents)
+    embeds = loss.model.embed(batch.ids).requires_grad_()
+    with torch.enable_grad():
+        losses = loss(embeds, batch)
+        (gradient,) = torch.autograd.grad(losses.sum(), embeds)
+    packed = gradient[batch.content].float()
+    _require_finite_gradient(losses, packed, loss, batch)
+    return losses.detach(), packed
+
+
+def one_hot_gradient(loss: Loss, contents: Ragged) -> tuple[Tensor, Tensor]:
+    """Return a term's losses and their gradients at its model's one-hot tokens.
+
+    Args:
+        loss: the term.
+        contents: ``b`` rows of the model's token ids, of at most ``C`` tokens.
+
+    Returns:
+        ``(b,)`` losses and ``(b, C, vocabulary)`` float32.
+
+    Raises:
+        LossError: a loss or a gradient is not finite.
+    """
+    batch = loss.batch(contents)
+    with torch.enable_grad():
+        labels, embeds = one_hot_content(loss.model, batch)
+        losses = loss(embeds, batch, labels)
+        (gradient,) = torch.autograd.grad(losses.sum(), labels)
+    _require_finite_gradient(losses, gradient, loss, batch)
+    here = content_rows(batch, gradient.shape[1])[..., None]
+    return losses.detach(), torch.where(here, gradient, torch.zeros_like(gradient)).float()
+
+
+def padded_rows(packed: Tensor, prompts: Ragged) -> Tensor:
+    """Put packed rows ``(tokens, w)`` of prompts into ``(b, C, w)``, zeros elsewhere."""
+    lengths = prompts.lengths
+    longest = int(lengths.max(initial=0))
+    if len(packed) == len(prompts) * longest:
+        return packed.reshape(len(prompts), longest, -1)
+    here = torch.from_numpy(np.arange(longest) < lengths[:, None]).to(packed.device)
+    out = packed.new_zeros(len(prompts), longest, packed.shape[1])
+    out[here] = packed
+    return out
+
+
+def _require_finite_gradient(losses: Tensor, gradient: Tensor, loss: Loss, batch: Batch) -> None:
+    if bool(torch.isfinite(gradient.sum())) and bool(torch.isfinite(losses).all()):
+        return
+    require_finite(losses, loss, batch)
+    if not torch.isfinite(gradient).all():
+        text = loss.texts(batch)[0]
+        raise LossError(
+            f"{loss.name}: its gradient at the prompt {text!r} holds NaN or infinity",
+            expected="finite numbers",
+            remedy="run the model in float32 or bfloat16",
+        )

@@ -1,0 +1,11 @@
+"""Methods: how candidates are proposed; one file each."""
+
+from __future__ import annotations
+
+from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
+from fuse_index.optimize.methods.gcg import GCG, Draw
+
+METHODS: dict[str, type[MethodOptions]] = {options.type: options for options in (GCG,)}
+"""Every method by its name in files and on the command line."""
+
+__all__ = ["GCG", "METHODS", "Context", "Draw", "Method", "MethodOptions", "Proposals"]

@@ -1,0 +1,167 @@
+"""Optimize a prompt: the loop around a run, its limits, checkpoints and interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fuse_index.errors import FuseIndexError, OptionError
+from fuse_index.optimize.budget import Budget, Stop
+from fuse_index.optimize.checkpoint import Checkpoint
+from fuse_index.optimize.methods.gcg import GCG
+from fuse_index.optimize.run import Run, RunOptions
+from fuse_index.optimize.search import Greedy
+
+if TYPE_CHECKING:
+    from fuse_index.optimize.methods.base import MethodOptions
+    from fuse_index.optimize.problem import Problem
+    from fuse_index.optimize.result import Point, Result
+    from fuse_index.optimize.search.base import SearchOptions
+
+Callback = Callable[[Run, "Point"], None]
+"""Called after every step, and once for the initial prompts, with the run and the step."""
+
+
+def optimize(
+    problem: Problem,
+    initial: str | Sequence[str | Sequence[int]],
+    *,
+    method: MethodOptions | None = None,
+    search: SearchOptions | None = None,
+    budget: Budget | None = None,
+    options: RunOptions | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 10,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Find a prompt with a small weighted sum of losses.
+
+    An interrupt (Ctrl-C) ends the run after the step it is in and returns the best so far; a second
+    one ends it at once.
+
+    Args:
+        problem: source, objectives, filters.
+        initial: the prompt to begin from, or several: texts or source ids.
+        method: how candidates are proposed; by default :class:`GCG`.
+        search: which prompts are kept; by default :class:`Greedy`.
+        budget: when to stop; by default after 100 steps.
+        options: seed and the rest.
+        checkpoint: file that is written every ``checkpoint_every`` steps and at the end. If it is
+            there already, the run goes on from it, bit for bit as if it had not been stopped.
+        checkpoint_every: steps between two checkpoints.
+        callbacks: called after every step.
+
+    Returns:
+        The best prompt, its losses, and how it was found.
+
+    Raises:
+        LossError: a model gives NaN. Like the next two it ends the run, and its attribute
+            ``result`` holds the best so far.
+        PromptError: no candidate survives re-tokenization.
+        ModelError: a model refuses a prompt.
+        CheckpointError: the checkpoint is damaged, or of a run with another configuration.
+        OptionError: options contradict each other.
+    """
+    if checkpoint_every < 1:
+        raise OptionError(f"checkpoint_every={checkpoint_every}", expected="at least 1")
+    budget = budget or Budget()
+    run = Run(
+        problem,
+        as_prompts(problem, initial),
+        method=method or GCG(),
+        search=search or Greedy(),
+        options=options or RunOptions(),
+    )
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.exists():
+        saved = Checkpoint.load(path)
+        saved.require(run.configuration(), path)
+        run.restore(saved)
+    try:
+        _loop(run, budget, path, checkpoint_every, callbacks)
+    except FuseIndexError as error:
+        run.stop = Stop.FAILED
+        error.result = run.result(budget)  # type: ignore[attr-defined]
+        raise
+    return run.result(budget)
+
+
+def as_prompts(
+    problem: Problem, initial: str | Sequence[str | Sequence[int]]
+) -> list[tuple[int, ...]]:
+    """Return initial prompts as source ids.
+
+    Args:
+        problem: whose source tokenizes texts.
+        initial: one text, or several texts or rows of ids.
+    """
+    given = [initial] if isinstance(initial, str) else list(initial)
+    return [
+        problem.encode(item) if isinstance(item, str) else tuple(int(i) for i in item)
+        for item in given
+    ]
+
+
+def _loop(
+    run: Run,
+    budget: Budget,
+    path: Path | None,
+    every: int,
+    callbacks: Sequence[Callback],
+) -> None:
+    for callback in callbacks:
+        callback(run, run.trajectory[-1])
+    interrupted = _Flag()
+    saved = -1
+    with _deferred_interrupts(interrupted):
+        while run.stop is None:
+            run.stop = budget.reached(run.spent, run.best.total)
+            if run.stop is None and interrupted.set:
+                run.stop = Stop.INTERRUPTED
+            if run.stop is not None:
+                break
+            try:
+                run.step(budget.affordable(run.spent))
+            except KeyboardInterrupt:
+                run.stop = Stop.INTERRUPTED
+                return  # in the middle of a step: the last checkpoint stays
+            if run.stop is None:
+                for callback in callbacks:
+                    callback(run, run.trajectory[-1])
+                if path is not None and run.spent.steps % every == 0:
+                    run.checkpoint().save(path)
+                    saved = run.spent.steps
+        if path is not None and saved != run.spent.steps:
+            run.checkpoint().save(path)
+
+
+class _Flag:
+    set = False
+
+
+@contextmanager
+def _deferred_interrupts(flag: _Flag) -> Iterator[None]:
+    """Let the first Ctrl-C only set a flag, and the next one interrupt; in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: Any = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if flag.set and callable(before):
+            before(number, frame)
+        elif flag.set:
+            raise KeyboardInterrupt
+        flag.set = True
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,174 @@
+"""What is optimized: prompts of one model, under losses of any number of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuse_index.errors import ModelError, OptionError
+from fuse_index.optimize.reader import Reader, SourceWords
+from fuse_index.optimize.tokens import TokenFilter
+
+if TYPE_CHECKING:
+    from fuse_index.adapter.adapter import Adapter
+    from fuse_index.models.base import Model
+    from fuse_index.objectives.base import Loss, Objective
+    from fuse_index.optimize.state import Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One objective, asked of one model.
+
+    Attributes:
+        objective: what is wanted.
+        model: in whose eyes.
+        adapter: from the source to the model, for methods that use gradients; not needed where the
+            model has the source's tokens.
+    """
+
+    objective: Objective
+    model: Model
+    adapter: Adapter | None = None
+
+
+class Problem:
+    """Prompts in the tokens of a source model, and a weighted sum of losses.
+
+    Args:
+        source: the model whose tokens prompts are made of; of any kind.
+        terms: at least one.
+        tokens: which tokens may be used.
+
+    Attributes:
+        losses: the objectives bound to their models, in the order of the terms.
+        readers: who reads the prompts for each term; terms of one model share a reader.
+        weights: ``(terms,)``, as the objectives have them.
+
+    Raises:
+        OptionError: there is no term, or all weights are zero.
+        ModelError: an objective does not fit its model, or prefix and suffix leave no room.
+        IdentityError: an adapter was built for other models.
+    """
+
+    def __init__(
+        self, source: Model, terms: Sequence[Term], *, tokens: TokenFilter | None = None
+    ) -> None:
+        if not terms or not any(term.objective.weight for term in terms):
+            raise OptionError(
+                f"a problem of {len(terms)} terms, none with a weight",
+                expected="at least one objective with a weight other than 0",
+            )
+        self.source = source
+        self.terms = tuple(terms)
+        self.tokens = tokens or TokenFilter()
+        self.readers = _readers(source, self.terms)
+        self.losses: tuple[Loss, ...] = tuple(
+            term.objective.prepare(term.model) for term in self.terms
+        )
+        self.weights: NDArray[np.float64] = np.array([t.objective.weight for t in self.terms])
+        self.names = _names(self.losses)
+        """A name for every term: the type of its objective, numbered where two are alike."""
+        self.words = SourceWords(source)
+        self._room = tuple(_room(loss) for loss in self.losses)
+
+    @cached_property
+    def allowed(self) -> NDArray[np.bool_]:
+        """``(vocabulary size,)``: tokens of the source that may be used."""
+        return self.tokens.allowed(self.source)
+
+    def encode(self, text: str) -> Ids:
+        """Tokenize a text as the beginning of a prompt: as it stands inside running text."""
+        return tuple(self.source.words.encode_running([text])[0].tolist())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a prompt."""
+        return self.source.words.decode(list(ids))
+
+    def fits(self, lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+        """Say which prompts have some content and room in the positions of every model.
+
+        Args:
+            lengths: for every term ``(n,)``, content tokens in its model.
+
+        Returns:
+            ``(n,)``.
+        """
+        found = np.ones(len(lengths[0]), dtype=bool)
+        for room, counts in zip(self._room, lengths, strict=True):
+            found &= counts > 0
+            if room is not None:
+                found &= counts <= room
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Return source, terms and filters as a JSON object."""
+        return {
+            "source": _describe_model(self.source),
+            "terms": [
+                {"model": _describe_model(term.model), "objective": _plain(term.objective)}
+                for term in self.terms
+            ],
+            "tokens": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in vars(self.tokens).items()
+            },
+        }
+
+
+def _readers(source: Model, terms: tuple[Term, ...]) -> tuple[Reader, ...]:
+    """One reader a model, with the adapter of the first term that brings one."""
+    made: dict[int, Reader] = {}
+    for term in terms:
+        known = made.get(id(term.model))
+        if known is None or (known.adapter is None and term.adapter is not None):
+            made[id(term.model)] = Reader(source, term.model, term.adapter)
+    return tuple(made[id(term.model)] for term in terms)
+
+
+def _names(losses: tuple[Loss, ...]) -> tuple[str, ...]:
+    types = [loss.objective.type for loss in losses]
+    seen: dict[str, int] = {}
+    names = []
+    for kind in types:
+        seen[kind] = seen.get(kind, 0) + 1
+        names.append(f"{kind} {seen[kind]}" if types.count(kind) > 1 else kind)
+    return tuple(names)
+
+
+def _room(loss: Loss) -> int | None:
+    """Content tokens that have room between what stands around them, None without a limit."""
+    if loss.model.positions is None:
+        return None
+    try:
+        fixed = loss.batch([[loss.model.frame.pad]]).totals.item() - 1
+    except ModelError as error:
+        raise ModelError(
+            f"{loss.name}: {error.given}, with a prompt of one token",
+            expected=error.expected,
+            remedy="shorten the prefix or the suffix",
+        ) from error
+    return loss.model.positions - int(fixed)
+
+
+def _describe_model(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "kind": model.kind.value,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "tokenizer_hash": model.words.fingerprint,
+    }
+
+
+def _plain(objective: Objective) -> dict[str, Any]:
+    """The options of an objective; what cannot be written down by its type."""
+    try:
+        return objective.to_json()
+    except OptionError:
+        return {"type": objective.type, "weight": objective.weight}

@@ -1,0 +1,173 @@
+"""What a run gives: the best prompt, how it got there, and what it was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fuse_index.artifact.jsontext import plain
+from fuse_index.errors import OptionError
+from fuse_index.optimize.budget import Stop
+from fuse_index.optimize.state import State
+
+FORMAT = "fuse_index result"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One step of a trajectory.
+
+    Attributes:
+        step: its number, 0 for the initial prompts.
+        forward_passes: spent when it ended.
+        seconds: wall time when it ended.
+        total: of the prompt the search stands at.
+        losses: of that prompt, one for every term.
+        best: the smallest total so far.
+        ids: the prompt the search stands at.
+        candidates: proposed, without repeats.
+        survived: of these, those that passed the filters.
+    """
+
+    step: int
+    forward_passes: int
+    seconds: float
+    total: float
+    losses: tuple[float, ...]
+    best: float
+    ids: tuple[int, ...]
+    candidates: int
+    survived: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What :func:`fuse_index.optimize.optimize` found.
+
+    Attributes:
+        text: the best prompt.
+        ids: its tokens in the source model.
+        total: its weighted loss.
+        losses: its loss in every term, by name.
+        stop: why the run ended.
+        spent: steps, prompts scored, gradients, forward passes, seconds.
+        trajectory: every step.
+        pareto: prompts that no other one beats in every term, with their losses, best total first.
+        weights: of the terms, after balancing.
+        configuration: what the run was asked for; a run with it gives the same result.
+        versions: of the packages that matter.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    total: float
+    losses: dict[str, float]
+    stop: Stop
+    spent: dict[str, Any]
+    trajectory: tuple[Point, ...] = field(repr=False)
+    pareto: tuple[ParetoPoint, ...] = field(repr=False)
+    weights: dict[str, float] = field(repr=False)
+    configuration: dict[str, Any] = field(repr=False)
+    versions: dict[str, str] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object."""
+        values = asdict(self) | {"format": FORMAT, "stop": self.stop.value}
+        found: dict[str, Any] = plain(values)
+        return found
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Result:
+        """Build what :meth:`to_json` returned.
+
+        Raises:
+            OptionError: it is not a result of this package.
+        """
+        if value.get("format") != FORMAT:
+            raise OptionError(f"format {value.get('format')!r}", expected=repr(FORMAT))
+        values = {k: v for k, v in value.items() if k != "format"}
+        points = [
+            Point(**{**p, "ids": tuple(p["ids"]), "losses": tuple(p["losses"])})
+            for p in values["trajectory"]
+        ]
+        front = [ParetoPoint(**{**p, "ids": tuple(p["ids"])}) for p in values["pareto"]]
+        values |= {
+            "ids": tuple(values["ids"]),
+            "stop": Stop(values["stop"]),
+            "trajectory": tuple(points),
+            "pareto": tuple(front),
+        }
+        return cls(**values)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as JSON, whole or not at all."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+        write_atomically(Path(path), text.encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Result:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            OptionError: the file holds something else.
+        """
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OptionError(f"{path}: {error}", expected="a result of fuse_index") from error
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """A prompt of the Pareto front.
+
+    Attributes:
+        text: the prompt.
+        ids: its tokens in the source model.
+        total: its weighted loss.
+        losses: its loss in every term, by name.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    total: float
+    losses: dict[str, float]
+
+
+def pareto_front(states: list[State], size: int) -> list[State]:
+    """Keep the states that no other one beats or equals in every term.
+
+    Args:
+        states: any; of equals the first stays.
+        size: most to keep; those with the smallest totals.
+
+    Returns:
+        The front, the smallest total first.
+    """
+    states = sorted(states, key=lambda state: state.total)
+    if not states:
+        return []
+    losses = np.array([state.losses for state in states])
+    front: list[int] = []
+    for i, own in enumerate(losses):
+        if not (losses[front] <= own).all(axis=1).any():
+            front = [j for j in front if not (own <= losses[j]).all()]
+            front.append(i)
+    return [states[i] for i in front[:size]]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""Losses of candidates: each distinct prompt is run once, and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fuse_index.objectives.base import require_finite
+from fuse_index.optimize.batching import BatchSize
+from fuse_index.optimize.budget import Spent
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from fuse_index.objectives.base import Loss
+    from fuse_index.optimize.problem import Problem
+    from fuse_index.optimize.reader import Reading
+    from fuse_index.optimize.state import Ids, Losses
+
+_CPU_BATCH = 64
+_GPU_BATCH = 512
+
+
+class Scorer:
+    """Scores prompts by every term of a problem.
+
+    Args:
+        problem: the terms.
+        spent: where prompts are counted.
+        batch_size: prompts of one forward pass, at most; None takes 512 on a GPU and 64 on a CPU.
+        remember: prompts whose losses are remembered; the oldest are forgotten.
+
+    Attributes:
+        batch_sizes: one for every term, learned as it goes.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        spent: Spent,
+        *,
+        batch_size: int | None = None,
+        remember: int = 1 << 17,
+    ) -> None:
+        self.problem = problem
+        self.spent = spent
+        self.batch_sizes = tuple(
+            BatchSize(batch_size or (_GPU_BATCH if on_gpu(loss) else _CPU_BATCH))
+            for loss in problem.losses
+        )
+        self._memory: dict[bytes, NDArray[np.float64]] = {}
+        self._remember = remember
+
+    def score(self, prompts: Ragged, base: Ids | None = None) -> Losses:
+        """Return the losses of prompts.
+
+        Args:
+            prompts: ``n`` rows of source ids.
+            base: the prompt they were made from, if from one: those that differ from it late run
+                together, so that what they share is computed once.
+
+        Returns:
+            ``(n, terms)`` float64; infinity in a row that is empty, or has no room in a model.
+
+        Raises:
+            LossError: a loss is not finite; the message names the objective and the prompt.
+        """
+        keys = _keys(prompts)
+        fresh = {key: i for i, key in enumerate(keys) if key not in self._memory}
+        self.spent.recalled += len(keys) - len(fresh)
+        if fresh:
+            rows = np.fromiter(fresh.values(), np.int64, len(fresh))
+            rows = rows[_by_agreement(prompts.select(rows), base)]
+            losses = self._run(prompts.select(rows))
+            for row, values in zip(rows, losses, strict=True):
+                self._memory[keys[row]] = values
+        found = np.stack([self._memory[key] for key in keys])
+        while len(self._memory) > self._remember:
+            del self._memory[next(iter(self._memory))]
+        return found
+
+    def remembers(self, prompts: Ragged) -> NDArray[np.bool_]:
+        """``(n,)``: which prompts' losses are remembered and cost nothing."""
+        return np.array([key in self._memory for key in _keys(prompts)], dtype=bool)
+
+    def _run(self, prompts: Ragged) -> Losses:
+        """Score distinct prompts by all terms."""
+        problem = self.problem
+        readings = self._read(prompts)
+        fits = problem.fits([reading.contents.lengths for reading in readings])
+        losses = np.full((len(prompts), len(problem.losses)), np.inf)
+        rows = np.flatnonzero(fits)
+        self.spent.scored += len(rows)
+        for term, (loss, reading) in enumerate(zip(problem.losses, readings, strict=True)):
+            losses[rows, term] = self._losses(term, loss, reading.contents.select(rows))
+        return losses
+
+    def _read(self, prompts: Ragged) -> list[Reading]:
+        """Let every reader read the prompts once."""
+        known = {id(reader): reader for reader in self.problem.readers}
+        readings = {key: reader.read(prompts) for key, reader in known.items()}
+        return [readings[id(reader)] for reader in self.problem.readers]
+
+    def _losses(self, term: int, loss: Loss, contents: Ragged) -> Losses:
+        """``(n,)``: the losses of one term."""
+
+        def run(part: slice) -> Losses:
+            with torch.no_grad():
+                batch = loss.batch(contents.select(np.arange(part.start, part.stop)))
+                values = loss(loss.model.embed(batch.ids), batch)
+                found = values.double().cpu().numpy()
+            if not np.isfinite(found).all():
+                require_finite(values, loss, batch)
+            return found
+
+        parts = [values for _, values in self.batch_sizes[term].map(len(contents), run)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def memory(self) -> tuple[Ragged, Losses]:
+        """Return the prompts that are remembered, oldest first, with their losses."""
+        rows = [np.frombuffer(key, np.int64) for key in self._memory]
+        terms = len(self.problem.losses)
+        losses = np.array(list(self._memory.values())).reshape(len(rows), terms)
+        return Ragged.from_lists([row.tolist() for row in rows]), losses
+
+    def restore(self, prompts: Ragged, losses: Losses) -> None:
+        """Remember what :meth:`memory` returned, and nothing else."""
+        self._memory = dict(zip(_keys(prompts), losses, strict=True))
+
+
+def on_gpu(loss: Loss) -> bool:
+    """Whether a loss is computed on a GPU."""
+    return loss.model.device.type == "cuda"
+
+
+def _keys(prompts: Ragged) -> list[bytes]:
+    """One key a row, equal for equal rows."""
+    packed = prompts.values.tobytes()
+    bounds = (prompts.offsets * prompts.values.itemsize).tolist()
+    return [packed[a:b] for a, b in pairwise(bounds)]
+
+
+def distinct_rows(prompts: Ragged, but: Iterable[Sequence[int]] = ()) -> NDArray[np.int64]:
+    """Return which rows to keep so that none occurs twice or is one of ``but``; the first stays."""
+    seen = {np.asarray(ids, np.int64).tobytes() for ids in but}
+    kept = []
+    for i, key in enumerate(_keys(prompts)):
+        if key not in seen:
+            seen.add(key)
+            kept.append(i)
+    return np.array(kept, dtype=np.int64)
+
+
+def _by_agreement(prompts: Ragged, base: Ids | None) -> NDArray[np.int64]:
+    """Order rows so that those with a long common beginning stand together.
+
+    With a base: by how long they agree with it, the longest first. Without: by their ids.
+    """
+    width = int(prompts.lengths.max(initial=0))
+    padded = prompts.padded(width)
+    if base is None:
+        return np.lexsort(padded.T[::-1]) if width else np.arange(len(prompts))
+    target = np.full(width, -2, np.int64)
+    target[: min(width, len(base))] = base[:width]
+    agreed = np.logical_and.accumulate(padded == target, axis=1).sum(axis=1)
+    return np.argsort(-agreed, kind="stable")

@@ -1,0 +1,105 @@
+"""Prompts with their losses: one of them, and a step's candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuse_index.errors import OptionError
+from fuse_index.words.ragged import Ragged
+
+Ids = tuple[int, ...]
+Losses = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class State:
+    """A prompt that was scored.
+
+    Attributes:
+        ids: its tokens in the source model.
+        losses: one for every term of the problem.
+        total: their weighted sum.
+    """
+
+    ids: Ids
+    losses: tuple[float, ...]
+    total: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as a JSON object."""
+        return {"ids": list(self.ids), "losses": list(self.losses), "total": self.total}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> State:
+        """Build what :meth:`to_json` returned."""
+        return cls(
+            tuple(int(i) for i in value["ids"]),
+            tuple(float(x) for x in value["losses"]),
+            float(value["total"]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Candidates of one step with their losses.
+
+    Attributes:
+        prompts: ``n`` rows of source ids.
+        losses: ``(n, terms)``.
+        totals: ``(n,)``, their weighted sums.
+        accept: whether a prompt may be kept; asked only of those a search wants to keep.
+    """
+
+    prompts: Ragged
+    losses: Losses
+    totals: Losses
+    accept: Callable[[Ids], bool] = lambda ids: True
+
+    def __len__(self) -> int:
+        return len(self.totals)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """``(n,)``: candidates from the smallest total to the largest; of equals the first."""
+        return np.argsort(self.totals, kind="stable")
+
+    def state(self, index: int) -> State:
+        """Return one candidate as a state."""
+        return State(
+            tuple(self.prompts[index].tolist()),
+            tuple(self.losses[index].tolist()),
+            float(self.totals[index]),
+        )
+
+    def best(self) -> Iterator[State]:
+        """Yield the candidates that may be kept, from the best on."""
+        for index in self.order:
+            state = self.state(int(index))
+            if self.accept(state.ids):
+                yield state
+
+
+def reweighted(state: State, weights: Losses) -> State:
+    """Return a state with its total under other weights."""
+    return State(state.ids, state.losses, float(np.asarray(state.losses) @ weights))
+
+
+def require_ids(ids: Ids, size: int, name: str) -> None:
+    """Refuse an empty prompt and ids that are none of the source's tokens.
+
+    Raises:
+        OptionError: it is empty, or an id is outside the vocabulary.
+    """
+    if not ids:
+        raise OptionError("an initial prompt of 0 tokens", expected="at least one token")
+    if not 0 <= min(ids) <= max(ids) < size:
+        raise OptionError(
+            f"an initial prompt with token ids from {min(ids)} to {max(ids)}",
+            expected=f"ids from 0 to {size - 1}, the tokens of {name}",
+        )

@@ -1,0 +1,89 @@
+"""Whether a prompt survives being read as text, inside the full prompt of every model.
+
+Candidates are made of tokens, people paste text. A prompt is kept only if its text, with what
+stands before and after it for a model, is cut into the very tokens that were scored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from fuse_index.models.base import Model
+    from fuse_index.optimize.problem import Problem
+    from fuse_index.optimize.state import Ids
+
+_REMEMBERED = 1 << 16
+
+
+class PromptCheck:
+    """Checks prompts exactly, and remembers what it found.
+
+    Args:
+        problem: whose models read the prompts.
+
+    Attributes:
+        refusals: how often each model refused a prompt, by name.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.refusals: Counter[str] = Counter()
+        self._known: dict[Ids, bool] = {}
+        places = {
+            (id(reader), loss.surroundings()): (reader, loss.surroundings())
+            for reader, loss in zip(problem.readers, problem.losses, strict=True)
+        }
+        self._places = tuple(places.values())
+
+    def __call__(self, ids: Ids) -> bool:
+        """Whether every model reads the prompt's text as the tokens that are scored."""
+        found = self._known.get(ids)
+        if found is None:
+            found = self._known[ids] = self._check(ids)
+            if len(self._known) > _REMEMBERED:
+                del self._known[next(iter(self._known))]
+        return found
+
+    def count_lost(self, lost: int) -> None:
+        """Count candidates that were left out because their own tokens do not survive."""
+        self.refusals[self.problem.source.name] += lost
+
+    def _check(self, ids: Ids) -> bool:
+        row = Ragged.from_lists([ids])
+        if not self.problem.words.survives(row)[0]:
+            self.count_lost(1)
+            return False
+        text = self.problem.decode(ids)
+        for reader, (before, after) in self._places:
+            content = reader.read(row).contents[0].tolist()
+            if not reads_the_same(reader.model, text, content, before, after):
+                self.refusals[reader.model.name] += 1
+                return False
+        return True
+
+
+def reads_the_same(model: Model, text: str, content: list[int], before: str, after: str) -> bool:
+    """Whether a model's tokens of the full prompt are those of its parts, one after another.
+
+    Tokenizers that put a space before every text (SentencePiece) join parts with one, so the full
+    prompt may also be what the parts' tokens decode to.
+
+    Args:
+        model: whose tokens.
+        text: the prompt.
+        content: its tokens alone.
+        before: text before it.
+        after: text after it.
+    """
+    words = model.words
+    if not before and not after:
+        return words.encode_text(text) == content
+    parts = [words.encode_text(part) if part else [] for part in (before, after)]
+    full = [*parts[0], *content, *parts[1]]
+    if words.encode_text(before + text + after) == full:
+        return True
+    return words.encode_text(words.decode(full)) == full
