@@ -105,7 +105,7 @@ def missing_extra(what: str) -> MissingDependencyError:
 
 # -- plain ------------------------------------------------------------------------------------
 
-_INSIDE_WORDS = frozenset(map(ord, "-'.,"))
+_INSIDE_WORDS = frozenset(map(ord, "-'.,/"))
 
 
 class _Translation(dict[int, int]):
@@ -123,16 +123,16 @@ class _Translation(dict[int, int]):
 _TRANSLATION = _Translation({ord("’"): ord("'"), ord("‘"): ord("'")})
 _CLITIC = r"(?:n't|'(?:s|m|d|re|ve|ll))(?!\S)"
 _COMMA = re.compile(r"(?<!\d),|,(?!\d)")
-_ENDS = re.compile(rf"(?<!\S)(?!{_CLITIC})[-'.,]+|[-'.,]+(?!\S)")
+_ENDS = re.compile(rf"(?<!\S)(?!{_CLITIC})[-'.,/]+|[-'.,/]+(?!\S)")
 _CLITIC_IN_WORD = re.compile(rf"(?<=\w)(?={_CLITIC})")
 
 
 def plain_words(text: str) -> list[str]:
     """Cut a text into words without Java.
 
-    Lower case; white space and Unicode punctuation separate words, but hyphens, apostrophes and
-    full stops inside a word and commas between digits stay; "'s", "n't" and their like are words of
-    their own, as in the Penn Treebank.
+    Lower case; white space and Unicode punctuation separate words, but hyphens, apostrophes, full
+    stops and slashes inside a word and commas between digits stay; "'s", "n't" and their like are
+    words of their own, as in the Penn Treebank.
     """
     spaced = text.lower().translate(_TRANSLATION)
     spaced = _COMMA.sub(" ", spaced)

@@ -86,7 +86,7 @@ def test_items_without_a_value_are_left_out():
 def test_scores_without_parts_have_no_interval():
     score = Score("METEOR", 0.3, np.array([0.2, 0.4]), None)
     assert score.interval() is None
-    with pytest.raises(OptionError, match="METEOR cannot be resampled; .*mean_score"):
+    with pytest.raises(OptionError, match=r"METEOR cannot be resampled; .*mean_score"):
         paired_bootstrap(score, score)
 
 
