@@ -211,7 +211,9 @@ def _list(value: Any, path: Path, expected: str, key: str = "") -> list[dict[str
     """Return a list of objects, or say what else it is."""
     what = f"{path}: {key!r}" if key else str(path)
     if not isinstance(value, list):
-        given = f"{what} is missing" if value is None and key else f"{what} holds a {_kind(value)}"
+        given = (
+            f"{what} is missing" if value is None and key else f"{what} holds a JSON {_kind(value)}"
+        )
         swapped = not key and isinstance(value, dict) and "annotations" in value
         raise CorpusError(
             given,
@@ -220,7 +222,7 @@ def _list(value: Any, path: Path, expected: str, key: str = "") -> list[dict[str
         )
     for index, row in enumerate(value):
         if not isinstance(row, dict):
-            raise CorpusError(f"{what}: entry {index} is a {_kind(row)}", expected=expected)
+            raise CorpusError(f"{what}: entry {index} is a JSON {_kind(row)}", expected=expected)
     return value
 
 
