@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuse_index.demo import FULL, Split, graph_of_sentence, make_scene, make_sentences
 from fuse_index.errors import ShapeError
 from fuse_index.evaluate import Agreement, score_graphs
 from fuse_index.evaluate.graphs import fact_agreement
@@ -70,3 +71,18 @@ def test_bad_input():
         score_graphs([SAID], [SCENE, SCENE])
     with pytest.raises(ShapeError, match="at least one"):
         score_graphs([], [])
+
+
+def test_full_captions_of_the_demo_have_f1_1_and_those_of_other_scenes_do_not():
+    scenes = [make_scene(Split.TEST, index) for index in range(40)]
+    said = [
+        graph_of_sentence(make_sentences(scene, 1, options=FULL)[0].text).facts()
+        for scene in scenes
+    ]
+    wanted, truths = [scene.graph.facts() for scene in scenes], [scene.truths for scene in scenes]
+    right = score_graphs(said, wanted, truths)
+    assert right["graph precision"].value == 1
+    assert right["objects F1"].value == right["attributes F1"].value == 1
+    assert right["graph F1"].value > 0.98  # three things may be related along another chain
+    wrong = score_graphs(said[1:] + said[:1], wanted, truths)
+    assert wrong["graph F1"].value < 0.4
