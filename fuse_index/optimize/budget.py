@@ -35,7 +35,7 @@ class Budget:
         steps: steps of the method.
         seconds: wall time.
         forward_passes: prompts scored, each by all models, plus :data:`GRADIENT_COST` for every
-            prompt whose gradient is taken.
+            prompt whose gradient is taken and 1 for every prompt whose next token is predicted.
         target_loss: total loss that is good enough.
     """
 
@@ -89,6 +89,7 @@ class Spent:
         steps: finished steps.
         scored: prompts scored by all models; prompts scored before are not scored again.
         gradients: prompts whose gradient was taken.
+        predicted: prompts whose next token the source was asked for, one forward pass each.
         recalled: candidates that had been scored before and cost nothing.
         draft: prompts scored by the draft model of probe sampling, which is not counted above.
         earlier_seconds: wall time before the run was resumed.
@@ -97,6 +98,7 @@ class Spent:
     steps: int = 0
     scored: int = 0
     gradients: int = 0
+    predicted: int = 0
     recalled: int = 0
     draft: int = 0
     earlier_seconds: float = 0.0
@@ -105,7 +107,7 @@ class Spent:
     @property
     def forward_passes(self) -> int:
         """Forward passes, gradients included at their cost."""
-        return self.scored + GRADIENT_COST * self.gradients
+        return self.scored + self.predicted + GRADIENT_COST * self.gradients
 
     @property
     def seconds(self) -> float:
@@ -127,4 +129,4 @@ class Spent:
         )
 
 
-_COUNTS = ("steps", "scored", "gradients", "recalled", "draft")
+_COUNTS = ("steps", "scored", "gradients", "predicted", "recalled", "draft")
