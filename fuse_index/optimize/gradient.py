@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fuse_index.errors import LossError, OptionError
 from fuse_index.objectives.base import require_finite
@@ -49,19 +50,35 @@ class TermGradient:
     tokens: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Put:
+    """Embeddings that stand for one content token of every row.
+
+    Attributes:
+        positions: ``(b,)`` int64, which content token.
+        vectors: ``(b, width)`` or ``(width,)``.
+    """
+
+    positions: NDArray[np.int64]
+    vectors: Tensor
+
+
 class Differentiator:
     """Takes gradients of a problem.
 
     Args:
         problem: the terms; those without a gradient take no part.
         spent: where gradients are counted.
+
+    Attributes:
+        terms: which terms of the problem have a gradient and a weight.
     """
 
     def __init__(self, problem: Problem, spent: Spent) -> None:
         self.problem = problem
         self.spent = spent
         self._table: Tensor = problem.source.table().detach()
-        self._terms = tuple(
+        self.terms = tuple(
             i
             for i, loss in enumerate(problem.losses)
             if loss.objective.differentiable and loss.objective.weight
@@ -74,13 +91,13 @@ class Differentiator:
             OptionError: no term has a gradient, or a model with other tokens has no adapter.
         """
         problem = self.problem
-        if not self._terms:
+        if not self.terms:
             raise OptionError(
                 "a method that follows the gradient, and no objective that has one",
                 expected="an objective with a gradient",
                 remedy="use the method 'random'",
             )
-        for i in self._terms:
+        for i in self.terms:
             problem.readers[i].require_adapter()
 
     def tokens(self, prompts: Ragged, weights: Losses) -> Tensor:
@@ -122,7 +139,7 @@ class Differentiator:
         """
         self.spent.gradients += len(prompts)
         lengths = [0.0] * len(self.problem.losses)
-        for i in self._terms:
+        for i in self.terms:
             alone = np.zeros(len(lengths))
             alone[i] = 1.0
             scores = self._tokens(prompts, alone)
@@ -164,7 +181,7 @@ class Differentiator:
         embeddings: Tensor | None = None
         tokens: Tensor | None = None
         device = self.problem.source.device
-        for i in self._terms:
+        for i in self.terms:
             weight = float(weights[i])
             if not weight:
                 continue
@@ -203,13 +220,14 @@ def _term_gradient(
 
 
 def embedding_gradient(
-    loss: Loss, contents: Sequence[Sequence[int]] | Ragged
+    loss: Loss, contents: Sequence[Sequence[int]] | Ragged, put: Put | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return a term's losses and their gradients at its model's embeddings of the content.
 
     Args:
         loss: the term.
         contents: ``b`` rows of the model's token ids.
+        put: other embeddings for one token of every row.
 
     Returns:
         ``(b,)`` losses and ``(tokens, width)`` float32, the rows packed one after another.
@@ -218,7 +236,12 @@ def embedding_gradient(
         LossError: a loss or a gradient is not finite.
     """
     batch = loss.batch(contents)
-    embeds = loss.model.embed(batch.ids).requires_grad_()
+    embeds = loss.model.embed(batch.ids)
+    if put is not None:
+        rows = torch.arange(len(batch), device=embeds.device)
+        positions = torch.from_numpy(put.positions).to(embeds.device) + batch.start
+        embeds[rows, positions] = put.vectors.to(embeds)
+    embeds.requires_grad_()
     with torch.enable_grad():
         losses = loss(embeds, batch)
         (gradient,) = torch.autograd.grad(losses.sum(), embeds)

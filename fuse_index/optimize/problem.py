@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.errors import ModelError, OptionError
+from fuse_index.optimize.lexicon import Lexicon
 from fuse_index.optimize.reader import Reader, SourceWords
 from fuse_index.optimize.tokens import TokenFilter
 
@@ -44,6 +45,7 @@ class Problem:
         source: the model whose tokens prompts are made of; of any kind.
         terms: at least one.
         tokens: which tokens may be used.
+        words: the words of word-level moves; by default those of the adapters' bundles.
 
     Attributes:
         losses: the objectives bound to their models, in the order of the terms.
@@ -57,7 +59,12 @@ class Problem:
     """
 
     def __init__(
-        self, source: Model, terms: Sequence[Term], *, tokens: TokenFilter | None = None
+        self,
+        source: Model,
+        terms: Sequence[Term],
+        *,
+        tokens: TokenFilter | None = None,
+        words: Sequence[str] | None = None,
     ) -> None:
         if not terms or not any(term.objective.weight for term in terms):
             raise OptionError(
@@ -75,12 +82,34 @@ class Problem:
         self.names = _names(self.losses)
         """A name for every term: the type of its objective, numbered where two are alike."""
         self.words = SourceWords(source)
+        self._given_words = words
         self._room = tuple(_room(loss) for loss in self.losses)
 
     @cached_property
     def allowed(self) -> NDArray[np.bool_]:
         """``(vocabulary size,)``: tokens of the source that may be used."""
         return self.tokens.allowed(self.source)
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The words of word-level moves.
+
+        Raises:
+            OptionError: none were given, and no adapter comes from a bundle.
+            VocabularyError: the filters leave none.
+        """
+        words = self._given_words
+        if words is None:
+            adapters = [reader.adapter for reader in self.readers if reader.adapter is not None]
+            bundles = [adapter.bundle for adapter in adapters if adapter.bundle is not None]
+            words = [word for bundle in bundles for word in bundle.table.words]
+        if not words:
+            raise OptionError(
+                "word-level moves without words",
+                expected="words, or an adapter that comes from a bundle",
+                remedy="give the words to the problem",
+            )
+        return Lexicon(self, words)
 
     def encode(self, text: str) -> Ids:
         """Tokenize a text as the beginning of a prompt: as it stands inside running text."""

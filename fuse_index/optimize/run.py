@@ -103,7 +103,7 @@ class Run:
         )
         self.gradients = Differentiator(problem, self.spent)
         self.check = PromptCheck(problem)
-        if method.uses_gradient:
+        if method.follows_gradient:
             self.gradients.require()
         self._empty = self._stale = 0
         self.stop: Stop | None = None
@@ -125,7 +125,12 @@ class Run:
         scored = self._scored(rows, losses, checked=False)
         states = [scored.state(i) for i in range(len(scored))]
         self.context = Context(
-            self.problem, self.gradients, self._is_new, self.generator, self.weights
+            self.problem,
+            self.gradients,
+            self._is_new,
+            self.generator,
+            self.weights,
+            self._totals,
         )
         self.search = self._search_options.start(states)
         self.method = self._method_options.start(self.context, states)
@@ -151,13 +156,12 @@ class Run:
             LossError: a loss or gradient is not finite.
             PromptError: no candidate has survived for several steps.
         """
-        states = self.search.select()
+        states, before = self.search.select(), self.spent.scored
         proposals = self.method.propose(states, most)
         if proposals is None:
             self.stop = Stop.FINISHED
             return
         fresh, survived = self._filtered(proposals, states)
-        before = self.spent.scored
         if len(survived):
             base = states[0].ids if len(states) == 1 else None
             scored = self._scored(survived, self.scorer.score(survived, base))
@@ -187,6 +191,18 @@ class Run:
         if self.options.check_retokenization:
             new &= self.problem.words.survives(prompts)
         return new
+
+    def _totals(self, prompts: Ragged) -> Losses:
+        """Score prompts for the method: ``(n,)``."""
+        survives = np.ones(len(prompts), dtype=bool)
+        if self.options.check_retokenization:
+            survives = self.problem.words.survives(prompts)
+        totals = np.full(len(prompts), np.inf)
+        rows = np.flatnonzero(survives)
+        if len(rows):
+            part = prompts.select(rows)
+            totals[rows] = self._scored(part, self.scorer.score(part)).totals
+        return totals
 
     def _lost(self) -> PromptError:
         name, count = self.check.refusals.most_common(1)[0]

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
 from fuse_index.optimize.methods.gcg import GCG, Draw
+from fuse_index.optimize.methods.word_swaps import Guide, WordSwaps
 
-METHODS: dict[str, type[MethodOptions]] = {options.type: options for options in (GCG,)}
+METHODS: dict[str, type[MethodOptions]] = {options.type: options for options in (GCG, WordSwaps)}
 """Every method by its name in files and on the command line."""
 
-__all__ = ["GCG", "METHODS", "Context", "Draw", "Method", "MethodOptions", "Proposals"]
+__all__ = [
+    "GCG",
+    "METHODS",
+    "Context",
+    "Draw",
+    "Guide",
+    "Method",
+    "MethodOptions",
+    "Proposals",
+    "WordSwaps",
+]

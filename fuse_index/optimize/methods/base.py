@@ -35,6 +35,9 @@ class Context:
             method that ranks candidates does not propose the same ones again and again.
         generator: the run's only source of randomness, on the CPU so that devices do not matter.
         weights: ``(terms,)``, the weights of the terms now.
+        totals: ``n`` rows -> ``(n,)`` weighted losses, counted and remembered like those of
+            proposals, for methods that score within a step; infinite where a prompt does not
+            survive as text, or probe sampling leaves it out.
     """
 
     problem: Problem
@@ -42,6 +45,7 @@ class Context:
     is_new: Callable[[Ragged], NDArray[np.bool_]]
     generator: torch.Generator
     weights: Losses
+    totals: Callable[[Ragged], Losses]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +67,14 @@ class MethodOptions:
 
     type: ClassVar[str] = ""
     """Name in files and on the command line."""
+
     uses_gradient: ClassVar[bool] = True
-    """Whether it needs an adapter for every model with other tokens than the source."""
+    """Whether the method follows the gradient, whatever its options."""
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether it needs an adapter for every model with other tokens than the source."""
+        return self.uses_gradient
 
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts."""

@@ -154,12 +154,29 @@ def sample_swaps(
     Returns:
         ``(count, L)`` int64.
     """
+    positions, tokens = sample_ranks(top, count, n_replace, generator)
+    return ids.repeat(count, 1).scatter_(1, positions, tokens)
+
+
+def sample_ranks(
+    top: Tensor, count: int, n_replace: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw random positions, and for each one of its best.
+
+    Args:
+        top: ``(L, k)`` what each position may get.
+        count: candidates.
+        n_replace: positions of each; at most L.
+        generator: of the random numbers.
+
+    Returns:
+        Positions and what they get, each ``(count, n_replace)`` int64.
+    """
     length, k = top.shape
     order = torch.rand((count, length), generator=generator)
     positions = torch.argsort(order)[..., : min(n_replace, length)]
     ranks = torch.randint(0, k, (count, positions.shape[1], 1), generator=generator)
-    tokens = torch.gather(top[positions], 2, ranks).squeeze(2)
-    return ids.repeat(count, 1).scatter_(1, positions, tokens)
+    return positions, top[positions, ranks.squeeze(2)]
 
 
 def best_swaps(ids: Tensor, scores: Tensor, count: int) -> NDArray[np.int64]:

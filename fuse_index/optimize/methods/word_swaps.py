@@ -1,0 +1,151 @@
+"""Word-level moves: a position is a word, and all its tokens are replaced at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from fuse_index.errors import OptionError
+from fuse_index.optimize.lexicon import replace_words
+from fuse_index.optimize.methods.base import (
+    Context,
+    Method,
+    MethodOptions,
+    Proposals,
+    require,
+    shares,
+)
+from fuse_index.optimize.methods.gcg import Draw, as_choice, sample_ranks
+from fuse_index.optimize.state import State
+from fuse_index.optimize.word_gradient import Expansion, Places, WordDifferentiator
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Guide(str, Enum):
+    """What ranks the words."""
+
+    WORD = "word"
+    """The gradient in word space."""
+    ADAPTER = "adapter"
+    """The gradient pulled back through the adapters."""
+    MIXTURE = "mixture"
+    """Half of the candidates by each."""
+    RANDOM = "random"
+    """Nothing: any word in any place."""
+
+
+@dataclass(frozen=True)
+class WordSwaps(MethodOptions):
+    """Options of coordinate descent over whole words.
+
+    Attributes:
+        search_width: candidates of one step, over all prompts the search works on.
+        top_k: words of each place that swaps are drawn from.
+        n_replace: words swapped in each candidate.
+        guide: what ranks the words.
+        expansion: where the gradient is taken.
+        anchors: random words a place, with the expansion ``anchors``.
+        draw: how swaps are drawn from the ranking.
+    """
+
+    search_width: int = 64
+    top_k: int = 64
+    n_replace: int = 1
+    guide: Guide = Guide.WORD
+    expansion: Expansion = Expansion.CURRENT
+    anchors: int = 4
+    draw: Draw = Draw.UNIFORM
+
+    type: ClassVar[str] = "words"
+
+    def __post_init__(self) -> None:
+        require(self, search_width=1, top_k=1, n_replace=1, anchors=1)
+        for name, choices in (("guide", Guide), ("expansion", Expansion), ("draw", Draw)):
+            object.__setattr__(self, name, as_choice(self, name, choices))
+        if self.draw is Draw.BEST and self.n_replace != 1:
+            raise OptionError(f"words: draw 'best' with n_replace={self.n_replace}", expected="1")
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether the words are ranked by a gradient."""
+        return self.guide is not Guide.RANDOM
+
+    def start(self, context: Context, states: Sequence[State]) -> Method:
+        """Begin from scored prompts."""
+        return _WordMethod(self, context)
+
+
+class _WordMethod(Method):
+    def __init__(self, options: WordSwaps, context: Context) -> None:
+        super().__init__(context)
+        self.options = options
+        self.lexicon = context.problem.lexicon
+        self._words = WordDifferentiator(context.gradients, self.lexicon, context.generator)
+
+    def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
+        options = self.options
+        width = options.search_width if most is None else min(options.search_width, max(most, 1))
+        rows: list[list[int]] = []
+        for state, count in zip(states, shares(width, len(states)), strict=True):
+            places = self._words.places(state.ids)
+            rows += self._candidates(places, count)
+        return Proposals(Ragged.from_lists(rows))
+
+    def _candidates(self, places: Places, count: int) -> list[list[int]]:
+        options = self.options
+        if not options.follows_gradient:
+            return self._drawn(places, self._any(places), count)
+        taken = self._words.at(places, self.context.weights, options.expansion, options.anchors)
+        rows = []
+        parts = self._rankings()
+        for ranking, part in zip(parts, shares(count, len(parts)), strict=True):
+            change = (
+                self._words.in_word_space(taken)
+                if ranking is Guide.WORD
+                else self._words.through_adapter(taken)
+            )
+            if options.draw is Draw.BEST:
+                rows += self._best(places, change, part)
+            else:
+                top = (-change).topk(min(options.top_k, len(self.lexicon)), dim=1).indices
+                rows += self._drawn(places, top.cpu(), part)
+        return rows
+
+    def _rankings(self) -> tuple[Guide, ...]:
+        mixture = self.options.guide is Guide.MIXTURE
+        return (Guide.WORD, Guide.ADAPTER) if mixture else (self.options.guide,)
+
+    def _any(self, places: Places) -> Tensor:
+        """Every word in every place, ``(W, N)`` without a copy."""
+        return torch.arange(len(self.lexicon)).expand(len(places), -1)
+
+    def _drawn(self, places: Places, top: Tensor, count: int) -> list[list[int]]:
+        """Draw places and, for each, one of its words ``(W, k)``, uniformly."""
+        slots, words = sample_ranks(top, count, self.options.n_replace, self.context.generator)
+        return self._rows(places, slots.tolist(), words.tolist())
+
+    def _best(self, places: Places, change: Tensor, count: int) -> list[list[int]]:
+        """The swaps with the best predicted change that are new."""
+        spare = min(8 * count, change.numel())
+        flat = (-change.flatten()).topk(spare).indices.cpu().numpy()
+        slots, words = np.divmod(flat, change.shape[1])
+        rows = self._rows(places, slots[:, None].tolist(), words[:, None].tolist())
+        new = np.flatnonzero(self.context.is_new(Ragged.from_lists(rows)))[:count]
+        return [rows[i] for i in new] if len(new) else rows[:count]
+
+    def _rows(
+        self, places: Places, slots: list[list[int]], words: list[list[int]]
+    ) -> list[list[int]]:
+        tokens = self.lexicon.source
+        return [
+            replace_words(places.ids, places.offsets, own, [tokens[word].tolist() for word in new])
+            for own, new in zip(slots, words, strict=True)
+        ]

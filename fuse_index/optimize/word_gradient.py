@@ -1,0 +1,312 @@
+"""First-order predictions for whole words, in word space and through the adapter.
+
+For a word in one place of a prompt, the change of a loss is predicted by the summed gradient of the
+place's tokens times the mean embedding of the candidate's tokens (*word space*; needs no adapter),
+or by that gradient pulled back to the candidate's source tokens through the adapter of its own
+group. A gradient taken at the current word predicts far-away words poorly; taken at *anchors* in
+the place (the mean word, or random words) it does far better (docs/mathematics.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fuse_index.optimize.gradient import Put, embedding_gradient
+from fuse_index.optimize.lexicon import replace_words
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.optimize.gradient import Differentiator
+    from fuse_index.optimize.lexicon import Lexicon
+    from fuse_index.optimize.reader import Reader
+    from fuse_index.optimize.state import Ids, Losses
+
+_ROWS = 32
+"""Prompts of one backward pass."""
+
+
+class Expansion(str, Enum):
+    """Where the gradient is taken that a prediction starts from."""
+
+    CURRENT = "current"
+    """At the prompt itself: one gradient for all places."""
+    MEAN_WORD = "mean_word"
+    """With the mean embedding of all words in the place: one gradient a place."""
+    ANCHORS = "anchors"
+    """With random words in the place, averaged: one gradient a place and anchor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The words of one prompt.
+
+    Attributes:
+        ids: the prompt.
+        offsets: ``(W + 1,)`` where each word begins.
+    """
+
+    ids: Ids
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceGradient:
+    """The gradient of the terms of one model, by place.
+
+    Attributes:
+        reader: who reads the prompts for the model.
+        sums: ``(W, d)`` float32, summed over the tokens of each place, averaged over anchors.
+        current: ``(W, d)`` float32, the mean embedding of each place's own tokens.
+    """
+
+    reader: Reader
+    sums: Tensor
+    current: Tensor
+
+
+class WordDifferentiator:
+    """Predicts the change of a problem's total loss for whole words.
+
+    Args:
+        gradients: of the problem.
+        lexicon: the words.
+        generator: draws anchors.
+    """
+
+    def __init__(
+        self, gradients: Differentiator, lexicon: Lexicon, generator: torch.Generator
+    ) -> None:
+        self.gradients = gradients
+        self.problem = gradients.problem
+        self.lexicon = lexicon
+        self._generator = generator
+        self._adapted: dict[int, AdaptedWords] = {}
+
+    def places(self, ids: Ids) -> Places:
+        """Cut a prompt into its words."""
+        offsets, _ = self.problem.words.offsets(Ragged.from_lists([ids]))
+        return Places(ids, offsets)
+
+    def at(
+        self, places: Places, weights: Losses, expansion: Expansion, anchors: int = 8
+    ) -> list[PlaceGradient]:
+        """Take the gradient at every place of a prompt.
+
+        Args:
+            places: the prompt.
+            weights: ``(terms,)``.
+            expansion: where it is taken.
+            anchors: random words a place, for :attr:`Expansion.ANCHORS`.
+
+        Returns:
+            One gradient a model, the terms of a model summed.
+        """
+        rows, slots = self._expanded(places, expansion, anchors)
+        self.gradients.spent.gradients += len(rows)
+        found: dict[int, PlaceGradient] = {}
+        for term in self.gradients.terms:
+            weight = float(weights[term])
+            if not weight:
+                continue
+            reader = self.problem.readers[term]
+            sums = weight * self._sums(term, places, rows, slots, expansion)
+            known = found.get(id(reader))
+            if known is None:
+                current = self._current(reader, places)
+                found[id(reader)] = PlaceGradient(reader, sums, current)
+            else:
+                found[id(reader)] = PlaceGradient(reader, known.sums + sums, known.current)
+        return list(found.values())
+
+    def in_word_space(self, gradients: list[PlaceGradient]) -> Tensor:
+        """Return the predicted change for every word in every place, in word space.
+
+        Returns:
+            ``(W, N)`` float32 on the source's device; lower is better.
+        """
+        device = self.problem.source.device
+        total: Tensor | None = None
+        for own in gradients:
+            vectors = self.lexicon.of(own.reader.model).vectors
+            change = own.sums @ vectors.T - (own.sums * own.current).sum(dim=1, keepdim=True)
+            total = change.to(device) if total is None else total + change.to(device)
+        assert total is not None
+        return total
+
+    def through_adapter(self, gradients: list[PlaceGradient]) -> Tensor:
+        """Return the predicted change for every word in every place, through the adapters.
+
+        Models with the source's tokens have no adapter and are predicted in word space.
+
+        Returns:
+            ``(W, N)`` float32 on the source's device; lower is better, up to a constant a place.
+        """
+        device = self.problem.source.device
+        total: Tensor | None = None
+        for own in gradients:
+            if own.reader.same_tokens:
+                change = self.in_word_space([own])
+            else:
+                change = self._adapter_words(own.reader).scores(own.sums)
+            total = change.to(device) if total is None else total + change.to(device)
+        assert total is not None
+        return total
+
+    def _adapter_words(self, reader: Reader) -> AdaptedWords:
+        if id(reader) not in self._adapted:
+            target = self.lexicon.of(reader.model).tokens
+            self._adapted[id(reader)] = AdaptedWords(reader, self.lexicon.source, target)
+        return self._adapted[id(reader)]
+
+    def _expanded(
+        self, places: Places, expansion: Expansion, anchors: int
+    ) -> tuple[Ragged, NDArray[np.int64] | None]:
+        """The prompts whose gradient is taken, and the place that counts in each (None: all)."""
+        count = len(places)
+        if expansion is Expansion.CURRENT:
+            return Ragged.from_lists([places.ids]), None
+        if expansion is Expansion.MEAN_WORD:
+            return Ragged.from_lists([places.ids] * count), np.arange(count)
+        drawn = torch.randint(0, len(self.lexicon), (count, anchors), generator=self._generator)
+        rows = [
+            replace_words(places.ids, places.offsets, [slot], [self.lexicon.source[word].tolist()])
+            for slot in range(count)
+            for word in drawn[slot].tolist()
+        ]
+        return Ragged.from_lists(rows), np.repeat(np.arange(count), anchors)
+
+    def _sums(
+        self,
+        term: int,
+        places: Places,
+        rows: Ragged,
+        slots: NDArray[np.int64] | None,
+        expansion: Expansion,
+    ) -> Tensor:
+        """``(W, d)``: the gradient of one term, summed over the tokens of each place."""
+        loss, reader = self.problem.losses[term], self.problem.readers[term]
+        count = len(places)
+        total = torch.zeros(count, loss.model.width, device=loss.model.device)
+        taken = torch.zeros(count, 1, device=loss.model.device)
+        for begin in range(0, len(rows), _ROWS):
+            chosen = np.arange(begin, min(begin + _ROWS, len(rows)))
+            contents, offsets, first = self._cut(reader, rows.select(chosen))
+            counted = np.diff(first) == count  # a word that joins its neighbour is left out
+            own = None if slots is None else slots[chosen]
+            put = None
+            if expansion is Expansion.MEAN_WORD:
+                assert own is not None
+                mean = self.lexicon.of(loss.model).mean
+                contents, offsets, put = _mean_word(contents, offsets, first, own, mean)
+            _, packed = embedding_gradient(loss, contents, put)
+            sums = _segment_sums(packed, offsets)
+            for row in np.flatnonzero(counted):
+                if own is None:
+                    total += sums[first[row] : first[row] + count]
+                    taken += 1
+                else:
+                    total[own[row]] += sums[first[row] + own[row]]
+                    taken[own[row]] += 1
+        return total / taken.clamp(min=1)
+
+    def _cut(
+        self, reader: Reader, rows: Ragged
+    ) -> tuple[Ragged, NDArray[np.int64], NDArray[np.int64]]:
+        """Rows in a model's tokens, where each word begins in them, and each row's first word."""
+        reading = reader.read(rows)
+        if reading.words is None:
+            return reading.contents, *self.problem.words.offsets(rows)
+        words = reading.words
+        return reading.contents, words.target_word_offsets, words.word_row_offsets
+
+    def _current(self, reader: Reader, places: Places) -> Tensor:
+        """``(W, d)``: the mean embedding of each place's own tokens."""
+        contents, offsets, _ = self._cut(reader, Ragged.from_lists([places.ids]))
+        model = reader.model
+        ids = torch.from_numpy(contents.values).to(model.device)
+        sums = _segment_sums(model.embed(ids[None])[0].float(), offsets)
+        counts = torch.from_numpy(np.maximum(np.diff(offsets), 1)).to(sums.device)
+        vectors = sums / counts[:, None]
+        if len(vectors) != len(places):
+            return vectors.new_zeros(len(places), vectors.shape[1])
+        return vectors
+
+
+class AdaptedWords:
+    """Words grouped by their token counts, ready to be scored through an adapter.
+
+    A candidate with ``q`` target tokens receives the place's summed gradient, spread evenly over
+    them; the pull-back of its own group carries it to its ``p`` source tokens, whose embeddings it
+    meets.
+
+    Args:
+        reader: who has the adapter.
+        source: ``N`` words in the source's tokens.
+        target: the same in the model's.
+    """
+
+    def __init__(self, reader: Reader, source: Ragged, target: Ragged) -> None:
+        reader.require_adapter()
+        assert reader.adapter is not None
+        self._adapter = reader.adapter
+        self._size = len(source)
+        table = reader.source.table()
+        pairs = np.stack([source.lengths, target.lengths], axis=1)
+        self._groups: list[tuple[int, int, Tensor, Tensor]] = []
+        for p, q in np.unique(pairs, axis=0):
+            rows = np.flatnonzero((pairs == (p, q)).all(axis=1))
+            ids = torch.from_numpy(source.select(rows).padded()).to(table.device)
+            flat = table[ids].float().flatten(1).to(self._adapter.device)
+            index = torch.from_numpy(rows).to(self._adapter.device)
+            self._groups.append((int(p), int(q), index, flat))
+
+    def scores(self, sums: Tensor) -> Tensor:
+        """Score all words: gradients ``(W, d_tgt)`` of places -> ``(W, N)``."""
+        places = len(sums)
+        out = sums.new_zeros(places, self._size)
+        for p, q, index, flat in self._groups:
+            layout = self._adapter.layout([p] * places, [q] * places)
+            spread = (sums / q).repeat_interleave(q, dim=0)
+            pulled = self._adapter.pull_back(spread, layout).reshape(places, -1)
+            out[:, index] = pulled @ flat.T
+        return out
+
+
+def _segment_sums(packed: Tensor, offsets: NDArray[np.int64]) -> Tensor:
+    """Sum packed rows ``(tokens, d)`` by segment -> ``(segments, d)``."""
+    counts = np.diff(offsets)
+    segment = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(packed.device)
+    return packed.new_zeros(len(counts), packed.shape[1]).index_add_(0, segment, packed)
+
+
+def _mean_word(
+    contents: Ragged,
+    offsets: NDArray[np.int64],
+    first: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    mean: Tensor,
+) -> tuple[Ragged, NDArray[np.int64], Put]:
+    """Put one token in the place of a word in every row, and the mean word's vector on it."""
+    rows, positions, lengths = [], [], np.diff(offsets)
+    starts = contents.offsets
+    for row, slot in enumerate(slots):
+        word = int(first[row] + min(slot, first[row + 1] - first[row] - 1))
+        begin = int(offsets[word] - starts[row])
+        end = int(offsets[word + 1] - starts[row])
+        ids = contents[row].tolist()
+        rows.append([*ids[:begin], ids[begin], *ids[end:]])
+        positions.append(begin)
+        lengths[word] = 1
+    cut = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return Ragged.from_lists(rows), cut, Put(np.array(positions, dtype=np.int64), mean)
