@@ -27,6 +27,10 @@ FILE_WIDTH = 200
 _LOGGER = logging.getLogger("fuse_index")
 
 
+class StoppedEarlyError(Exception):
+    """An interrupt ended the work; its results so far are out already."""
+
+
 class _StderrHandler(logging.Handler):
     """Writes records to whatever ``sys.stderr`` is at that moment (a progress bar replaces it)."""
 

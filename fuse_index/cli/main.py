@@ -40,11 +40,13 @@ class Verb:
         module: where its function is.
         function: the typer command, a plain annotated function.
         summary: one line for the list of verbs; the function's docstring is the full help.
+        has_fields: whether ``--section.field VALUE`` is short for ``--set section.field=VALUE``.
     """
 
     module: str
     function: str
     summary: str
+    has_fields: bool = False
 
 
 VERBS = {
@@ -66,6 +68,12 @@ VERBS = {
         "evaluate_command",
         "Score captions against references: BLEU, METEOR, ROUGE, CIDEr, SPICE, CLIPScore.",
     ),
+    "optimize": Verb(
+        "fuse_index.cli.optimize",
+        "optimize_command",
+        "Optimize a prompt against several models, from a run file and flags.",
+        has_fields=True,
+    ),
     "doctor": Verb(
         "fuse_index.cli.doctor",
         "doctor_command",
@@ -83,6 +91,8 @@ class LazyCommand(TyperCommand):
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         """Import the verb and let it parse its own arguments."""
+        if self._verb.has_fields:
+            args = settings_of_fields(args)
         return self.load().make_context(info_name, args, parent=parent, **extra)
 
     def load(self) -> Any:
@@ -93,6 +103,23 @@ class LazyCommand(TyperCommand):
         application = typer.Typer(add_completion=False, rich_markup_mode=None)
         application.command(self.name, context_settings=_SETTINGS)(function)
         return get_command(application)
+
+
+def settings_of_fields(arguments: Sequence[str]) -> list[str]:
+    """Write ``--section.field VALUE`` as ``--set section.field=VALUE``, and with ``=`` likewise.
+
+    What follows ``--`` stays as it is, and so does a field without a value.
+    """
+    rest = list(arguments)
+    found: list[str] = []
+    while rest and rest[0] != "--":
+        item = rest.pop(0)
+        name, equals, value = item.removeprefix("--").partition("=")
+        if not item.startswith("--") or "." not in name or (not equals and not rest):
+            found.append(item)
+            continue
+        found += ["--set", f"{name.replace('-', '_')}={value if equals else rest.pop(0)}"]
+    return found + rest
 
 
 def _show_version(wanted: bool) -> None:
@@ -161,6 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort) as error:
         return report.failure(error, "interrupted", INTERRUPTED)
+    except _console.StoppedEarlyError as error:
+        _console.error(_console.one_line(str(error)))
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not try to flush to them again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -189,9 +219,10 @@ class _Reporter:
         line = _console.one_line(message)
         _console.error(line)
         if self.json:
-            _console.print_json(
-                {"error": {"type": type(error).__name__, "message": line, "exit_code": code}}
-            )
+            said = {"type": type(error).__name__, "message": line, "exit_code": code}
+            result = getattr(error, "result", None)  # what a run that failed had found so far
+            kept = {} if result is None else {"result": result.to_json()}
+            _console.print_json({"error": said, **kept})
         return code
 
 

@@ -1,0 +1,113 @@
+"""The progress of a run on the terminal: best text, losses, rate, what is left of the budget."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from fuse_index.cli import _console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from fuse_index.optimize import Budget, Run
+    from fuse_index.optimize.result import Point
+
+
+class RunProgress:
+    """Shows runs on stderr, one after another; call it as a callback of a run.
+
+    Without a terminal, or with ``--quiet``, nothing is shown.
+
+    Args:
+        budget: of every run.
+        console: where to show it; by default stderr if that is a terminal.
+    """
+
+    def __init__(self, budget: Budget, console: Console | None = None) -> None:
+        self._budget = budget
+        self._console = console
+        self._live: Live | None = None
+        self._title = ""
+        self._begin = (0.0, 0, 0)
+
+    def __enter__(self) -> RunProgress:
+        import sys
+
+        from rich.live import Live
+
+        console = self._console
+        if console is None and sys.stderr.isatty() and not _console.is_quiet():
+            console = _console.stderr_console()
+        if console is not None:
+            self._live = Live(console=console, transient=True, refresh_per_second=8)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def about(self, title: str) -> None:
+        """Set what stands before the run, such as the image."""
+        self._title = title
+
+    def __call__(self, run: Run, point: Point) -> None:
+        """Show the state after a step."""
+        if not run.trajectory[:-1]:
+            self._begin = (time.perf_counter(), point.step, point.forward_passes)
+        if self._live is not None:
+            self._live.update(self.render(run, point))
+
+    def render(self, run: Run, point: Point) -> Text:
+        """Return what is shown: counts and rate, losses of the best prompt, its text."""
+        from rich.text import Text
+
+        begin, first_step, first_passes = self._begin
+        seconds = max(time.perf_counter() - begin, 1e-9)
+        steps = (point.step - first_step) / seconds
+        passes = (point.forward_passes - first_passes) / seconds
+        budget = self._budget
+        counts = [
+            f"step {_of(point.step, budget.steps)}",
+            f"{_of(point.forward_passes, budget.forward_passes)} passes",
+            _time(point.seconds)
+            + ("" if budget.seconds is None else f" of {_time(budget.seconds)}"),
+            f"{steps:.1f} steps/s, {passes:,.0f} passes/s",
+        ]
+        left = self._left(point, steps, passes)
+        counts += [] if left is None else [f"{_time(left)} left"]
+        terms = zip(run.problem.names, run.best.losses, strict=True)
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in terms)
+        text = _console.clean(run.problem.decode(run.best.ids).strip())
+        title = f"{_console.clean(self._title)}\n" if self._title else ""
+        return Text.assemble(
+            (title, "bold"),
+            " | ".join(counts),
+            f"\nbest {run.best.total:.4f}  {losses}\n",
+            (text, "cyan"),
+        )
+
+    def _left(self, point: Point, steps: float, passes: float) -> float | None:
+        """Seconds until the first limit that is reached at this rate."""
+        budget, found = self._budget, []
+        if budget.seconds is not None:
+            found.append(budget.seconds - point.seconds)
+        if budget.steps is not None and steps > 0:
+            found.append((budget.steps - point.step) / steps)
+        if budget.forward_passes is not None and passes > 0:
+            found.append((budget.forward_passes - point.forward_passes) / passes)
+        return max(0.0, min(found)) if found else None
+
+
+def _of(value: int, limit: int | None) -> str:
+    return f"{value:,}" if limit is None else f"{value:,}/{limit:,}"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

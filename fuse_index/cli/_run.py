@@ -1,0 +1,238 @@
+"""What the verbs that optimize share: flags, run files, progress, events, interrupts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fuse_index.cli import _console
+from fuse_index.cli._progress import RunProgress
+from fuse_index.errors import FuseIndexError, OptionError, StorageError
+
+if TYPE_CHECKING:
+    from fuse_index.optimize import Budget, Result
+    from fuse_index.optimize.optimize import Callback
+    from fuse_index.run import EventWriter
+
+DEMO = "demo:"
+"""Names of the packaged demo models begin with it, such as ``demo:lm``."""
+TYPES = {"method": "gcg", "search": "greedy"}
+"""Sections with a type, and the type they have by default."""
+
+MethodFlag = Annotated[
+    str | None, typer.Option(help="How candidates are proposed; --fields lists all.")
+]
+SearchFlag = Annotated[str | None, typer.Option(help="Which prompts are kept; --fields lists all.")]
+StepsFlag = Annotated[str | None, typer.Option(help="Steps, at most; or none.")]
+SecondsFlag = Annotated[str | None, typer.Option(help="Wall time, at most.")]
+PassesFlag = Annotated[str | None, typer.Option(help="Prompts scored, at most.")]
+TargetFlag = Annotated[str | None, typer.Option(help="Total loss that is good enough.")]
+SeedFlag = Annotated[str | None, typer.Option(help="Decides every random draw.")]
+SetFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Set a field of the run file; --FIELD VALUE for short. Can be repeated.",
+    ),
+]
+FieldsFlag = Annotated[
+    bool, typer.Option("--fields", help="List every field of a run file, and leave.")
+]
+EventsFlag = Annotated[
+    Path | None, typer.Option(metavar="FILE.jsonl", help="One JSON object a step, as it happens.")
+]
+
+_PATHS = {
+    "method": "method.type",
+    "search": "search.type",
+    "steps": "budget.steps",
+    "seconds": "budget.seconds",
+    "forward_passes": "budget.forward_passes",
+    "target_loss": "budget.target_loss",
+    "seed": "options.seed",
+}
+
+
+def common_settings(**given: str | None) -> list[tuple[str, Any]]:
+    """Turn the short flags into settings by the path of the field."""
+    return [(_PATHS[name], value) for name, value in given.items() if value is not None]
+
+
+def parse_settings(texts: Iterable[str] | None) -> list[tuple[str, Any]]:
+    """Turn ``FIELD=VALUE`` into settings.
+
+    Raises:
+        OptionError: there is no equals sign.
+    """
+    found = []
+    for text in texts or ():
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise OptionError(f"--set {text}", expected="FIELD=VALUE, such as budget.steps=50")
+        found.append((path.replace("-", "_"), value))
+    return found
+
+
+def read_file(path: Path | None) -> dict[str, Any]:
+    """Return what a run file says; nothing without one."""
+    from fuse_index.run import load_file
+
+    return {} if path is None else load_file(path)
+
+
+def put(value: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
+    """Put settings from the command line over what a file says, in place."""
+    from fuse_index.run import override
+    from fuse_index.run.fields import FlagText
+
+    texts = [(path, FlagText(item) if isinstance(item, str) else item) for path, item in settings]
+    override(value, texts, TYPES)
+
+
+def with_demo_models(value: dict[str, Any]) -> dict[str, Any]:
+    """Replace names such as ``demo:lm`` in a run by where the packaged models are."""
+    models = value.get("models")
+    if isinstance(models, Mapping):
+        value["models"] = {name: _with_demo(item) for name, item in models.items()}
+    return value
+
+
+def _with_demo(item: Any) -> Any:
+    if isinstance(item, Mapping) and isinstance(item.get("model"), str):
+        return {**item, "model": model_named(item["model"])}
+    return model_named(item) if isinstance(item, str) else item
+
+
+def model_named(text: str) -> str:
+    """Return a model's name, that of a packaged model for ``demo:NAME``.
+
+    Raises:
+        OptionError: there is no such packaged model.
+    """
+    if not text.startswith(DEMO):
+        return text
+    from fuse_index.demo.packaged import DemoModel, model_name
+
+    names = [item.value for item in DemoModel]
+    if text[len(DEMO) :] not in names:
+        expected = "one of " + ", ".join(DEMO + name for name in names)
+        raise OptionError(f"model {text!r}", expected=expected)
+    name = model_name(DemoModel(text[len(DEMO) :]))
+    return type(text)(name)
+
+
+def require_writable(path: Path | None, flag: str) -> None:
+    """Refuse, before the work, a file that could not be written after it.
+
+    Raises:
+        StorageError: it is a folder, or its folder is missing or read-only.
+    """
+    if path is None:
+        return
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise StorageError(
+            f"{flag} {path}",
+            expected="a file in a folder that exists and can be written",
+            remedy="name another file",
+        )
+
+
+def save(result: Result, path: Path | None) -> None:
+    """Write a result, if a file was named for it.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        result.save(path)
+    except OSError as error:
+        raise StorageError(
+            f"--out {path}: {error.strerror or error}", expected="a file that can be written"
+        ) from error
+
+
+def stop_if_interrupted(result: Result) -> None:
+    """End with the exit code of an interrupt if one ended the run."""
+    from fuse_index.optimize import Stop
+
+    if result.stop is Stop.INTERRUPTED:
+        raise _console.StoppedEarlyError("interrupted: the best so far is given")
+
+
+class Output:
+    """Progress on the terminal and events in a file, while runs go on.
+
+    Args:
+        budget: of every run.
+        events: file for the events, if wanted.
+        append: whether they go to the end of the file.
+    """
+
+    def __init__(self, budget: Budget, events: Path | None, *, append: bool = False) -> None:
+        from fuse_index.run import EventWriter
+
+        self._progress = RunProgress(budget)
+        self._events: EventWriter | None = None
+        if events is not None:
+            self._events = EventWriter(events, append=append)
+
+    def __enter__(self) -> Output:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.__exit__()
+        if self._events is not None:
+            self._events.close()
+
+    def about(self, title: str, **fields: Any) -> None:
+        """Say what the following runs are about."""
+        self._progress.about(title)
+        if self._events is not None:
+            self._events.about(**fields)
+
+    def watch(
+        self,
+        run: Callable[[Sequence[Callback]], Result],
+        on_failure: Callable[[Result], None],
+    ) -> Result:
+        """Do a run, with its events and progress.
+
+        Args:
+            run: takes callbacks, gives the result.
+            on_failure: called with the best so far where a model fails in the middle.
+        """
+        callbacks: list[Callback] = [self._progress]
+        if self._events is not None:
+            callbacks.append(self._events)
+        try:
+            result = run(callbacks)
+        except FuseIndexError as error:
+            found = getattr(error, "result", None)
+            if self._events is not None:
+                self._events.write("error", type=type(error).__name__, message=str(error))
+                if found is not None:
+                    self._events.end(found)
+            self._progress.__exit__()
+            if found is not None:
+                on_failure(found)
+            raise
+        if self._events is not None:
+            self._events.end(result)
+        return result
+
+
+def show_fields() -> None:
+    """Print every field of a run file with its type, default and meaning."""
+    from fuse_index.run.describe import describe_fields
+
+    for title, rows in describe_fields():
+        _console.print_table(["field", "type", "default", "meaning"], rows, title, justify="left")

@@ -1,0 +1,153 @@
+"""``fuse-index optimize``: a run file and flags in, a prompt out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fuse_index.cli import _console, _run
+from fuse_index.errors import OptionError
+
+if TYPE_CHECKING:
+    from fuse_index.optimize import Result
+    from fuse_index.run import Assembly, RunConfig
+
+
+def optimize_command(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="RUN.yaml", help="Run file, YAML or JSON.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", metavar="NAME=MODEL", help="Add or replace a model. Can be repeated."
+        ),
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--objective",
+            metavar="{type: T, model: NAME, ...}",
+            help="Add an objective. Can be repeated.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Model whose tokens prompts are made of, by its name.")
+    ] = None,
+    initial: Annotated[
+        list[str] | None, typer.Option(help="Text to begin from. Can be repeated.")
+    ] = None,
+    method: _run.MethodFlag = None,
+    search: _run.SearchFlag = None,
+    steps: _run.StepsFlag = None,
+    seconds: _run.SecondsFlag = None,
+    forward_passes: _run.PassesFlag = None,
+    target_loss: _run.TargetFlag = None,
+    seed: _run.SeedFlag = None,
+    setting: _run.SetFlag = None,
+    fields: _run.FieldsFlag = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE.json", help="Where the result goes.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="State of the run; if it is there, the run goes on."),
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10,
+    events: _run.EventsFlag = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Find a prompt with a small weighted sum of losses of several models.
+
+    A run file says which models, which objectives, from where, and how (docs/run.md; --fields lists
+    every field). Every field is a flag too, and flags override the file: --budget.steps 50,
+    --models.lm.dtype bfloat16, --objectives.image.weight 22, --method.search_width 256.
+
+    Adapters to models with other tokens are built on first use and kept in ~/.cache/fuse_index (or
+    $FUSE_INDEX_CACHE). Ctrl-C ends the run after the step it is in and gives the best so far (exit
+    code 130). The same file and seed give the same result.
+    """
+    if fields:
+        _run.show_fields()
+        return
+    settings = _run.common_settings(
+        method=method,
+        search=search,
+        steps=steps,
+        seconds=seconds,
+        forward_passes=forward_passes,
+        target_loss=target_loss,
+        seed=seed,
+    )
+    settings += [(f"models.{name}", item) for name, item in map(_named, model or ())]
+    settings += [("source", source)] if source is not None else []
+    settings += [("initial.texts", list(initial))] if initial else []
+    config = _config(file, settings + _run.parse_settings(setting), objective or [])
+    for path, flag in ((out, "--out"), (checkpoint, "--checkpoint"), (events, "--events")):
+        _run.require_writable(path, flag)
+    with _console.ProgressBar() as bar:
+        from fuse_index.run import assemble
+
+        ready = assemble(config, offline=offline, progress=bar)
+    resuming = checkpoint is not None and checkpoint.exists()
+    with _run.Output(config.budget, events, append=resuming) as output:
+        result = output.watch(
+            lambda callbacks: ready.run(
+                callbacks, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+            ),
+            on_failure=lambda result: _failed(ready, result, out, json),
+        )
+    _run.save(result, out)
+    if json:
+        _console.print_json(result.to_json())
+    else:
+        _show(ready, result)
+    _run.stop_if_interrupted(result)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, model = text.partition("=")
+    if not equals or not name or not model:
+        raise OptionError(
+            f"--model {text}", expected="NAME=MODEL, such as lm=openai-community/gpt2"
+        )
+    return name, _run.model_named(model)
+
+
+def _config(file: Path | None, settings: list[tuple[str, Any]], objectives: list[str]) -> RunConfig:
+    from fuse_index.run import read_run
+    from fuse_index.run.fields import FlagText
+
+    value = _run.read_file(file)
+    listed = value.get("objectives")
+    if objectives:
+        before = listed if isinstance(listed, list) else [] if listed is None else [listed]
+        value["objectives"] = [*before, *map(FlagText, objectives)]
+    _run.put(value, settings)
+    return read_run(_run.with_demo_models(value))
+
+
+def _failed(ready: Assembly, result: Result, out: Path | None, json: bool) -> None:
+    """Save and show the best so far of a run that failed; its error follows."""
+    _run.save(result, out)
+    if not json:
+        _show(ready, result)
+
+
+def _show(ready: Assembly, result: Result) -> None:
+    typer.echo(_console.clean(result.text.strip()))
+    rows = [
+        [name, term.model.name, f"{result.weights[name]:g}", f"{result.losses[name]:.4f}"]
+        for name, term in zip(ready.problem.names, ready.problem.terms, strict=True)
+    ]
+    rows.append(["total", "", "", f"{result.total:.4f}"])
+    spent = result.spent
+    title = (
+        f"stopped by {result.stop.value}: {spent['steps']:,} steps, "
+        f"{spent['forward_passes']:,} forward passes, {spent['seconds']:.1f} s"
+    )
+    typer.echo()
+    _console.print_table(["objective", "model", "weight", "loss"], rows, title=title)

@@ -1,0 +1,37 @@
+"""Runs from files: configuration, adapters built on first use, captions of many images."""
+
+from __future__ import annotations
+
+from fuse_index.run.adapters import AdapterStore
+from fuse_index.run.assemble import Assembly, ModelPool, assemble, find_images
+from fuse_index.run.cache import cache_folder
+from fuse_index.run.config import (
+    AdapterConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RunConfig,
+    SearchConfig,
+    StartConfig,
+    read_run,
+)
+from fuse_index.run.events import EventWriter
+from fuse_index.run.files import load_file, override
+
+__all__ = [
+    "AdapterConfig",
+    "AdapterStore",
+    "Assembly",
+    "EventWriter",
+    "ModelConfig",
+    "ModelPool",
+    "ObjectiveConfig",
+    "RunConfig",
+    "SearchConfig",
+    "StartConfig",
+    "assemble",
+    "cache_folder",
+    "find_images",
+    "load_file",
+    "override",
+    "read_run",
+]

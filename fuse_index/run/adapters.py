@@ -1,0 +1,264 @@
+"""Adapters of a run: given as bundles, or built on first use and kept in the cache.
+
+The place of a built adapter is decided by what it depends on: tokenizers and embeddings of both
+models, the words, and the options of the build. So another run with the same models finds it, and a
+run with others does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fuse_index.adapter import Adapter
+from fuse_index.artifact import BundleContents, ModelIdentity, write_bundle
+from fuse_index.errors import BundleError, CorpusError, StorageError
+from fuse_index.run.cache import cache_folder
+from fuse_index.run.config import AdapterConfig
+from fuse_index.run.vocabulary import few_words, shared_words
+from fuse_index.words.corpus import CorpusOptions, WordCounts, count_words, read_word_list
+from fuse_index.words.reading import Source, find_sources
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.build import BuildOptions
+    from fuse_index.models.base import Model
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, "int | None"], None]
+"""Called with a label, how much is done and how much there is (None: unknown)."""
+
+_LAYOUT = "1"
+"""Raised when adapters of older versions shall not be found any more."""
+_WAIT_SECONDS = 3600.0
+
+
+class AdapterStore:
+    """Adapters from one source model, each loaded or built once.
+
+    Args:
+        source: the model whose tokens are optimized.
+        config: what adapters are built from, and where they are kept.
+        progress: called while one is built.
+    """
+
+    def __init__(
+        self, source: Model, config: AdapterConfig | None = None, progress: Progress | None = None
+    ) -> None:
+        self.source = source
+        self.config = config or AdapterConfig()
+        self.folder = (self.config.cache or cache_folder()) / "adapters"
+        self._progress = progress
+        self._known: dict[tuple[int, Path | None], Adapter | None] = {}
+        self._identities: dict[int, ModelIdentity] = {}
+
+    def get(self, target: Model, bundle: Path | None = None) -> Adapter | None:
+        """Return the adapter to a model; None where it has the source's tokens.
+
+        Args:
+            target: the model whose gradient is wanted.
+            bundle: a bundle to take it from; None builds it on first use.
+
+        Raises:
+            IdentityError: the bundle was built for other models.
+            BundleError: the bundle is damaged.
+            StorageError: the cache cannot be written.
+            CorpusError: the text to build from cannot be read.
+        """
+        key = (id(target), bundle)
+        if key not in self._known:
+            self._known[key] = self._find(target, bundle)
+        return self._known[key]
+
+    def _find(self, target: Model, bundle: Path | None) -> Adapter | None:
+        if bundle is not None:
+            return self._load(bundle, target)
+        if target.words.fingerprint == self.source.words.fingerprint:
+            return None
+        return self._load_or_build(self.path_of(target), target)
+
+    def path_of(self, target: Model) -> Path:
+        """Return where the adapter to a model is kept.
+
+        Args:
+            target: the model whose gradient is wanted.
+
+        Raises:
+            CorpusError: a text to build from cannot be read.
+        """
+        built = {"layout": _LAYOUT, "words": self._words, **self._options().to_dict()}
+        parts = [self._key(self.source), self._key(target), _hash(built)]
+        return self.folder / "-".join(part[:16] for part in parts)
+
+    def _key(self, model: Model) -> str:
+        identity = self._identity(model)
+        return _hash([identity.tokenizer_hash, identity.embedding_hash])
+
+    def _identity(self, model: Model) -> ModelIdentity:
+        """Identity with the hash of the stored embeddings, whatever dtype the model runs in."""
+        known = self._identities.get(id(model))
+        if known is None:
+            known = model.identity()
+            if not known.embedding_hash:
+                known = _stored(model)[0]
+            self._identities[id(model)] = known
+        return known
+
+    def _load(self, path: Path, target: Model) -> Adapter:
+        if not path.is_dir():
+            raise BundleError(
+                f"adapter {path} does not exist",
+                expected="a folder that 'fuse-index build' made",
+                remedy="leave the adapter out to have one built on first use",
+            )
+        source = self._identity(self.source)
+        adapter = Adapter.from_pretrained(path, source, self._identity(target))
+        return adapter.to(target.device)
+
+    @cached_property
+    def _words(self) -> dict[str, Any]:
+        """What the words come from: files by their content, not by their names."""
+        config = self.config
+        texts = {"corpus": config.corpus, "texts": config.texts}
+        files = {
+            name: [_digest(p) for p in find_sources(list(v))] for name, v in texts.items() if v
+        }
+        if config.words is not None:
+            files["words"] = [_digest(source) for source in find_sources([config.words])]
+        return {**files, "min_count": config.min_count, "max_words": config.max_words}
+
+    def _load_or_build(self, path: Path, target: Model) -> Adapter:
+        with _locked(path):
+            try:
+                if path.exists():
+                    return self._load(path, target)
+            except BundleError as error:
+                logger.warning("the adapter in the cache is built again: %s", error)
+            logger.info("building the adapter from %s to %s", self.source.name, target.name)
+            self._build(path, target, self._counts(target))
+            return self._load(path, target)
+
+    def _counts(self, target: Model) -> WordCounts:
+        config, report = self.config, self._stage("counting words")
+        options = CorpusOptions(min_count=config.min_count, max_words=config.max_words)
+        if config.corpus:
+            return count_words(list(config.corpus), options, report)
+        if config.words is not None:
+            return read_word_list(config.words, replace(options, min_count=1))
+        counts = shared_words(self.source, target, config.texts)
+        if few_words(len(counts)):
+            logger.warning(
+                "the adapter from %s to %s is built from %d words only, those that both hold as "
+                "one token: give a corpus or a list of words for a better gradient",
+                self.source.name,
+                target.name,
+                len(counts),
+            )
+        return counts
+
+    def _options(self) -> BuildOptions:
+        from fuse_index.build import BuildOptions  # noqa: PLC0415 - only to build
+        from fuse_index.words.table import TableOptions  # noqa: PLC0415
+
+        return BuildOptions(table=TableOptions(max_tokens=self.config.max_tokens), groups=False)
+
+    def _build(self, path: Path, target: Model, counts: WordCounts) -> None:
+        """Fit the adapter from the models at hand and write it as a bundle."""
+        from fuse_index.adapter.fit import fit_adapter  # noqa: PLC0415
+        from fuse_index.words.table import build_word_table  # noqa: PLC0415
+
+        options = self._options()
+        table, left_out = build_word_table(
+            counts,
+            self.source.words,
+            target.words,
+            options.table,
+            self._stage("tokenizing words"),
+        )
+        (source_identity, source_table), (target_identity, target_table) = (
+            self._table(self.source),
+            self._table(target),
+        )
+        report = self._stage(f"fitting the adapter to {target.name}")
+        fit = fit_adapter(table, source_table, target_table, options.fit, report)
+        contents = BundleContents(
+            source=source_identity,
+            target=target_identity,
+            table=table,
+            adapters=fit.adapters,
+            corpus_sha256=counts.sha256(),
+            options=options.to_dict() | {"ridges": fit.ridges},
+            left_out=left_out,
+            fallbacks=fit.fallbacks,
+            quality=fit.quality.to_dict(),
+            identity=False,
+        )
+        write_bundle(path, contents, overwrite=path.exists())
+
+    def _table(self, model: Model) -> tuple[ModelIdentity, Tensor]:
+        if model.identity().embedding_hash:
+            return model.identity(), model.table().float().cpu()
+        return _stored(model)
+
+    def _stage(self, label: str) -> Callable[[int, int | None], None]:
+        def report(done: int, total: int | None) -> None:
+            if self._progress is not None:
+                self._progress(label, done, total)
+
+        return report
+
+
+def _stored(model: Model) -> tuple[ModelIdentity, Tensor]:
+    """Identity and table of the checkpoint, for a model that is loaded in half precision."""
+    from fuse_index.models.embeddings import load_embeddings  # noqa: PLC0415
+
+    found = load_embeddings(model.name, local_files_only=True)
+    return found.identity, found.table
+
+
+def _digest(source: Source) -> str:
+    if source.path is None:
+        raise CorpusError(
+            "standard input as the text of an adapter",
+            expected="files, which another run can read again",
+        )
+    try:
+        return sha256_of(source.path)
+    except OSError as error:
+        raise CorpusError(f"{source.path}: {error.strerror}", expected="a readable file") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _locked(path: Path) -> Any:
+    """Hold a lock so that two processes do not build one adapter twice."""
+    from filelock import FileLock  # noqa: PLC0415
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cache folder {path.parent}: {error.strerror}",
+            expected="a folder that can be written",
+            remedy="set FUSE_INDEX_CACHE, or give adapters that are built already",
+        ) from error
+    return FileLock(path.with_name(f"{path.name}.lock"), timeout=_WAIT_SECONDS)

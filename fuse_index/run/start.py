@@ -1,0 +1,112 @@
+"""Initial prompts: given as text, drawn from the allowed words, or written by the source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fuse_index.errors import ModelError, PromptError
+from fuse_index.models.causal import CausalModel
+from fuse_index.run.config import Draw
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fuse_index.optimize.problem import Problem
+    from fuse_index.run.config import StartConfig
+
+_TRIES = 64
+"""Prompts drawn for each that is wanted, of which those that survive as text are kept."""
+
+
+def initial_prompts(
+    problem: Problem, start: StartConfig, seed: int, prefix: str = ""
+) -> list[tuple[int, ...]]:
+    """Return the prompts a run begins from, as source ids.
+
+    Args:
+        problem: whose source tokenizes or writes them.
+        start: what they are.
+        seed: decides the ones that are drawn.
+        prefix: text that what the source writes goes on from.
+
+    Raises:
+        ModelError: the source shall write, but is no causal language model.
+        PromptError: no prompt drawn survives being read as text.
+    """
+    if start.texts:
+        return [problem.encode(text) for text in start.texts]
+    generator = torch.Generator().manual_seed(seed)
+    wanted = start.count
+    found: dict[tuple[int, ...], None] = {}
+    for _ in range(_TRIES):
+        if start.draw is Draw.UNIFORM:
+            rows = _uniform(problem, start, generator)
+        else:
+            rows = _written(problem, start, generator, prefix)
+        survives = problem.words.survives(Ragged.from_lists(rows.tolist()))
+        found |= dict.fromkeys(tuple(row) for row in rows[survives].tolist())
+        if len(found) >= wanted:
+            return list(found)[:wanted]
+    if found:
+        return list(found)
+    raise PromptError(
+        f"no prompt of {start.length} tokens drawn from {problem.source.name} survives as text",
+        expected="one whose text has the same tokens again",
+        remedy="give an initial text, or filter less",
+    )
+
+
+def _uniform(problem: Problem, start: StartConfig, generator: torch.Generator) -> NDArray[np.int64]:
+    ids = torch.from_numpy(np.flatnonzero(word_starts(problem)))
+    shape = (start.count, start.length)
+    return ids[torch.randint(len(ids), shape, generator=generator)].numpy()
+
+
+def word_starts(problem: Problem) -> NDArray[np.bool_]:
+    """``(vocabulary size,)``: allowed tokens that are a word of letters; all if none is."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from fuse_index.errors import VocabularyError  # noqa: PLC0415
+
+    try:
+        return replace(problem.tokens, words_only=True).allowed(problem.source)
+    except VocabularyError:
+        return problem.allowed
+
+
+@torch.no_grad()
+def _written(
+    problem: Problem, start: StartConfig, generator: torch.Generator, prefix: str
+) -> NDArray[np.int64]:
+    """Let the source write: (count, length) ids, sampled at a temperature."""
+    model = problem.source
+    if not isinstance(model, CausalModel):
+        raise ModelError(
+            f"{model.name} of kind {model.kind.value!r} cannot write a prompt",
+            expected="a causal language model as the source",
+            remedy="give an initial text, or draw uniformly",
+        )
+    allowed = torch.from_numpy(problem.allowed)
+    first = torch.from_numpy(word_starts(problem))
+    rows = np.zeros((start.count, 0), np.int64)
+    for step in range(start.length):
+        scores = _next_scores(model, rows, prefix).float().cpu() / start.temperature
+        scores = scores.masked_fill(~(first if step == 0 else allowed), -torch.inf)
+        drawn = torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)
+        rows = np.concatenate([rows, drawn.numpy()], axis=1)
+    return rows
+
+
+def _next_scores(model: CausalModel, rows: NDArray[np.int64], prefix: str) -> torch.Tensor:
+    """(count, vocabulary size): logits of the next token; equal where nothing stands before."""
+    batch = model.batch(rows.tolist(), prefix)
+    length = batch.ids.shape[1]
+    if not length:
+        return torch.zeros(len(rows), model.vocabulary_size)
+    output = model.forward(model.embed(batch.ids), batch, logits_from=length - 1)
+    assert output.logits is not None
+    return output.logits[:, -1]
