@@ -1,0 +1,19 @@
+"""The word index: words by their vectors, for gradients, points and joint queries."""
+
+from fuse_index.index.masks import Mask
+from fuse_index.index.options import IndexOptions, Kind, Metric, Representation
+from fuse_index.index.queries import sides_of
+from fuse_index.index.vectors import Side, WordVectors
+from fuse_index.index.word_index import WordIndex
+
+__all__ = [
+    "IndexOptions",
+    "Kind",
+    "Mask",
+    "Metric",
+    "Representation",
+    "Side",
+    "WordIndex",
+    "WordVectors",
+    "sides_of",
+]

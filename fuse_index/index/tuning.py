@@ -1,0 +1,269 @@
+"""Choosing a kind and its effort by measurement, on queries of the sort that will be asked."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fuse_index.errors import MissingDependencyError, OptionError
+from fuse_index.index.approximate import Approximate, Effort, require_kind
+from fuse_index.index.options import IndexOptions, Kind
+from fuse_index.index.searching import approximate, search_words
+from fuse_index.index.tokens import search_tokens
+from fuse_index.index.vectors import WordVectors
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+LEAST_WORDS = 1024
+"""Fewer words are not worth an approximation, nor enough to train one."""
+_SLOW_TO_BUILD = 1 << 15
+_MARGINS = (0.01, 0.02, 0.03)
+_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+_BREADTHS = (64, 128, 256, 512, 1024)
+_MOST_CANDIDATES = 40
+_TIMED = 31
+_RANDOM_QUERIES = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What one kind came to.
+
+    Attributes:
+        kind: which one.
+        engine: the FAISS index with its effort; ``None`` for the search by tokens.
+        recall: share of the truly best words found, on queries held out; 1 for exact kinds.
+        seconds: median time of a single query.
+        bytes: memory of the index and of what it compares again.
+        built: seconds that training and adding took.
+    """
+
+    kind: Kind
+    engine: Approximate | None
+    recall: float
+    seconds: float
+    bytes: int
+    built: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as a JSON object."""
+        engine = self.engine
+        return {
+            "kind": self.kind.value,
+            "recall": round(self.recall, 4),
+            "seconds": round(self.seconds, 6),
+            "bytes": self.bytes,
+            "effort": engine.effort.to_dict() if engine and not self.kind.exact else {},
+            "lifted": bool(engine and engine.lift),
+        }
+
+
+def kinds_to_try(words: int, kind: Kind = Kind.AUTO) -> tuple[tuple[Kind, bool], ...]:
+    """Kinds that are tried, each plain or lifted.
+
+    Of ``auto``, those that build slowly are tried for few words only: they lost wherever they were
+    measured (docs/index.md).
+
+    Raises:
+        OptionError: an approximate kind for too few words.
+    """
+    if kind is not Kind.AUTO:
+        if not kind.exact and words < LEAST_WORDS:
+            raise OptionError(
+                f"kind {kind.value!r} for {words} words",
+                expected=f"at least {LEAST_WORDS} words",
+                remedy="use 'flat', 'tokens' or 'auto'",
+            )
+        both = kind in (Kind.HNSW, Kind.IVF_SQ)
+        return ((kind, False), (kind, True)) if both else ((kind, False),)
+    kinds = [(Kind.FLAT, False), (Kind.TOKENS, False)]
+    if words >= LEAST_WORDS:
+        kinds += [(Kind.PQ, False), (Kind.IVF_PQ, False)]
+        if words <= _SLOW_TO_BUILD:
+            kinds += [(Kind.IVF_SQ, False), (Kind.HNSW, True)]
+    return tuple(kinds)
+
+
+def tune(
+    vectors: WordVectors,
+    options: IndexOptions,
+    queries: Tensor | None,
+    progress: Progress | None = None,
+) -> tuple[Trial, tuple[Trial, ...]]:
+    """Build what is asked for, or everything worth a try, and choose.
+
+    Args:
+        vectors: of ``n`` words.
+        options: see :class:`IndexOptions`.
+        queries: ``(m, width)``, of the sort that will be asked: half of them set the effort, the
+            others measure it. ``None`` draws random directions.
+        progress: called with (steps done, steps).
+
+    Returns:
+        The chosen trial and all of them.
+
+    Raises:
+        OptionError: an approximate kind for too few words, or none reaches the recall within the
+            memory.
+        MissingDependencyError: FAISS is absent or lacks the kind that was asked for.
+    """
+    kinds = kinds_to_try(len(vectors), options.kind)
+    bench = _Bench.of(vectors, options, queries)
+    trials: list[Trial] = []
+    for done, (kind, lifted) in enumerate(kinds):
+        if progress is not None:
+            progress(done, len(kinds))
+        try:
+            trials.append(bench.trial(kind, lifted))
+        except MissingDependencyError as error:
+            if options.kind is not Kind.AUTO:
+                raise
+            logger.warning("%s", error)
+        if trials:
+            logger.info("%s", trials[-1].to_dict())
+    if progress is not None:
+        progress(len(kinds), len(kinds))
+    return _choose(trials, vectors, options), tuple(trials)
+
+
+def _choose(trials: list[Trial], vectors: WordVectors, options: IndexOptions) -> Trial:
+    limit = options.memory * 4 * len(vectors) * vectors.width
+    if options.kind.exact:
+        return trials[0]
+    fit = [trial for trial in trials if trial.recall >= options.recall and trial.bytes <= limit]
+    if options.kind is Kind.AUTO:  # the search by tokens may be all there is
+        fit = fit or [trial for trial in trials if trial.kind is Kind.TOKENS]
+    if not fit:
+        best = max(trials, key=lambda trial: trial.recall)
+        raise OptionError(
+            f"kind {options.kind.value!r} reaches a recall of {best.recall:.3f} with "
+            f"{best.bytes / 1e6:,.0f} MB",
+            expected=f"at least {options.recall} with at most {limit / 1e6:,.0f} MB",
+            remedy="ask for less, or use another kind",
+        )
+    return min(fit, key=lambda trial: trial.seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """Queries with their true best words: those to choose by, those to measure on."""
+
+    vectors: WordVectors
+    options: IndexOptions
+    chosen_on: Tensor
+    held_out: Tensor
+    truth_chosen: Tensor
+    least_held: Tensor
+
+    @classmethod
+    def of(cls, vectors: WordVectors, options: IndexOptions, queries: Tensor | None) -> _Bench:
+        generator = torch.Generator().manual_seed(options.seed)
+        if queries is None:
+            queries = torch.randn(_RANDOM_QUERIES, vectors.width, generator=generator)
+        queries = queries[torch.randperm(len(queries), generator=generator)]
+        k = min(options.top_k, len(vectors))
+        parts = torch.split(queries, 32)
+        found = [search_tokens(vectors, part, k, options.metric) for part in parts]
+        least = torch.cat([scores[:, -1] for scores, _ in found])
+        truth = torch.cat([ids for _, ids in found])
+        half = (len(queries) + 1) // 2
+        # A single query is measured on itself; more are never measured where they chose.
+        second = slice(half if len(queries) > 1 else 0, None)
+        return cls(vectors, options, queries[:half], queries[second], truth[:half], least[second])
+
+    @property
+    def k(self) -> int:
+        return self.truth_chosen.shape[1]
+
+    def trial(self, kind: Kind, lifted: bool) -> Trial:
+        start = time.perf_counter()
+        engine = None
+        if kind is not Kind.TOKENS:
+            require_kind(kind)
+            engine = Approximate.build(
+                self.vectors,
+                kind,
+                self.options.metric,
+                lifted=lifted,
+                seed=self.options.seed,
+            )
+        built = time.perf_counter() - start
+        size = self.vectors.bytes
+        if engine is not None:
+            # What FAISS writes is what it holds; a flat index needs no token embeddings.
+            codes = 4 * len(self.vectors) * self.vectors.width
+            size = codes if kind is Kind.FLAT else size + engine.serialize().nbytes
+        if engine is None or kind.exact:
+            return Trial(kind, engine, 1.0, self._time(engine), size, built)
+        recall, seconds, engine = self._fit_effort(engine)
+        return Trial(kind, engine, recall, seconds, size, built)
+
+    def _fit_effort(self, engine: Approximate) -> tuple[float, float, Approximate]:
+        """Find the fastest effort that holds on the held-out queries; else the best there is."""
+        curves = [(probe, self._curve(engine, probe)) for probe in _probes(engine)]
+        best = (0.0, float("inf"), engine)
+        for margin in _MARGINS:
+            goal = min(self.options.recall + margin, (1.0 + self.options.recall) / 2)
+            fit = [engine.with_effort(effort) for effort in _reaching(curves, goal, self.k)]
+            timed = [(self._time(one), number) for number, one in enumerate(fit)]
+            if not timed:
+                break
+            seconds, number = min(timed)
+            best = max(best, (self._recall(fit[number]), seconds, fit[number]), key=_recall_of)
+            if best[0] >= self.options.recall:
+                return best
+        probe, curve = max(curves, key=lambda pair: float(pair[1][-1]))
+        hardest = engine.with_effort(Effort(probe, len(curve)))
+        return max(best, (self._recall(hardest), self._time(hardest), hardest), key=_recall_of)
+
+    def _curve(self, engine: Approximate, probe: int) -> Tensor:
+        """``(candidates,)``: the recall, by how many candidates are compared again."""
+        most = min(_MOST_CANDIDATES * self.k, len(self.vectors))
+        found = engine.search(self.chosen_on, self.k, Effort(probe, most))
+        hits = torch.stack(
+            [torch.isin(row, true) for row, true in zip(found, self.truth_chosen, strict=True)]
+        )
+        return hits.float().cumsum(1).mean(0) / self.k
+
+    def _recall(self, engine: Approximate) -> float:
+        """Share of held-out queries' best found; a word that ties with the last of them counts."""
+        scores = approximate(self.vectors, engine, self.held_out, self.k)[0]
+        least = self.least_held - 1e-5 * self.least_held.abs()
+        return float((scores >= least[:, None]).float().mean())
+
+    def _time(self, engine: Approximate | None) -> float:
+        seconds = []
+        for turn in range(_TIMED + 2):
+            row = turn % len(self.held_out)
+            query = self.held_out[row : row + 1]
+            start = time.perf_counter()
+            search_words(self.vectors, engine, query, self.k, metric=self.options.metric)
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds[2:]))
+
+
+def _recall_of(measured: tuple[float, float, Approximate]) -> float:
+    return measured[0]
+
+
+def _probes(engine: Approximate) -> list[int]:
+    if engine.kind is Kind.HNSW:
+        return list(_BREADTHS)
+    return sorted({max(1, round(engine.lists * share)) for share in _SHARES})
+
+
+def _reaching(curves: list[tuple[int, Tensor]], goal: float, k: int) -> Iterator[Effort]:
+    """For every probe that can, the fewest candidates that reach a recall."""
+    for probe, curve in curves:
+        enough = (curve >= goal - 1e-6).nonzero()
+        if len(enough):
+            yield Effort(probe, max(k, int(enough[0, 0]) + 1))

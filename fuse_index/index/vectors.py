@@ -1,0 +1,243 @@
+"""The vectors of words, made from token embeddings when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from fuse_index.errors import ShapeError, VocabularyError
+from fuse_index.index.options import Metric, Representation
+from fuse_index.words.ragged import Ragged
+
+_CHUNK_BYTES = 64 << 20
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One model's view of the words.
+
+    Attributes:
+        name: "source", "target", or the name of a further model.
+        tokens: ``n`` rows of token ids.
+        table: ``(vocabulary, d)`` embeddings, float32 on the CPU.
+        weight: factor of this model's part of a joint query.
+    """
+
+    name: str
+    tokens: Ragged
+    table: Tensor
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.table.ndim != 2 or not self.table.dtype.is_floating_point:
+            raise ShapeError(
+                f"embeddings of the {self.name} of shape {tuple(self.table.shape)} and dtype "
+                f"{self.table.dtype}",
+                expected="(vocabulary, width), floating",
+            )
+        table = self.table.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        object.__setattr__(self, "table", table)
+        values = self.tokens.values
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < len(table):
+            raise ShapeError(
+                f"token ids of the {self.name} from {values.min()} to {values.max()}",
+                expected=f"0 to {len(table) - 1}, the rows of its embedding table",
+            )
+        if len(self.tokens) and int(self.tokens.lengths.min()) == 0:
+            raise VocabularyError(
+                f"word {int(self.tokens.lengths.argmin())} has no token in the {self.name}",
+                expected="at least one token a word",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class PackedSide:
+    """A side without the tokens that no word has.
+
+    Attributes:
+        rows: ``(used + 1, d)``: embeddings of the used tokens; the last is zero, for padding.
+        columns: ``(k, n)`` int32: rows of every word's tokens, padded.
+        scale: ``(n,)``: 1 / token count, or 1 where words are padded.
+        part: where the side's part of a vector starts.
+        slots: parts of width d in a vector: 1 for the mean, k where words are padded.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    scale: Tensor
+    part: int
+    slots: int
+
+    @property
+    def width(self) -> int:
+        """Columns of an embedding."""
+        return int(self.rows.shape[1])
+
+
+class WordVectors:
+    """Vectors of ``n`` words over one model or the concatenation of several.
+
+    A vector is never stored: it is the mean of token embeddings, or their padded concatenation,
+    model after model.
+
+    Args:
+        sides: the models; all with the same words.
+        representation: what stands for a word.
+    """
+
+    def __init__(self, sides: Sequence[Side], representation: Representation) -> None:
+        sizes = {side.name: len(side.tokens) for side in sides}
+        if not sides or len(sizes) < len(sides) or len(set(sizes.values())) != 1:
+            raise ShapeError(
+                f"models with words {[(side.name, len(side.tokens)) for side in sides]}",
+                expected="one or more models of distinct names with the same words",
+            )
+        if not len(sides[0].tokens):
+            raise VocabularyError("an index of 0 words", expected="at least one word")
+        self.sides = tuple(sides)
+        self.representation = representation
+        self.packed: list[PackedSide] = []
+        for side in sides:
+            self.packed.append(_pack(side, representation, self.width))
+
+    def __len__(self) -> int:
+        return len(self.sides[0].tokens)
+
+    @property
+    def width(self) -> int:
+        """Columns of a vector: those of all models together."""
+        return sum(packed.slots * packed.width for packed in self.packed)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held here: token embeddings and token ids."""
+        tensors = [t for p in self.packed for t in (p.rows, p.columns, p.scale)]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    @property
+    def chunk(self) -> int:
+        """Words whose vectors fit into a few tens of megabytes."""
+        return max(1024, _CHUNK_BYTES // (4 * self.width))
+
+    def part_of(self, name: str) -> slice:
+        """Return the columns that belong to a model.
+
+        Raises:
+            ShapeError: there is no such model.
+        """
+        for side, packed in zip(self.sides, self.packed, strict=True):
+            if side.name == name:
+                return slice(packed.part, packed.part + packed.slots * packed.width)
+        raise ShapeError(f"model {name!r}", expected=f"one of {[side.name for side in self.sides]}")
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Make vectors: ``(m,)`` word ids to ``(m, width)`` float32."""
+        parts = []
+        for packed in self.packed:
+            tokens = packed.columns.index_select(1, ids).t().contiguous()  # (m, k)
+            if packed.slots == 1 and self.representation is Representation.MEAN:
+                total = functional.embedding_bag(tokens, packed.rows, mode="sum")
+                parts.append(total.mul_(packed.scale[ids, None]))
+            else:
+                parts.append(functional.embedding(tokens, packed.rows).flatten(1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def chunks(self, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first word, vectors) over all words."""
+        size = size or self.chunk
+        for start in range(0, len(self), size):
+            yield start, self.rows(torch.arange(start, min(start + size, len(self))))
+
+    def matrix(self) -> Tensor:
+        """All vectors: ``(n, width)`` float32."""
+        out = torch.empty(len(self), self.width)
+        for start, rows in self.chunks():
+            out[start : start + len(rows)] = rows
+        return out
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """``(n,)``: squared norms, summed in float64, kept in float32."""
+        return torch.cat([rows.double().square().sum(1).float() for _, rows in self.chunks()])
+
+    @cached_property
+    def inverse_norms(self) -> Tensor:
+        """``(n,)``: 1 / norm; a zero vector has a cosine of 0 with everything."""
+        return torch.where(self.squares > 0, self.squares.clamp(min=_TINY).rsqrt(), 0.0)
+
+    def exact(self, queries: Tensor, ids: Tensor, metric: Metric) -> Tensor:
+        """Score given words exactly.
+
+        Args:
+            queries: ``(b, width)`` float32.
+            ids: ``(b, m)`` int64; -1 scores ``-inf``.
+            metric: see :class:`~fuse_index.index.Metric`.
+
+        Returns:
+            ``(b, m)``.
+        """
+        step = max(1, self.chunk // max(ids.shape[1], 1))
+        parts = [
+            self._exact(queries[start : start + step], ids[start : start + step], metric)
+            for start in range(0, len(ids), step)
+        ]
+        return torch.cat(parts) if len(parts) != 1 else parts[0]
+
+    def _exact(self, queries: Tensor, ids: Tensor, metric: Metric) -> Tensor:
+        words = self.rows(ids.clamp(min=0).flatten()).view(*ids.shape, -1)  # (b, m, width)
+        if metric is Metric.L2:
+            scores = (words - queries[:, None]).square_().sum(2).neg_()
+        else:
+            scores = torch.bmm(words, queries[:, :, None])[..., 0]
+            if metric is Metric.COSINE:
+                norms = words.norm(dim=2) * queries.norm(dim=1, keepdim=True)
+                scores = scores / norms.clamp(min=_TINY)
+        masked: Tensor = scores.masked_fill_(ids < 0, -torch.inf)
+        return masked
+
+
+def finish(
+    inner: Tensor, queries: Tensor, metric: Metric, vectors: WordVectors, words: slice | Tensor
+) -> Tensor:
+    """Turn inner products ``(b, words)`` into scores of a metric, in place.
+
+    Args:
+        inner: of all queries with some words.
+        queries: ``(b, width)``.
+        metric: see :class:`Metric`.
+        vectors: of all words.
+        words: which words the columns of ``inner`` are.
+    """
+    if metric is Metric.L2:
+        inner.mul_(2.0).sub_(vectors.squares[words])
+        return inner.sub_(queries.square().sum(1, keepdim=True))
+    if metric is Metric.COSINE:
+        inner.mul_(vectors.inverse_norms[words])
+        return inner.div_(queries.norm(dim=1, keepdim=True).clamp(min=_TINY))
+    return inner
+
+
+def _pack(side: Side, representation: Representation, part: int) -> PackedSide:
+    used, places = np.unique(side.tokens.values, return_inverse=True)
+    ragged = Ragged(side.tokens.offsets, places.reshape(-1).astype(np.int64))
+    columns: NDArray[np.int32] = ragged.padded(fill=len(used)).T.astype(np.int32)
+    rows = torch.zeros(len(used) + 1, side.table.shape[1])
+    rows[:-1] = side.table[torch.from_numpy(used)]
+    mean = representation is Representation.MEAN
+    lengths = torch.from_numpy(side.tokens.lengths).float()
+    scale = 1.0 / lengths if mean else torch.ones_like(lengths)
+    return PackedSide(
+        rows,
+        torch.from_numpy(np.ascontiguousarray(columns)),
+        scale,
+        part,
+        1 if mean else len(columns),
+    )

@@ -1,0 +1,376 @@
+"""The word index: which words lower the loss most, which are nearest, in one model or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fuse_index.errors import OptionError, ShapeError
+from fuse_index.index.approximate import Approximate
+from fuse_index.index.dense import DenseSearch
+from fuse_index.index.masks import Mask, Range, make_mask
+from fuse_index.index.options import IndexOptions, Kind, Metric, choose
+from fuse_index.index.queries import Array, check_queries, fold_queries, joined, sides_of
+from fuse_index.index.searching import search_words
+from fuse_index.index.tuning import Progress, tune
+from fuse_index.index.vectors import Side, WordVectors
+from fuse_index.words.ragged import Ragged
+from fuse_index.words.table import WordTable
+
+
+class WordIndex:
+    """Searches the words of a table by their vectors in one model or in several at once.
+
+    Made by :meth:`build`, :meth:`from_table` or :func:`fuse_index.index.read_index`.
+
+    Attributes:
+        words: the ``n`` words; ids count in them.
+        counts: ``(n,)`` int64, how often each occurs.
+        vectors: their vectors.
+        options: what was asked for, with the kind that was chosen.
+        report: what was measured when it was built (JSON values).
+        added: how many words at the end were added later.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        counts: NDArray[np.int64],
+        vectors: WordVectors,
+        options: IndexOptions,
+        engine: Approximate | None,
+        *,
+        report: Mapping[str, Any] | None = None,
+        added: int = 0,
+        dense: DenseSearch | None = None,
+    ) -> None:
+        if not len(words) == len(counts) == len(vectors):
+            raise ShapeError(
+                f"{len(words)} words, {len(counts)} counts and vectors of {len(vectors)} words",
+                expected="the same number of each",
+            )
+        self.words = tuple(words)
+        self.counts = counts
+        self.vectors = vectors
+        self.options = options
+        self.report = dict(report or {})
+        self.added = added
+        self._engine = engine
+        self._dense = dense
+
+    @classmethod
+    def build(
+        cls,
+        words: Sequence[str],
+        counts: NDArray[np.int64],
+        sides: Sequence[Side],
+        options: IndexOptions | None = None,
+        *,
+        queries: Array | None = None,
+        progress: Progress | None = None,
+    ) -> WordIndex:
+        """Build an index.
+
+        Args:
+            words: ``n`` distinct words.
+            counts: ``(n,)`` int64.
+            sides: the models.
+            options: see :class:`IndexOptions`.
+            queries: ``(m, width)`` samples of what will be asked, best negative gradients of real
+                losses: approximate kinds are measured on them, and ``auto`` chooses by them.
+                Without them random directions are used.
+            progress: called with (kinds tried, kinds to try).
+
+        Raises:
+            OptionError: no kind reaches the recall asked for within the memory.
+            ShapeError: sizes do not fit together.
+            MissingDependencyError: FAISS is absent or lacks the kind.
+        """
+        options = options or IndexOptions()
+        vectors = WordVectors(sides, options.representation)
+        samples = None if queries is None else check_queries(queries, vectors.width)
+        chosen, trials = tune(vectors, options, samples, progress)
+        report = {
+            **chosen.to_dict(),
+            "metric": options.metric.value,
+            "representation": options.representation.value,
+            "models": [side.name for side in sides],
+            "weights": [side.weight for side in sides],
+            "words": len(vectors),
+            "width": vectors.width,
+            "recall_at": min(options.top_k, len(vectors)),
+            "recall_asked": options.recall,
+            "queries": "random" if samples is None else "given",
+            "tried": [trial.to_dict() for trial in trials if trial is not chosen],
+        }
+        resolved = replace(options, kind=chosen.kind)
+        return cls(words, counts, vectors, resolved, chosen.engine, report=report)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: WordTable,
+        *,
+        source: Tensor | None = None,
+        target: Tensor | None = None,
+        weights: Mapping[str, float] | None = None,
+        options: IndexOptions | None = None,
+        queries: Array | None = None,
+        progress: Progress | None = None,
+    ) -> WordIndex:
+        """Build an index of a bundle's words.
+
+        Args:
+            table: the words and their tokens in both models.
+            source: ``(source vocabulary, d_src)``; ``None`` leaves the source out.
+            target: ``(target vocabulary, d_tgt)``; ``None`` leaves the target out.
+            weights: factor of each model in joint queries; 1 where none is given.
+            options: see :class:`IndexOptions`.
+            queries: see :meth:`build`.
+            progress: see :meth:`build`.
+        """
+        sides = sides_of(table, source=source, target=target, weights=weights)
+        return cls.build(
+            table.words, table.counts, sides, options, queries=queries, progress=progress
+        )
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def width(self) -> int:
+        """Columns of a query."""
+        return self.vectors.width
+
+    @property
+    def kind(self) -> Kind:
+        """How words are searched."""
+        return self.options.kind
+
+    @property
+    def engine(self) -> Approximate | None:
+        """The FAISS index, if there is one."""
+        return self._engine
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models, in the order of their parts in a query."""
+        return tuple(side.name for side in self.vectors.sides)
+
+    def search(
+        self, queries: Array, top_k: int, mask: Mask | None = None, *, metric: Metric | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Find the words that fit queries best.
+
+        With the metric ``ip`` and a negative gradient as query these are the words that lower the
+        loss most, to first order.
+
+        Args:
+            queries: ``(b, width)``, one query or many; with several models their parts one after
+                another, see also :meth:`joint`.
+            top_k: how many words.
+            mask: words that may be found; see :meth:`mask`.
+            metric: the index's own if ``None``; others are answered exactly.
+
+        Returns:
+            Word ids int64 and scores float32, both ``(b, top_k)``, best first, where the queries
+            are. Scores are exact whatever the kind, and higher is better: for ``l2`` they are
+            negative squared distances.
+
+        Raises:
+            ShapeError: queries of another width, or that are not finite.
+            OptionError: ``top_k`` is not between 1 and the number of allowed words.
+        """
+        metric = self.options.metric if metric is None else choose(Metric, metric, "metric")
+        values = check_queries(queries, self.width)
+        self._check(top_k, mask)
+        home = values.device
+        if not len(values):
+            empty = torch.empty(0, top_k, device=home)
+            return empty.long(), empty
+        with torch.no_grad():
+            if self._dense is not None:
+                device = self._dense.device
+                allowed = None if mask is None else mask.on(device)
+                scores, ids = self._dense.search(values.to(device), top_k, metric, allowed)
+            else:
+                scores, ids = search_words(
+                    self.vectors, self._engine, values.cpu(), top_k, metric=metric, mask=mask
+                )
+        return ids.to(home), scores.to(home)
+
+    def nearest(
+        self,
+        points: Array,
+        top_k: int = 1,
+        mask: Mask | None = None,
+        *,
+        metric: Metric = Metric.L2,
+    ) -> tuple[Tensor, Tensor]:
+        """Find the words nearest to points: the projection of a soft prompt.
+
+        Args:
+            points: ``(b, width)``.
+            top_k: how many words.
+            mask: words that may be found.
+            metric: ``l2`` or ``cosine``.
+
+        Returns:
+            As :meth:`search`.
+        """
+        return self.search(points, top_k, mask, metric=metric)
+
+    def joint(
+        self,
+        queries: Mapping[str, Array],
+        top_k: int,
+        mask: Mask | None = None,
+        *,
+        weights: Mapping[str, float] | None = None,
+        metric: Metric | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Find the words that fit the queries of several models best together, in one search.
+
+        Args:
+            queries: ``(b, width of the model's part)`` by model; a model that is left out does not
+                count.
+            top_k: how many words.
+            mask: words that may be found.
+            weights: factor of each model; that of its :class:`Side` where none is given. Folded
+                into the query, so that nothing is rebuilt.
+            metric: as :meth:`search`.
+
+        Returns:
+            As :meth:`search`.
+        """
+        folded = fold_queries(self.vectors, queries, weights)
+        return self.search(folded, top_k, mask, metric=metric)
+
+    def mask(
+        self,
+        *,
+        ids: Any = None,
+        exclude: Any = None,
+        upper: bool | None = None,
+        alphabetic: bool | None = None,
+        count: Range | None = None,
+        tokens: Mapping[str, int | Range] | None = None,
+    ) -> Mask:
+        """Say which words may be found; conditions are joined by "and", masks by ``& | ~``.
+
+        Args:
+            ids: word ids, or ``(n,)`` booleans.
+            exclude: word ids that may not be found.
+            upper: whether the word starts with an upper-case letter.
+            alphabetic: whether it is all letters.
+            count: least and greatest number of occurrences, both included.
+            tokens: by model, the number of tokens, or the least and the greatest.
+
+        Raises:
+            OptionError: no word is left, an id is outside the words, or a model is unknown.
+        """
+        return make_mask(
+            self.words,
+            self.counts,
+            self.vectors,
+            ids=ids,
+            exclude=exclude,
+            upper=upper,
+            alphabetic=alphabetic,
+            count=count,
+            tokens=tokens,
+        )
+
+    def vector(self, ids: Any) -> Tensor:
+        """Return the vectors of words: ``(m, width)`` float32."""
+        rows = torch.as_tensor(ids, dtype=torch.int64).reshape(-1)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise OptionError(
+                f"word ids from {int(rows.min())} to {int(rows.max())}",
+                expected=f"0 to {len(self) - 1}",
+            )
+        return self.vectors.rows(rows)
+
+    def add(
+        self,
+        words: Sequence[str],
+        tokens: Mapping[str, Sequence[Sequence[int]]],
+        counts: Sequence[int] | None = None,
+    ) -> WordIndex:
+        """Return an index with more words; nothing is trained again and this one stays.
+
+        Args:
+            words: new words; they get the ids from ``len(self)`` on.
+            tokens: their token ids in every model.
+            counts: how often they occur; 0 if not given.
+
+        Raises:
+            OptionError: a word is there already, or a model's tokens are missing.
+        """
+        known = set(self.words)
+        if twice := [word for word in words if word in known] or len(set(words)) < len(words):
+            raise OptionError(f"words {twice!r} twice", expected="words that are not there yet")
+        if set(tokens) != set(self.models):
+            raise OptionError(
+                f"tokens for models {sorted(tokens)}", expected=f"for {sorted(self.models)}"
+            )
+        sides = [
+            replace(side, tokens=joined(side.tokens, Ragged.from_lists(tokens[side.name])))
+            for side in self.vectors.sides
+        ]
+        vectors = WordVectors(sides, self.options.representation)
+        if vectors.width != self.width:
+            raise OptionError(
+                "an added word has more tokens than any the padded vectors were made for",
+                remedy="build the index again",
+            )
+        new = np.zeros(len(words), np.int64) if counts is None else np.asarray(counts, np.int64)
+        engine = None if self._engine is None else self._engine.extended(vectors)
+        index = WordIndex(
+            (*self.words, *words),
+            np.concatenate([self.counts, new]),
+            vectors,
+            self.options,
+            engine,
+            report=self.report,
+            added=self.added + len(words),
+        )
+        return (
+            index if self._dense is None else index.to(self._dense.device, self._dense.matrix.dtype)
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> WordIndex:
+        """Return an index that answers by one product and a top-k on a device, exactly.
+
+        Args:
+            device: "cuda" is where this is fast; "cpu" with float32 gives this index back.
+            dtype: of the stored vectors; in bfloat16 the search is exact for the rounded vectors.
+        """
+        device = torch.device(device)
+        plain = device.type == "cpu" and dtype is torch.float32
+        return WordIndex(
+            self.words,
+            self.counts,
+            self.vectors,
+            self.options,
+            self._engine,
+            report=self.report,
+            added=self.added,
+            dense=None if plain else DenseSearch(self.vectors, device, dtype),
+        )
+
+    def _check(self, top_k: int, mask: Mask | None) -> None:
+        if mask is not None and len(mask) != len(self):
+            raise ShapeError(
+                f"a mask of {len(mask)} words", expected=f"{len(self)}, the words of the index"
+            )
+        most = len(self) if mask is None else mask.count
+        if not isinstance(top_k, int) or not 1 <= top_k <= most:
+            allowed = "words" if mask is None else "allowed words"
+            raise OptionError(f"top_k={top_k}", expected=f"1 to {most}, the number of {allowed}")
