@@ -232,6 +232,8 @@ def _id(row: Mapping[str, Any], key: str, where: str, expected: str) -> ImageId:
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise CorpusError(f"{where} has {key} {_short(value)}", expected="a whole number or text")
+    if isinstance(value, str):
+        _require_unicode(value, where, key)
     return value
 
 
@@ -242,13 +244,18 @@ def _caption(row: Mapping[str, Any], where: str, expected: str) -> str:
         raise CorpusError(f"{where} has {given}", expected=expected)
     if not value.strip():
         raise CorpusError(f"{where} has an empty caption", expected="a caption with words")
+    _require_unicode(value, where, "caption")
+    return value
+
+
+def _require_unicode(text: str, where: str, key: str) -> None:
+    """Refuse what JSON can spell and no file can hold."""
     try:
-        value.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         raise CorpusError(
-            f"{where} has a caption with a lone surrogate", expected="valid Unicode text"
+            f"{where} has a lone surrogate in its {key}", expected="valid Unicode text"
         ) from None
-    return value
 
 
 def _kind(value: Any) -> str:

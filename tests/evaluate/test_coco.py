@@ -79,7 +79,8 @@ def test_ids_may_be_text_and_files_may_begin_with_a_byte_order_mark(tmp_path):
         ([{"image_id": 1}], "entry 0 has no 'caption'; expected"),
         ([{"image_id": 1, "caption": ["a"]}], 'entry 0 has caption ["a"]; expected'),
         ([{"image_id": 1, "caption": " \n"}], "entry 0 has an empty caption; expected a caption"),
-        ([{"image_id": 1, "caption": "\ud800"}], "entry 0 has a caption with a lone surrogate"),
+        ([{"image_id": 1, "caption": "\ud800"}], "entry 0 has a lone surrogate in its caption"),
+        ([{"image_id": "\ud800", "caption": "a"}], "entry 0 has a lone surrogate in its image_id"),
         (
             [*PREDICTIONS, {"image_id": 2, "caption": "again"}],
             "entry 2 is a second caption of image 2; expected one prediction an image",
