@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from fuse_index.optimize.budget import Budget, Spent, Stop
-from fuse_index.optimize.methods import GCG, METHODS, Draw, MethodOptions
+from fuse_index.optimize.methods import (
+    GCG,
+    METHODS,
+    PEZ,
+    AutoDAN,
+    Draw,
+    MethodOptions,
+    Norm,
+    RandomSearch,
+)
 from fuse_index.optimize.optimize import optimize
+from fuse_index.optimize.probe import Probe
 from fuse_index.optimize.problem import Problem, Term
 from fuse_index.optimize.result import Point, Result
 from fuse_index.optimize.run import Run, RunOptions
@@ -14,14 +24,19 @@ from fuse_index.optimize.tokens import TokenFilter
 __all__ = [
     "GCG",
     "METHODS",
+    "PEZ",
     "SEARCHES",
+    "AutoDAN",
     "Beam",
     "Budget",
     "Draw",
     "Greedy",
     "MethodOptions",
+    "Norm",
     "Point",
+    "Probe",
     "Problem",
+    "RandomSearch",
     "Result",
     "Run",
     "RunOptions",

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from torch import Tensor
 
 from fuse_index.errors import CheckpointError
 from fuse_index.optimize.result import write_atomically
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from fuse_index.optimize.state import Losses
 
 FORMAT = "fuse_index checkpoint 1"
 
@@ -111,6 +115,14 @@ def pack_rows(name: str, rows: Any, losses: Any) -> dict[str, Tensor]:
         f"{name}.values": torch.from_numpy(rows.values),
         f"{name}.losses": torch.from_numpy(np.ascontiguousarray(losses)),
     }
+
+
+def unpack_rows(name: str, tensors: Mapping[str, Tensor]) -> tuple[Ragged, Losses]:
+    """Return what :func:`pack_rows` packed."""
+    offsets, values, losses = (
+        tensors[f"{name}.{part}"].numpy() for part in ("offsets", "values", "losses")
+    )
+    return Ragged(offsets, values), losses
 
 
 def _short(value: Any) -> str:

@@ -20,6 +20,7 @@ from fuse_index.optimize.search import Greedy
 
 if TYPE_CHECKING:
     from fuse_index.optimize.methods.base import MethodOptions
+    from fuse_index.optimize.probe import Probe
     from fuse_index.optimize.problem import Problem
     from fuse_index.optimize.result import Point, Result
     from fuse_index.optimize.search.base import SearchOptions
@@ -36,6 +37,7 @@ def optimize(
     search: SearchOptions | None = None,
     budget: Budget | None = None,
     options: RunOptions | None = None,
+    probe: Probe | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 10,
     callbacks: Sequence[Callback] = (),
@@ -52,6 +54,7 @@ def optimize(
         search: which prompts are kept; by default :class:`Greedy`.
         budget: when to stop; by default after 100 steps.
         options: seed and the rest.
+        probe: a draft that ranks candidates, so that fewer are scored (probe sampling).
         checkpoint: file that is written every ``checkpoint_every`` steps and at the end. If it is
             there already, the run goes on from it, bit for bit as if it had not been stopped.
         checkpoint_every: steps between two checkpoints.
@@ -77,6 +80,7 @@ def optimize(
         method=method or GCG(),
         search=search or Greedy(),
         options=options or RunOptions(),
+        probe=probe,
     )
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():

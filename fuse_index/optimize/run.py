@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from fuse_index.errors import OptionError, PromptError
 from fuse_index.objectives.weights import balanced_weights
 from fuse_index.optimize.budget import Budget, Spent, Stop
-from fuse_index.optimize.checkpoint import Checkpoint, pack_rows
+from fuse_index.optimize.checkpoint import Checkpoint, pack_rows, unpack_rows
 from fuse_index.optimize.gradient import Differentiator
 from fuse_index.optimize.methods.base import Context, MethodOptions, Proposals
+from fuse_index.optimize.probe import Probe, ProbeSampler
 from fuse_index.optimize.result import ParetoPoint, Point, Result, pareto_front
 from fuse_index.optimize.scoring import Scorer, distinct_rows
 from fuse_index.optimize.state import Scored, State, require_ids
@@ -24,12 +25,15 @@ from fuse_index.optimize.versions import package_versions
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
+    from fuse_index.optimize.batching import BatchSize
     from fuse_index.optimize.problem import Problem
     from fuse_index.optimize.search.base import SearchOptions
     from fuse_index.optimize.state import Ids, Losses
 
 _EMPTY_STEPS = 5
-"""Steps in a row without a candidate that survives, after which a run gives up."""
+"""Steps in a row without a candidate that survives, after which a run gives up"""
+_EMPTY_CANDIDATES = 100
+"""once this many were lost: some methods propose one candidate a step."""
 _STALE_STEPS = 100
 """Steps in a row without a prompt that is new, after which a run has come to its end."""
 
@@ -71,6 +75,7 @@ class Run:
         method: how candidates are proposed.
         search: which prompts are kept.
         options: the rest.
+        probe: the draft of probe sampling, None without it.
 
     Raises:
         OptionError: there is no initial prompt, or one has ids that are no tokens; or the method
@@ -86,6 +91,7 @@ class Run:
         method: MethodOptions,
         search: SearchOptions,
         options: RunOptions,
+        probe: Probe | None = None,
     ) -> None:
         self.problem = problem
         self.options = options
@@ -101,11 +107,20 @@ class Run:
         self.scorer = Scorer(
             problem, self.spent, batch_size=options.batch_size, remember=options.remember
         )
+        self.probe: ProbeSampler | None = None
+        if probe is not None:
+            self.probe = ProbeSampler(
+                probe,
+                self.scorer,
+                self.generator,
+                batch_size=options.batch_size,
+                remember=options.remember,
+            )
         self.gradients = Differentiator(problem, self.spent)
         self.check = PromptCheck(problem)
         if method.follows_gradient:
             self.gradients.require()
-        self._empty = self._stale = 0
+        self._empty = self._lost = self._stale = 0
         self.stop: Stop | None = None
         self.trajectory: list[Point] = []
         self._begin()
@@ -162,10 +177,11 @@ class Run:
             self.stop = Stop.FINISHED
             return
         fresh, survived = self._filtered(proposals, states)
+        kept = False
         if len(survived):
-            base = states[0].ids if len(states) == 1 else None
-            scored = self._scored(survived, self.scorer.score(survived, base))
-            self._keep(scored, grown=proposals.grown)
+            scored = self._evaluated(survived, states[0].ids if len(states) == 1 else None)[1]
+            kept = self._keep(scored, grown=proposals.grown)
+        self._require_survivors(fresh, kept)
         self._stale = 0 if self.spent.scored > before else self._stale + 1
         if self._stale >= _STALE_STEPS:
             self.stop = Stop.FINISHED
@@ -181,9 +197,6 @@ class Run:
             survives = self.problem.words.survives(prompts)
             survived = prompts.select(survives)
             self.check.count_lost(len(prompts) - len(survived))
-        self._empty = 0 if len(survived) or not len(prompts) else self._empty + 1
-        if self._empty >= _EMPTY_STEPS:
-            raise self._lost()
         return len(prompts), survived
 
     def _is_new(self, prompts: Ragged) -> NDArray[np.bool_]:
@@ -200,32 +213,52 @@ class Run:
         totals = np.full(len(prompts), np.inf)
         rows = np.flatnonzero(survives)
         if len(rows):
-            part = prompts.select(rows)
-            totals[rows] = self._scored(part, self.scorer.score(part)).totals
+            chosen, scored = self._evaluated(prompts.select(rows))
+            totals[rows[chosen]] = scored.totals
         return totals
 
-    def _lost(self) -> PromptError:
+    def _evaluated(
+        self, prompts: Ragged, base: Ids | None = None
+    ) -> tuple[NDArray[np.int64], Scored]:
+        """Score prompts, or those that probe sampling chooses: which, and their losses."""
+        if self.probe is None:
+            return np.arange(len(prompts)), self._scored(prompts, self.scorer.score(prompts, base))
+        rows, losses = self.probe.score(prompts, self.weights, base)
+        return rows, self._scored(prompts.select(rows), losses)
+
+    def _require_survivors(self, proposed: int, kept: bool) -> None:
+        """Count the candidates lost since one survived, and give up in the end.
+
+        Raises:
+            PromptError: no candidate has survived for several steps.
+        """
+        if kept:
+            self._empty = self._lost = 0
+        elif proposed:
+            self._empty += 1
+            self._lost += proposed
+        if self._empty < _EMPTY_STEPS or self._lost < _EMPTY_CANDIDATES:
+            return
         name, count = self.check.refusals.most_common(1)[0]
-        return PromptError(
-            f"no candidate of the last {_EMPTY_STEPS} steps survives re-tokenization; {name} reads "
+        raise PromptError(
+            f"no candidate of the last {self._empty} steps survives re-tokenization; {name} reads "
             f"{count} of them in other tokens",
             expected="a text whose tokens are those that are scored",
             remedy="begin from plain words, raise the search width, use only whole words "
             "(words_only), or turn check_retokenization off",
         )
 
-    def _keep(self, scored: Scored, *, grown: bool) -> None:
+    def _keep(self, scored: Scored, *, grown: bool) -> bool:
+        """Give candidates to the search; returns whether one of them survives."""
         self.search.update(scored, grown=grown)
         best = next(scored.best(), None)
         if best is None:
-            self._empty += 1
-            if self._empty >= _EMPTY_STEPS:
-                raise self._lost()
-            return
+            return False
         if best.total < self.best.total:
             self.best = best
         if scored.losses.shape[1] > 1:
             self._extend_front(scored)
+        return True
 
     def _extend_front(self, scored: Scored) -> None:
         front = np.array([state.losses for state in self.pareto])
@@ -257,6 +290,7 @@ class Run:
             "method": self._method_options.to_json(),
             "search": self._search_options.to_json(),
             "options": dict(vars(self.options)),
+            "probe": None if self.probe is None else self.probe.describe(),
         }
 
     def result(self, budget: Budget) -> Result:
@@ -292,15 +326,21 @@ class Run:
             "pareto": [state.to_json() for state in self.pareto],
             "search": self.search.to_json(),
             "weights": self.weights.tolist(),
-            "batch_sizes": [size.to_json() for size in self.scorer.batch_sizes],
+            "batch_sizes": [size.to_json() for size in self._batch_sizes()],
             "trajectory": [vars(point) for point in self.trajectory],
-            "counters": [self._empty, self._stale],
+            "counters": [self._empty, self._lost, self._stale],
         }
         rows, losses = self.scorer.memory()
         tensors = {f"method.{name}": value for name, value in self.method.tensors().items()}
         tensors |= pack_rows("memory", rows, losses)
+        if self.probe is not None:
+            tensors |= pack_rows("draft", *self.probe.draft_scorer.memory())
         tensors["generator"] = self.generator.get_state()
         return Checkpoint(self.configuration(), values, tensors)
+
+    def _batch_sizes(self) -> list[BatchSize]:
+        drafts = () if self.probe is None else self.probe.draft_scorer.batch_sizes
+        return [*self.scorer.batch_sizes, *drafts]
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of the same configuration."""
@@ -312,15 +352,16 @@ class Run:
         self.best = State.from_json(values["best"])
         self.pareto = [State.from_json(item) for item in values["pareto"]]
         self.search.load_json(values["search"])
-        for size, item in zip(self.scorer.batch_sizes, values["batch_sizes"], strict=True):
+        for size, item in zip(self._batch_sizes(), values["batch_sizes"], strict=True):
             size.load_json(item)
         self.trajectory = [
             Point(**{**p, "ids": tuple(p["ids"]), "losses": tuple(p["losses"])})
             for p in values["trajectory"]
         ]
-        self._empty, self._stale = values["counters"]
-        rows = Ragged(tensors["memory.offsets"].numpy(), tensors["memory.values"].numpy())
-        self.scorer.restore(rows, tensors["memory.losses"].numpy())
+        self._empty, self._lost, self._stale = values["counters"]
+        self.scorer.restore(*unpack_rows("memory", tensors))
+        if self.probe is not None:
+            self.probe.draft_scorer.restore(*unpack_rows("draft", tensors))
         own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
         self.method.load_tensors(own)
         self.generator.set_state(tensors["generator"])

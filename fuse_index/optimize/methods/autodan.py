@@ -1,0 +1,283 @@
+"""AutoDAN: write a readable prompt token by token, from left to right.
+
+"AutoDAN: Interpretable Gradient-Based Adversarial Attacks on Large Language Models" (Zhu et al.
+2023): the tokens tried in a position are those that a causal language model finds likely there
+and the gradient of the objectives finds helpful. The source itself is the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from fuse_index.errors import ModelError, OptionError
+from fuse_index.models.causal import CausalModel
+from fuse_index.optimize.likelihood import Likelihood
+from fuse_index.optimize.methods.base import (
+    Context,
+    Method,
+    MethodOptions,
+    Proposals,
+    require,
+    shares,
+)
+from fuse_index.optimize.state import State
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.optimize.state import Ids
+
+_SPARE = 8
+"""Ranked tokens looked at for every candidate, so that those scored before can be left out."""
+
+
+@dataclass(frozen=True)
+class AutoDAN(MethodOptions):
+    """Options of AutoDAN.
+
+    One step writes one position of every prompt the search works on. A token's merit is its
+    log-probability less ``weight`` times its predicted change of the loss, the latter in standard
+    deviations over the tokens that may be used, so that the weight means the same for any losses.
+    Tokens are drawn by merit and scored, and again with the gradient at the best of them, until no
+    better one turns up or ``iterations`` times.
+
+    Attributes:
+        length: tokens of the finished prompt, the initial ones included.
+        search_width: candidates of one iteration, over all prompts the search works on.
+        weight: of the gradient against the likelihood; 0 does without the gradient, which is the
+            sampling of BEAST (Sadasivan et al. 2024).
+        temperature: candidates are drawn without repeats with probabilities in proportion to
+            ``exp(merit / temperature)``; 0 takes the best.
+        iterations: rounds of candidates in one position, at most.
+        sweeps: how often the finished prompt is gone over again from left to right, each token
+            chosen anew with regard to those on both sides of it.
+    """
+
+    length: int = 16
+    search_width: int = 256
+    weight: float = 1.0
+    temperature: float = 1.0
+    iterations: int = 4
+    sweeps: int = 0
+
+    type: ClassVar[str] = "autodan"
+
+    def __post_init__(self) -> None:
+        require(self, length=1, search_width=1, weight=0, temperature=0, iterations=1, sweeps=0)
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether it needs an adapter for every model with other tokens than the source."""
+        return self.weight > 0
+
+    def start(self, context: Context, states: Sequence[State]) -> Method:
+        """Begin from scored prompts.
+
+        Raises:
+            ModelError: the source is not a causal language model.
+            OptionError: an initial prompt is longer than the finished one.
+        """
+        source = context.problem.source
+        if not isinstance(source, CausalModel):
+            raise ModelError(
+                f"autodan: {source.name} of kind {source.kind.value!r} as the source",
+                expected="a causal language model, which writes the prompt",
+                remedy="choose another source, or another method",
+            )
+        longest = max(len(state.ids) for state in states)
+        if longest > self.length:
+            raise OptionError(
+                f"autodan: an initial prompt of {longest} tokens with length={self.length}",
+                expected="initial prompts no longer than the finished one",
+            )
+        return _AutoDANMethod(self, context, source)
+
+
+@dataclass(eq=False)
+class _Slot:
+    """One position of one prompt, and what was tried there.
+
+    Attributes:
+        ids: ``(L,)`` int64, the prompt with the token that stands in the position now.
+        position: which position.
+        likelihoods: ``(V,)`` float32 on the CPU, log-probabilities of tokens in the position.
+        taken: tokens at which the gradient was taken.
+        totals: scored tokens with the total of the prompt they make.
+        open: whether the search goes on.
+    """
+
+    ids: Tensor
+    position: int
+    likelihoods: Tensor
+    taken: set[int] = field(default_factory=set)
+    totals: dict[int, float] = field(default_factory=dict)
+    open: bool = True
+
+    def with_tokens(self, tokens: Tensor) -> Tensor:
+        """``(n, L)``: the prompt with each of ``n`` tokens in the position."""
+        rows = self.ids.repeat(len(tokens), 1)
+        rows[:, self.position] = tokens
+        return rows
+
+    def move(self) -> None:
+        """Put the best token scored so far in the position; with none new, be done."""
+        best = min(self.totals, key=lambda token: self.totals[token], default=None)
+        self.open = best is not None and best not in self.taken
+        if best is not None:
+            self.ids[self.position] = best
+
+
+class _AutoDANMethod(Method):
+    def __init__(self, options: AutoDAN, context: Context, source: CausalModel) -> None:
+        super().__init__(context)
+        self.options = options
+        self._allowed = torch.from_numpy(context.problem.allowed)
+        self._likelihood = Likelihood(context.problem, source, context.gradients.spent)
+        self._swept = 0
+        """Positions gone over since the prompts were finished."""
+
+    def propose(self, states: Sequence[State], most: int | None = None) -> Proposals | None:
+        short = [state for state in states if len(state.ids) < self.options.length]
+        if short:
+            return Proposals(self._written(self._appended(short), most), grown=True)
+        if self._swept >= self.options.sweeps * self.options.length:
+            return None
+        slots = self._revised(states, self._swept % self.options.length)
+        self._swept += 1
+        return Proposals(self._written(slots, most))
+
+    def _appended(self, states: Sequence[State]) -> list[_Slot]:
+        """Slots behind prompts; the likeliest token stands there first."""
+        next_tokens = self._likelihood.next_tokens([state.ids for state in states])
+        slots = []
+        for state, own in zip(states, next_tokens, strict=True):
+            usable = own.masked_fill(~self._allowed, -torch.inf)
+            ids = torch.tensor([*state.ids, int(usable.argmax())])
+            slots.append(_Slot(ids, len(state.ids), usable))
+        return slots
+
+    def _revised(self, states: Sequence[State], position: int) -> list[_Slot]:
+        """Slots inside finished prompts; what stands there is a candidate too."""
+        found = self._likelihood.tokens_within([state.ids for state in states], position)
+        slots = []
+        for state, own in zip(states, found, strict=True):
+            usable = own.masked_fill(~self._allowed, -torch.inf)
+            slot = _Slot(torch.tensor(state.ids), position, usable)
+            slot.totals[state.ids[position]] = state.total
+            slots.append(slot)
+        return slots
+
+    def _written(self, slots: list[_Slot], most: int | None) -> Ragged:
+        """Search the slots' tokens; returns every prompt that was scored.
+
+        The first iteration is never cut short: a step must make a prompt of every slot.
+        """
+        spent, width = self.context.gradients.spent, self.options.search_width
+        end = None if most is None else spent.forward_passes + most
+        for _ in range(self.options.iterations):
+            working = [slot for slot in slots if slot.open]
+            if not working or width < 1:
+                break
+            gradients = self._gradients(working)
+            drawn = [
+                self._draw(slot, own, count)
+                for slot, own, count in zip(
+                    working, gradients, shares(width, len(working)), strict=True
+                )
+            ]
+            self._score(working, drawn)
+            if end is not None:
+                width = min(width, end - spent.forward_passes)
+        rows = [slot.with_tokens(torch.tensor(list(slot.totals))) for slot in slots if slot.totals]
+        return Ragged.from_lists([row for part in rows for row in part.tolist()])
+
+    def _gradients(self, slots: list[_Slot]) -> list[Tensor | None]:
+        """Each slot's own predicted change of the loss ``(V,)`` for every token."""
+        for slot in slots:
+            slot.taken.add(int(slot.ids[slot.position]))
+        if not self.options.follows_gradient:
+            return [None] * len(slots)
+        prompts = Ragged.from_lists([slot.ids.tolist() for slot in slots])
+        scores = self.context.gradients.tokens(prompts, self.context.weights)
+        return [own[slot.position].cpu() for slot, own in zip(slots, scores, strict=True)]
+
+    def _draw(self, slot: _Slot, gradient: Tensor | None, count: int) -> Tensor:
+        """Draw tokens by merit, those that are new and survive as text."""
+        options = self.options
+        merits = merits_of(slot.likelihoods, gradient, self._allowed, options.weight)
+        ranked = draw_ranked(merits, _SPARE * count, options.temperature, self.context.generator)
+        if not count or not len(ranked):
+            return ranked[:0]
+        rows = Ragged.from_lists(slot.with_tokens(ranked).tolist())
+        new = torch.from_numpy(np.flatnonzero(self.context.is_new(rows))[:count])
+        return ranked[new]
+
+    def _score(self, slots: list[_Slot], drawn: list[Tensor]) -> None:
+        """Score the tokens drawn for each slot, and let it take the best."""
+        rows: list[Ids] = []
+        for slot, tokens in zip(slots, drawn, strict=True):
+            rows += [tuple(row) for row in slot.with_tokens(tokens).tolist()]
+        totals = iter(self.context.totals(Ragged.from_lists(rows)).tolist()) if rows else iter(())
+        for slot, tokens in zip(slots, drawn, strict=True):
+            scored = {token: next(totals) for token in tokens.tolist()}
+            slot.totals |= {token: total for token, total in scored.items() if np.isfinite(total)}
+            slot.move()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"swept": torch.tensor(self._swept)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self._swept = int(tensors["swept"])
+
+
+def merits_of(
+    likelihoods: Tensor, gradient: Tensor | None, allowed: Tensor, weight: float
+) -> Tensor:
+    """Combine how likely tokens are with how much they help.
+
+    Args:
+        likelihoods: ``(V,)`` log-probabilities.
+        gradient: ``(V,)`` predicted changes of the loss, or None.
+        allowed: ``(V,)``, which tokens may be used.
+        weight: nats that one standard deviation of the predicted changes counts.
+
+    Returns:
+        ``(V,)`` float32; minus infinity where a token may not be used.
+    """
+    merits = likelihoods.float()
+    if gradient is not None:
+        own = gradient[allowed].float()
+        spread = own.std(correction=0)
+        if spread > 0:
+            merits = merits - weight * (gradient.float() - own.mean()) / spread
+    return merits.masked_fill(~allowed, -torch.inf)
+
+
+def draw_ranked(
+    merits: Tensor, count: int, temperature: float, generator: torch.Generator
+) -> Tensor:
+    """Draw tokens one after another without repeats, ``p ~ exp(merit / temperature)``.
+
+    Adding Gumbel noise and sorting does that in one go (Yellott 1977; Kool et al. 2019).
+
+    Args:
+        merits: ``(V,)``, minus infinity where a token may not be drawn.
+        count: tokens, at most.
+        temperature: 0 takes the best.
+        generator: of the random numbers.
+
+    Returns:
+        ``(at most count,)`` int64.
+    """
+    if temperature:
+        uniform = torch.rand(len(merits), generator=generator, dtype=torch.float64)
+        noise = -torch.log(-torch.log(uniform.clamp(min=1e-300)))
+        merits = merits.double() / temperature + noise
+    usable = int(torch.isfinite(merits).sum())
+    return merits.topk(min(count, usable)).indices
