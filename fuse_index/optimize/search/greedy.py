@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fuse_index.optimize.search.base import Search, SearchOptions, at_least_one, distinct
+from fuse_index.optimize.search.base import Search, SearchOptions, at_least_one
 from fuse_index.optimize.state import Scored, State
 
 
@@ -18,8 +18,8 @@ class Greedy(SearchOptions):
         keep_current: whether the current prompt is a candidate too, so that no step makes it worse.
             Without it (and a buffer of 1) the best candidate replaces it in any case, as in GCG
             (Zou et al. 2023).
-        buffer: prompts kept; a step's best candidate replaces the worst of them if it is better
-            (nanoGCG's ``buffer_size``).
+        buffer: prompts kept; a step's best candidate that is not among them replaces the worst of
+            them if it is better (nanoGCG's ``buffer_size``).
     """
 
     keep_current: bool = True
@@ -52,8 +52,10 @@ class _GreedySearch(Search):
         if grown or (options.buffer == 1 and not options.keep_current):
             self.frontier = [best]
             return
+        held = {state.ids for state in self.frontier}
+        best = next((state for state in scored.best() if state.ids not in held), None)
         full = len(self.frontier) >= options.buffer
-        if full and best.total >= self.frontier[-1].total:
+        if best is None or (full and best.total >= self.frontier[-1].total):
             return
         kept = self.frontier[:-1] if full else self.frontier
-        self.frontier = distinct(sorted([*kept, best], key=lambda state: state.total))
+        self.frontier = sorted([*kept, best], key=lambda state: state.total)
