@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fuse_index.artifact.extend import add_index_files
 from fuse_index.artifact.groups import GroupReader, GroupTensor, embed_groups
 from fuse_index.artifact.identity import ModelIdentity, hash_embeddings
 from fuse_index.artifact.layout import FALLBACK, Part
@@ -22,6 +23,7 @@ __all__ = [
     "Manifest",
     "ModelIdentity",
     "Part",
+    "add_index_files",
     "assign_groups",
     "check_output",
     "embed_groups",

@@ -17,6 +17,7 @@ _COLUMNS = (
     "baseline_error",
     "baseline_cosine",
 )
+_INDEX_COLUMNS = ("kind", "metric", "representation", "recall", "recall_at", "seconds")
 _MARKUP = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#+!|~"} | {"\n": " "})
 
 
@@ -49,6 +50,8 @@ def render_card(manifest: Manifest) -> str:
         parts.append("Groups served by the fallback adapter:\n\n" + table)
     if manifest.quality:
         parts.append("## Quality on held-out words\n\n" + quality_table(manifest))
+    if manifest.indexes:
+        parts.append("## Word indexes\n\n" + _indexes(manifest))
     if manifest.options:
         parts.append("## Built with\n\n" + _pairs("option", "value", manifest.options))
     parts.append(_USE.format(version=manifest.package_version))
@@ -109,6 +112,20 @@ def _models(source: ModelIdentity, target: ModelIdentity) -> str:
         ["embedding hash", *(f"`{model.embedding_hash[:16]}`" for model in both)],
     ]
     return _table(["", "source", "target"], rows)
+
+
+def index_rows(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
+    """Lay the word indexes out as a table: the header, and one row of text an index."""
+    rows = [
+        [name, *(number(report.get(key)) for key in _INDEX_COLUMNS)]
+        for name, report in sorted(manifest.indexes.items())
+    ]
+    return ["index", *(column.replace("_", " ") for column in _INDEX_COLUMNS)], rows
+
+
+def _indexes(manifest: Manifest) -> str:
+    header, rows = index_rows(manifest)
+    return _table(header, [[escape(cell) for cell in row] for row in rows])
 
 
 def _pairs(first: str, second: str, values: Mapping[str, Any]) -> str:

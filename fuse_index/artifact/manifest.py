@@ -60,6 +60,8 @@ class Manifest:
         left_out: number of words left out, by reason.
         fallbacks: groups that have no adapter of their own, with the reason.
         quality: the quality report on held-out words (JSON values).
+        indexes: word indexes by name: kind, metric, representation, measured recall and latency
+            (JSON values); not stored where there are none.
         package_version: the fuse_index that wrote it.
     """
 
@@ -73,10 +75,11 @@ class Manifest:
     left_out: Mapping[str, int] = field(default_factory=dict)
     fallbacks: Mapping[str, str] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+    indexes: Mapping[str, Any] = field(default_factory=dict)
     package_version: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("options", "left_out", "fallbacks", "quality"):
+        for name in ("options", "left_out", "fallbacks", "quality", "indexes"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         if self.group_names != order_groups(self.group_names):
             raise OptionError("groups are not sorted by (p, q)", expected="order_groups' order")
@@ -122,6 +125,8 @@ class Manifest:
                 for name, record in self.files.items()
             },
         }
+        if self.indexes:  # bundles without one are the same as ever
+            content["indexes"] = self.indexes
         return {**content, "checksum": content_digest(content)}
 
     def to_bytes(self) -> bytes:
@@ -148,13 +153,20 @@ class Manifest:
         _check_format(value, where)
         if missing := _KEYS - set(value):
             raise BundleError(f"{where} lacks {sorted(missing)}", remedy=_FETCH_AGAIN)
-        if unknown := set(value) - _KEYS:
+        if unknown := set(value) - _KEYS - {"indexes"}:
             raise BundleError(f"{where} has unknown keys {sorted(unknown)}", remedy=_FETCH_AGAIN)
         for key, (check, expected) in _TYPES.items():
             if not check(value[key]):
                 raise BundleError(
                     f"{where}: {key} has the wrong type", expected=expected, remedy=_FETCH_AGAIN
                 )
+        indexes = value.get("indexes", {})
+        if not _is_object(indexes) or not all(map(_is_object, indexes.values())):
+            raise BundleError(
+                f"{where}: indexes has the wrong type",
+                expected="an object of objects",
+                remedy=_FETCH_AGAIN,
+            )
         content = {key: item for key, item in value.items() if key != "checksum"}
         if value["checksum"] != content_digest(content):
             raise BundleError(
@@ -168,6 +180,7 @@ class Manifest:
                 groups=tuple(_group(item) for item in value["groups"]),
                 files={name: _record(name, item) for name, item in value["files"].items()},
                 **{key: value[key] for key in _PLAIN_KEYS},
+                indexes=indexes,
             )
         except OptionError as error:
             raise BundleError(f"{where}: {error}", remedy=_FETCH_AGAIN) from None

@@ -85,6 +85,17 @@ class Bundle:
         os.close(check_member(self.path, member, self.manifest.files[member]))
         return self.path / member
 
+    def index_bytes(self, name: str) -> NDArray[np.uint8]:
+        """Read a file under ``index/`` and check it: what was checked is what is returned.
+
+        Raises:
+            BundleError: the bundle has no such file, or it is damaged.
+        """
+        member = f"{INDEX_FOLDER}/{name}"
+        if member not in self.manifest.files:
+            raise BundleError(f"{self.path} has no {member}", remedy="build the index again")
+        return read_checked(self.path, member, self.manifest.files[member])
+
     def _read(self, part: _T | None, name: Part) -> _T:
         if part is None:
             raise OptionError(

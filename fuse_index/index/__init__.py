@@ -1,5 +1,6 @@
 """The word index: words by their vectors, for gradients, points and joint queries."""
 
+from fuse_index.index.files import add_index, load_index, read_index, save_index
 from fuse_index.index.masks import Mask
 from fuse_index.index.options import IndexOptions, Kind, Metric, Representation
 from fuse_index.index.queries import sides_of
@@ -15,5 +16,9 @@ __all__ = [
     "Side",
     "WordIndex",
     "WordVectors",
+    "add_index",
+    "load_index",
+    "read_index",
+    "save_index",
     "sides_of",
 ]

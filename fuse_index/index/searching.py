@@ -8,7 +8,7 @@ from torch import Tensor
 from fuse_index.index.approximate import Approximate, Effort
 from fuse_index.index.masks import Mask
 from fuse_index.index.options import Kind, Metric
-from fuse_index.index.tokens import search_tokens
+from fuse_index.index.tokens import by_nearness, search_tokens
 from fuse_index.index.top import best_of
 from fuse_index.index.vectors import WordVectors, finish
 
@@ -63,9 +63,14 @@ def approximate(
 ) -> Found:
     """Find candidates and compare them again exactly; ``-inf`` where too few were found."""
     candidates = engine.search(queries, k, effort, selector)
-    scores = vectors.exact(queries, candidates, engine.metric)
-    best, places = scores.topk(k, dim=1)
-    return best, candidates.gather(1, places)
+    known = candidates.clamp(min=0)
+    inner = vectors.inner(queries, known)
+    scores = finish(inner, queries, engine.metric, vectors, known)
+    best, places = scores.masked_fill_(candidates < 0, -torch.inf).topk(k, dim=1)
+    ids = candidates.gather(1, places)
+    if engine.metric is Metric.L2 and bool((ids >= 0).all()):
+        return by_nearness(vectors, queries, ids)
+    return best, ids
 
 
 def _among(vectors: WordVectors, queries: Tensor, k: int, metric: Metric, mask: Mask) -> Found:
@@ -73,7 +78,4 @@ def _among(vectors: WordVectors, queries: Tensor, k: int, metric: Metric, mask: 
     inner = queries @ vectors.rows(mask.ids).t()
     scores, places = best_of(finish(inner, queries, metric, vectors, mask.ids), k)
     ids = mask.ids[places]
-    if metric is Metric.L2:
-        scores, order = vectors.exact(queries, ids, metric).sort(dim=1, descending=True)
-        ids = ids.gather(1, order)
-    return scores, ids
+    return by_nearness(vectors, queries, ids) if metric is Metric.L2 else (scores, ids)

@@ -37,10 +37,13 @@ def search_tokens(
         Scores and ids, both ``(b, k)``, best first.
     """
     scores, ids = best_of_chunks(_scores(vectors, queries, metric, allowed), k)
-    if metric is Metric.L2:  # 2 q.x - |x|^2 - |q|^2 cancels where a word is near
-        scores, order = vectors.exact(queries, ids, metric).sort(dim=1, descending=True)
-        ids = ids.gather(1, order)
-    return scores, ids
+    return by_nearness(vectors, queries, ids) if metric is Metric.L2 else (scores, ids)
+
+
+def by_nearness(vectors: WordVectors, queries: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Score and order found words again, where ``2 q.x - |x|^2 - |q|^2`` has cancelled."""
+    scores, order = vectors.nearness(queries, ids).sort(dim=1, descending=True)
+    return scores, ids.gather(1, order)
 
 
 def _scores(

@@ -18,6 +18,8 @@ from fuse_index.words.ragged import Ragged
 
 _CHUNK_BYTES = 64 << 20
 _TINY = 1e-30
+_MANY = 1 / 8
+"""Candidates, in units of the tokens in use, from which on all tokens are scored at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,35 +175,53 @@ class WordVectors:
         """``(n,)``: 1 / norm; a zero vector has a cosine of 0 with everything."""
         return torch.where(self.squares > 0, self.squares.clamp(min=_TINY).rsqrt(), 0.0)
 
-    def exact(self, queries: Tensor, ids: Tensor, metric: Metric) -> Tensor:
-        """Score given words exactly.
+    def inner(self, queries: Tensor, ids: Tensor) -> Tensor:
+        """Multiply queries with the vectors of given words, through the scores of their tokens.
 
         Args:
             queries: ``(b, width)`` float32.
-            ids: ``(b, m)`` int64; -1 scores ``-inf``.
-            metric: see :class:`~fuse_index.index.Metric`.
+            ids: ``(b, m)`` int64, none negative.
 
         Returns:
             ``(b, m)``.
         """
-        step = max(1, self.chunk // max(ids.shape[1], 1))
-        parts = [
-            self._exact(queries[start : start + step], ids[start : start + step], metric)
-            for start in range(0, len(ids), step)
-        ]
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
+        total = torch.zeros(ids.shape)
+        for packed in self.packed:
+            tokens = packed.columns.t()[ids]  # (b, m, k)
+            parts = queries[:, packed.part : packed.part + packed.slots * packed.width]
+            scores = _token_scores(packed, parts.view(len(parts), packed.slots, -1), tokens)
+            total += scores.sum(2).mul_(packed.scale[ids])
+        return total
 
-    def _exact(self, queries: Tensor, ids: Tensor, metric: Metric) -> Tensor:
-        words = self.rows(ids.clamp(min=0).flatten()).view(*ids.shape, -1)  # (b, m, width)
-        if metric is Metric.L2:
-            scores = (words - queries[:, None]).square_().sum(2).neg_()
-        else:
-            scores = torch.bmm(words, queries[:, :, None])[..., 0]
-            if metric is Metric.COSINE:
-                norms = words.norm(dim=2) * queries.norm(dim=1, keepdim=True)
-                scores = scores / norms.clamp(min=_TINY)
-        masked: Tensor = scores.masked_fill_(ids < 0, -torch.inf)
-        return masked
+    def nearness(self, queries: Tensor, ids: Tensor) -> Tensor:
+        """``-|q - x|^2`` of given words, without cancellation: ``(b, m)``."""
+        step = max(1, self.chunk // max(ids.shape[1], 1))
+        parts = []
+        for start in range(0, len(ids), step):
+            chosen = ids[start : start + step]
+            words = self.rows(chosen.flatten()).view(*chosen.shape, -1)  # (b, m, width)
+            parts.append((words - queries[start : start + step, None]).square_().sum(2).neg_())
+        return torch.cat(parts)
+
+
+def _token_scores(packed: PackedSide, queries: Tensor, tokens: Tensor) -> Tensor:
+    """Score the tokens of candidates: queries ``(b, slots, d)``, tokens and result ``(b, m, k)``.
+
+    numpy does the work of a single query: it is too little to be worth waking threads for, which
+    on a busy machine takes longer than the work itself.
+    """
+    b, slots = len(queries), packed.slots
+    if b == 1 and slots == 1:
+        unique, places = np.unique(tokens.numpy(), return_inverse=True)
+        rows = np.take(packed.rows.numpy(), unique, axis=0)
+        found = np.einsum("ij,j->i", rows, queries.numpy()[0, 0])[places.reshape(tokens.shape)]
+        return torch.from_numpy(np.ascontiguousarray(found))
+    if b * tokens.shape[1] < _MANY * len(packed.rows):
+        embedded = functional.embedding(tokens, packed.rows)  # (b, m, k, d)
+        return torch.einsum("bmkd,bkd->bmk", embedded, queries.expand(-1, tokens.shape[2], -1))
+    table = torch.matmul(queries, packed.rows.t())  # (b, slots, tokens)
+    index = tokens.long().transpose(1, 2)  # (b, k, m)
+    return table.expand(-1, tokens.shape[2], -1).gather(2, index).transpose(1, 2)
 
 
 def finish(
@@ -214,7 +234,7 @@ def finish(
         queries: ``(b, width)``.
         metric: see :class:`Metric`.
         vectors: of all words.
-        words: which words the columns of ``inner`` are.
+        words: which words the columns of ``inner`` are; a slice, ``(words,)`` or ``(b, words)``.
     """
     if metric is Metric.L2:
         inner.mul_(2.0).sub_(vectors.squares[words])

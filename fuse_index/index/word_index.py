@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -313,9 +314,9 @@ class WordIndex:
         Raises:
             OptionError: a word is there already, or a model's tokens are missing.
         """
-        known = set(self.words)
-        if twice := [word for word in words if word in known] or len(set(words)) < len(words):
-            raise OptionError(f"words {twice!r} twice", expected="words that are not there yet")
+        known = Counter((*self.words, *words))
+        if twice := sorted({word for word in words if known[word] > 1}):
+            raise OptionError(f"words {twice} twice", expected="words that are not there yet")
         if set(tokens) != set(self.models):
             raise OptionError(
                 f"tokens for models {sorted(tokens)}", expected=f"for {sorted(self.models)}"

@@ -179,8 +179,8 @@ def test_added_words_are_found_and_the_old_index_stays(built, kind):
     n = len(index)
     side = index.vectors.sides[0]
     table = side.table
-    used = torch.from_numpy(np.unique(side.tokens.values))
-    tokens = int(used[table[used].norm(dim=1).argmax()])
+    single = torch.from_numpy(side.tokens.values[side.tokens.offsets[:-1]])
+    tokens = int(single[side.tokens.lengths == 1][:50].unique()[-1])
     more = index.add(["neologism", "another"], {"target": [[tokens], [0, 1]]}, [5, 0])
     assert (len(index), len(more), more.added) == (n, n + 2, 2)
     ids, scores = more.search(table[tokens][None], 5)

@@ -1,0 +1,282 @@
+"""An index on disk: a small JSON file, and the FAISS index where one was trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fuse_index.artifact import Bundle, FileRecord, Manifest, add_index_files
+from fuse_index.artifact.files import hashed_file, read_checked, read_plain
+from fuse_index.artifact.jsontext import dump_pretty, load_strict
+from fuse_index.errors import BundleError, FuseIndexError, IdentityError, OptionError, StorageError
+from fuse_index.index.approximate import Approximate, Effort, parse_index
+from fuse_index.index.options import IndexOptions, Kind
+from fuse_index.index.queries import joined, sides_of
+from fuse_index.index.vectors import Side, WordVectors
+from fuse_index.index.word_index import WordIndex
+from fuse_index.words.ragged import Ragged
+from fuse_index.words.table import WordTable
+
+FORMAT = "fuse_index word index"
+FORMAT_VERSION = 1
+_MAX_JSON_BYTES = 256 << 20
+_KEYS = {
+    *("format", "format_version", "options", "models", "weights", "words_sha256", "added"),
+    *("engine", "report"),
+}
+_BUILD_AGAIN = "build the index again (fuse-index index)"
+
+
+def index_files(index: WordIndex, name: str) -> dict[str, Any]:
+    """Return the files of an index: bytes by file name.
+
+    A flat index and the search by tokens are rebuilt when they are read; their file is the JSON
+    alone.
+
+    Args:
+        index: what is stored; words that were added are stored in it.
+        name: what the files are called.
+    """
+    files: dict[str, Any] = {}
+    engine = index.engine
+    stored = None
+    if engine is not None and engine.kind is not Kind.FLAT:
+        data = engine.serialize()
+        files[f"{name}.faiss"] = data
+        stored = {
+            "file": f"{name}.faiss",
+            "size": int(data.nbytes),
+            "sha256": hashlib.sha256(data.data).hexdigest(),
+            "effort": engine.effort.to_dict(),
+            "lift": engine.lift,
+        }
+    first = len(index) - index.added
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "options": asdict(index.options),
+        "models": list(index.models),
+        "weights": [side.weight for side in index.vectors.sides],
+        "words_sha256": words_sha256(index.words, index.vectors.sides),
+        "added": {
+            "words": list(index.words[first:]),
+            "counts": index.counts[first:].tolist(),
+            "tokens": {
+                side.name: side.tokens.select(np.arange(first, len(index))).to_lists()
+                for side in index.vectors.sides
+            },
+        },
+        "engine": stored,
+        "report": index.report,
+    }
+    return {f"{name}.json": dump_pretty(content), **files}
+
+
+def save_index(index: WordIndex, folder: str | os.PathLike[str], name: str = "words") -> None:
+    """Write an index into a folder of its own, to be shared apart from the adapters.
+
+    Args:
+        index: what is written.
+        folder: made if it is missing.
+        name: what the files are called.
+
+    Raises:
+        StorageError: a file of that name is there already, or it cannot be written.
+    """
+    path = Path(folder)
+    records: dict[str, FileRecord] = {}
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # The JSON, which makes the rest an index, comes last.
+        for file, data in reversed(index_files(index, name).items()):
+            with hashed_file(path / file, records, file) as writer:
+                writer.write(data)
+    except OSError as error:
+        raise StorageError(
+            f"{path / name} cannot be written ({error.strerror or error})",
+            expected="a folder without files of that name",
+            remedy="choose another one",
+        ) from error
+
+
+def load_index(
+    folder: str | os.PathLike[str],
+    table: WordTable,
+    *,
+    source: Tensor | None = None,
+    target: Tensor | None = None,
+    name: str = "words",
+) -> WordIndex:
+    """Read what :func:`save_index` wrote.
+
+    Args:
+        folder: where it is.
+        table: the words that it was built for.
+        source: ``(source vocabulary, d_src)``, where the index is over the source.
+        target: ``(target vocabulary, d_tgt)``, where it is over the target.
+        name: what the files are called.
+
+    Raises:
+        BundleError: a file is missing, truncated, altered or not an index.
+        IdentityError: it was built for other words or other embeddings.
+    """
+    root = Path(folder)
+    where = str(root / f"{name}.json")
+    value = _parse(read_plain(root, f"{name}.json", _MAX_JSON_BYTES), where)
+    engine = value["engine"]
+    data = None
+    if engine is not None:
+        record = FileRecord(engine["size"], engine["sha256"])
+        data = read_checked(root, f"{name}.faiss", record)
+    return _restore(value, data, table, {"source": source, "target": target}, where)
+
+
+def add_index(bundle: str | os.PathLike[str], index: WordIndex, name: str) -> Manifest:
+    """Put an index into a bundle; see :func:`fuse_index.artifact.add_index_files`."""
+    return add_index_files(bundle, name, index_files(index, name), index.report)
+
+
+def read_index(
+    bundle: Bundle, name: str, *, source: Tensor | None = None, target: Tensor | None = None
+) -> WordIndex:
+    """Read an index of a bundle.
+
+    Args:
+        bundle: with its words.
+        name: of the index: "source", "target" or "joint" where ``fuse-index index`` made it.
+        source: the source's embeddings, where the index is over the source.
+        target: the target's embeddings, where it is over the target.
+
+    Raises:
+        BundleError: the bundle has no such index, or a file is truncated, altered or no index.
+        IdentityError: it was built for another bundle or other embeddings.
+    """
+    if name not in bundle.manifest.indexes:
+        names = ", ".join(sorted(bundle.manifest.indexes)) or "none"
+        raise BundleError(
+            f"{bundle.path} has no index {name!r}",
+            expected=f"one of its indexes ({names})",
+            remedy="make it with fuse-index index",
+        )
+    where = str(bundle.path / "index" / f"{name}.json")
+    value = _parse(bundle.index_bytes(f"{name}.json").tobytes(), where)
+    data = None if value["engine"] is None else bundle.index_bytes(f"{name}.faiss")
+    return _restore(value, data, bundle.table, {"source": source, "target": target}, where)
+
+
+def words_sha256(words: Sequence[str], sides: Sequence[Side]) -> str:
+    """Hash what an index is about: words, their tokens, and the embeddings of those."""
+    digest = hashlib.sha256(json.dumps(list(words)).encode())
+    for side in sides:
+        digest.update(f"\n{side.name} {tuple(side.table.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(side.tokens.offsets).data)
+        digest.update(np.ascontiguousarray(side.tokens.values).data)
+        used = np.unique(side.tokens.values)
+        digest.update(np.ascontiguousarray(side.table.numpy()[used]).data)
+    return digest.hexdigest()
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    value = load_strict(data, where)
+    if value.get("format") != FORMAT or value.get("format_version") != FORMAT_VERSION:
+        raise BundleError(
+            f"{where} is not a word index of this version "
+            f"({value.get('format')!r}, {value.get('format_version')!r})",
+            expected=f"{FORMAT!r}, version {FORMAT_VERSION}",
+            remedy=_BUILD_AGAIN,
+        )
+    if set(value) != _KEYS:
+        raise BundleError(
+            f"{where} has keys {sorted(value)}", expected=f"{sorted(_KEYS)}", remedy=_BUILD_AGAIN
+        )
+    return value
+
+
+def _restore(
+    value: dict[str, Any],
+    data: NDArray[np.uint8] | None,
+    table: WordTable,
+    embeddings: Mapping[str, Tensor | None],
+    where: str,
+) -> WordIndex:
+    try:
+        options = IndexOptions(**value["options"])
+        models, weights, added = value["models"], value["weights"], value["added"]
+        if missing := [name for name in models if embeddings.get(name) is None]:
+            raise OptionError(
+                f"{where} is over {', '.join(models)}",
+                expected=f"the embeddings of the {' and the '.join(missing)}",
+                remedy="load them with fuse_index.models.embeddings.load_embeddings",
+            )
+        given = {name: embeddings[name] for name in models}
+        sides = sides_of(table, **given, weights=dict(zip(models, weights, strict=True)))
+        words, counts, sides = _with_added(table, sides, added)
+        vectors = WordVectors(sides, options.representation)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, FuseIndexError):
+            raise
+        raise BundleError(f"{where} is damaged ({error})", remedy=_BUILD_AGAIN) from None
+    if words_sha256(words, sides) != value["words_sha256"]:
+        raise IdentityError(
+            f"{where} was built for other words, tokens or embeddings",
+            expected="the bundle and the models it was built for",
+            remedy=_BUILD_AGAIN,
+        )
+    engine = _engine(value["engine"], data, vectors, options, where)
+    return WordIndex(
+        words,
+        counts,
+        vectors,
+        options,
+        engine,
+        report=value["report"],
+        added=len(words) - len(table),
+    )
+
+
+def _with_added(
+    table: WordTable, sides: list[Side], added: Mapping[str, Any]
+) -> tuple[tuple[str, ...], NDArray[np.int64], list[Side]]:
+    if not added["words"]:
+        return table.words, table.counts, sides
+    more = [
+        replace(side, tokens=joined(side.tokens, Ragged.from_lists(added["tokens"][side.name])))
+        for side in sides
+    ]
+    counts = np.concatenate([table.counts, np.asarray(added["counts"], np.int64)])
+    return (*table.words, *added["words"]), counts, more
+
+
+def _engine(
+    stored: dict[str, Any] | None,
+    data: NDArray[np.uint8] | None,
+    vectors: WordVectors,
+    options: IndexOptions,
+    where: str,
+) -> Approximate | None:
+    if options.kind is Kind.TOKENS:
+        return None
+    if options.kind is Kind.FLAT:
+        return Approximate.build(vectors, Kind.FLAT, options.metric)
+    if stored is None or data is None:
+        raise BundleError(f"{where} names no FAISS file", remedy=_BUILD_AGAIN)
+    index = parse_index(data, options.kind, where)
+    lift = float(stored["lift"])
+    width = vectors.width + (1 if lift else 0)
+    if int(index.ntotal) != len(vectors) or int(index.d) != width:
+        raise BundleError(
+            f"{where}: the FAISS index holds {index.ntotal} vectors of width {index.d}",
+            expected=f"{len(vectors)} of width {width}",
+            remedy=_BUILD_AGAIN,
+        )
+    effort = Effort(int(stored["effort"]["probe"]), int(stored["effort"]["candidates"]))
+    return Approximate(index, options.kind, options.metric, lift, effort)
