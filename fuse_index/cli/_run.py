@@ -98,11 +98,12 @@ def with_demo_models(value: dict[str, Any]) -> dict[str, Any]:
     """Replace names such as ``demo:lm`` in a run by where the packaged models are."""
     models = value.get("models")
     if isinstance(models, Mapping):
-        value["models"] = {name: _with_demo(item) for name, item in models.items()}
+        value["models"] = {name: with_demo(item) for name, item in models.items()}
     return value
 
 
-def _with_demo(item: Any) -> Any:
+def with_demo(item: Any) -> Any:
+    """Replace the name of a packaged model in what a file says of one model."""
     if isinstance(item, Mapping) and isinstance(item.get("model"), str):
         return {**item, "model": model_named(item["model"])}
     return model_named(item) if isinstance(item, str) else item
@@ -230,9 +231,9 @@ class Output:
         return result
 
 
-def show_fields() -> None:
+def show_fields(*, captions: bool = False) -> None:
     """Print every field of a run file with its type, default and meaning."""
-    from fuse_index.run.describe import describe_fields
+    from fuse_index.run.describe import describe_captions, describe_fields
 
-    for title, rows in describe_fields():
+    for title, rows in describe_captions() if captions else describe_fields():
         _console.print_table(["field", "type", "default", "meaning"], rows, title, justify="left")

@@ -71,6 +71,17 @@ def build_command(
     groups: Annotated[
         bool, typer.Option("--groups/--no-groups", help="Write the group tensors too.")
     ] = True,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            "--index",
+            metavar="KIND",
+            help="Add a word index: auto, flat, tokens, pq, ivf-pq, ivf-sq, rabitq or hnsw.",
+        ),
+    ] = None,
+    index_model: Annotated[
+        str, typer.Option(help="Over whose vectors: source, target or joint.")
+    ] = "target",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
     ] = False,
@@ -104,6 +115,7 @@ def build_command(
             "seed": seed,
         },
         groups=groups,
+        index=(index, index_model),
     )
     with _console.ProgressBar() as bar:
         result = build_bundle(
@@ -126,11 +138,17 @@ def build_command(
 
 
 def _options(
-    corpus: dict[str, Any], table: dict[str, Any], fit: dict[str, Any], groups: bool
+    corpus: dict[str, Any],
+    table: dict[str, Any],
+    fit: dict[str, Any],
+    groups: bool,
+    index: tuple[str | None, str],
 ) -> BuildOptions:
     """Turn the flags into options; a flag that was not given keeps the option's own default."""
     from fuse_index.adapter import FitOptions, Grouping
-    from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions
+    from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions, IndexModel
+    from fuse_index.index import IndexOptions, Kind
+    from fuse_index.index.options import choose
     from fuse_index.words.corpus import CorpusOptions
     from fuse_index.words.table import TableOptions
 
@@ -145,6 +163,8 @@ def _options(
         TableOptions(**_given(table)),
         FitOptions(**_given(fit)),
         groups,
+        None if index[0] is None else IndexOptions(Kind(choose(Kind, index[0], "--index"))),
+        IndexModel(choose(IndexModel, index[1], "--index-model")),
     )
 
 
@@ -182,6 +202,7 @@ def as_json(result: BuildResult) -> dict[str, Any]:
             }
             for name, report in quality.items()
         },
+        "indexes": manifest.indexes,
         "seconds": round(result.total_seconds, 3),
         "stages": {stage.value: round(time, 3) for stage, time in result.seconds.items()},
         "bytes": sum(record.size for record in manifest.files.values()),
@@ -190,12 +211,15 @@ def as_json(result: BuildResult) -> dict[str, Any]:
 
 
 def _show(result: BuildResult) -> None:
-    from fuse_index.artifact.card import number, quality_rows
+    from fuse_index.artifact.card import index_rows, number, quality_rows
 
     manifest = result.manifest
     if manifest.quality:
         header, rows = quality_rows(manifest)
         _console.print_table(header, rows, title="Quality on held-out words")
+    if manifest.indexes:
+        header, rows = index_rows(manifest)
+        _console.print_table(header, rows, title="Word indexes")
     if manifest.left_out:
         _console.print_table(
             ["", ""],

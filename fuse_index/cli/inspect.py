@@ -55,7 +55,7 @@ def as_json(bundle: Path, manifest: Manifest, verified: bool) -> dict[str, Any]:
 
 
 def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
-    from fuse_index.artifact.card import number, quality_rows
+    from fuse_index.artifact.card import index_rows, number, quality_rows
 
     models = (manifest.source, manifest.target)
     kind = "identity of one model" if manifest.identity else "adapter"
@@ -74,6 +74,9 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
     if manifest.quality:
         header, rows = quality_rows(manifest)
         _console.print_table(header, rows, title="Quality on held-out words")
+    if manifest.indexes:
+        header, rows = index_rows(manifest)
+        _console.print_table(header, rows, title="Word indexes")
     for title, pairs in (
         ("Served by the fallback adapter", manifest.fallbacks),
         ("Words left out", manifest.left_out),

@@ -58,6 +58,12 @@ VERBS = {
         "inspect_command",
         "Show what is in a bundle and how good it is; verify its checksums.",
     ),
+    "index": Verb(
+        "fuse_index.cli.index", "index_command", "Build a word index and put it into a bundle."
+    ),
+    "search": Verb(
+        "fuse_index.cli.search", "search_command", "Show the words of a bundle nearest to words."
+    ),
     "validate": Verb(
         "fuse_index.cli.validate",
         "validate_command",
@@ -72,6 +78,12 @@ VERBS = {
         "fuse_index.cli.optimize",
         "optimize_command",
         "Optimize a prompt against several models, from a run file and flags.",
+        has_fields=True,
+    ),
+    "caption": Verb(
+        "fuse_index.cli.caption",
+        "caption_command",
+        "Describe images: fluent for a language model, alike for CLIP.",
         has_fields=True,
     ),
     "doctor": Verb(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.assemble import Assembly, ModelPool, assemble, find_images
 from fuse_index.run.cache import cache_folder
+from fuse_index.run.captions import Caption, CaptionConfig, Captioner, Captions, read_captions
 from fuse_index.run.config import (
     AdapterConfig,
     ModelConfig,
@@ -21,6 +22,10 @@ __all__ = [
     "AdapterConfig",
     "AdapterStore",
     "Assembly",
+    "Caption",
+    "CaptionConfig",
+    "Captioner",
+    "Captions",
     "EventWriter",
     "ModelConfig",
     "ModelPool",
@@ -33,5 +38,6 @@ __all__ = [
     "find_images",
     "load_file",
     "override",
+    "read_captions",
     "read_run",
 ]

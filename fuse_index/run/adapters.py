@@ -146,6 +146,10 @@ class AdapterStore:
             self._build(path, target, self._counts(target))
             return self._load(path, target)
 
+    def words(self) -> WordCounts:
+        """Return the words to move where no adapter has any: of the text, else the source's own."""
+        return self._counts(self.source)
+
     def _counts(self, target: Model) -> WordCounts:
         config, report = self.config, self._stage("counting words")
         options = CorpusOptions(min_count=config.min_count, max_words=config.max_words)
@@ -154,7 +158,7 @@ class AdapterStore:
         if config.words is not None:
             return read_word_list(config.words, replace(options, min_count=1))
         counts = shared_words(self.source, target, config.texts)
-        if few_words(len(counts)):
+        if few_words(len(counts)) and target is not self.source:
             logger.warning(
                 "the adapter from %s to %s is built from %d words only, those that both hold as "
                 "one token: give a corpus or a list of words for a better gradient",

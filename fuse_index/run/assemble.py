@@ -19,7 +19,7 @@ from fuse_index.run.start import initial_prompts
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
     from fuse_index.optimize.optimize import Callback
-    from fuse_index.run.config import ModelConfig, RunConfig
+    from fuse_index.run.config import ModelConfig, RunConfig, SearchConfig
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Files of a folder that are taken for images."""
@@ -112,10 +112,23 @@ def assemble(
         model, given = models[item.model], config.models[item.model].adapter
         adapter = store.get(model, given) if gradient or given is not None else None
         terms.append(Term(objective, model, adapter))
-    problem = Problem(source, terms, tokens=config.tokens)
+    problem = make_problem(source, terms, config, store)
     prefix = source_prefix(terms, source)
     initial = initial_prompts(problem, config.initial, config.options.seed, prefix)
     return Assembly(problem, initial, config)
+
+
+def make_problem(
+    source: Model, terms: Sequence[Term], config: SearchConfig, store: AdapterStore
+) -> Problem:
+    """Put a problem together; word-level moves get the words that adapters are built from.
+
+    Raises:
+        FuseIndexError: models, objectives and adapters do not fit.
+    """
+    bundles = any(term.adapter is not None and term.adapter.bundle for term in terms)
+    words = None if bundles else store.words().words
+    return Problem(source, terms, tokens=config.tokens, words=words)
 
 
 def needs_gradient(method: Any) -> bool:

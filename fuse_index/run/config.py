@@ -229,17 +229,22 @@ def _mapping(value: Any, known: list[str]) -> Mapping[str, Any]:
     return value
 
 
-def read_search(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the sections that runs of every kind share; one that is left out has its defaults."""
+def read_search(value: Mapping[str, Any], defaults: SearchConfig | None = None) -> dict[str, Any]:
+    """Read the sections that runs of every kind share.
+
+    Args:
+        value: what a file says.
+        defaults: has the sections that it leaves out, and their fields.
+    """
+    defaults = defaults or SearchConfig()
     found: dict[str, Any] = {}
     for name, cls in SECTIONS.items():
         if value.get(name) is not None:
-            shorthand = SHORTHANDS.get(name, "")
-            found[name] = read_options(cls, value[name], name, shorthand=shorthand)
+            base, short = getattr(defaults, name), SHORTHANDS.get(name, "")
+            found[name] = read_options(cls, value[name], name, shorthand=short, base=base)
     for name, registry in REGISTRIES.items():
         if value.get(name) is not None:
-            default = "gcg" if name == "method" else "greedy"
-            found[name] = read_typed(registry, value[name], name, default)
+            found[name] = read_typed(registry, value[name], name, getattr(defaults, name))
     return found
 
 
@@ -256,7 +261,7 @@ def read_models(value: Any) -> dict[str, ModelConfig]:
 
 
 def read_typed(
-    registry: Mapping[str, type[Typed]], value: Any, where: str, default: str = ""
+    registry: Mapping[str, type[Typed]], value: Any, where: str, default: Typed | None = None
 ) -> Typed:
     """Build one of several forms, as the field ``type`` says.
 
@@ -264,14 +269,15 @@ def read_typed(
         registry: the forms by their type name.
         value: a mapping, or the type name alone.
         where: the section, for messages.
-        default: type where none is given.
+        default: has the type where none is given, and the fields left out of that type.
     """
     if isinstance(value, FlagText) and value[:1] == "{":
         value = parse_text(value, where)
     options = dict(value) if isinstance(value, Mapping) else {"type": value}
-    kind = options.pop("type", default)
-    require_known(str(kind), registry, f"{where}: type")
-    return read_options(registry[str(kind)], options, f"{where} ({kind})")
+    kind = str(options.pop("type", getattr(default, "type", None)))
+    require_known(kind, registry, f"{where}: type")
+    base = default if getattr(default, "type", None) == kind else None
+    return read_options(registry[kind], options, f"{where} ({kind})", base=base)
 
 
 def _objectives(value: Any, models: list[str]) -> tuple[ObjectiveConfig, ...]:

@@ -9,7 +9,8 @@ from enum import Enum
 from typing import Any, Union, get_args, get_origin
 
 from fuse_index.objectives import OBJECTIVES, Objective
-from fuse_index.run.config import REGISTRIES, SECTIONS, ModelConfig
+from fuse_index.run.captions import ROLES, CaptionConfig, ClipRole, RoleConfig
+from fuse_index.run.config import REGISTRIES, SECTIONS, ModelConfig, SearchConfig
 from fuse_index.run.fields import field_docs, field_types
 
 Row = tuple[str, str, str, str]
@@ -36,18 +37,43 @@ def describe_fields() -> Iterator[tuple[str, list[Row]]]:
         rows = [row for row in field_rows(cls) if row[0] not in shared]
         if rows:
             yield f"objectives[N], type {name}", rows
+    yield from describe_search(SearchConfig())
+
+
+def describe_captions() -> Iterator[tuple[str, list[Row]]]:
+    """Yield every section of a captioning file, as :func:`describe_fields` does."""
+    for name, cls in ROLES.items():
+        yield name, field_rows(cls)
+    any_model = CaptionConfig(lm=RoleConfig(model="any"), clip=ClipRole(model="any"))
+    yield from describe_search(any_model)
+
+
+def describe_search(defaults: SearchConfig) -> Iterator[tuple[str, list[Row]]]:
+    """Yield the sections that runs of every kind share, with the defaults of this kind."""
     for section, registry in REGISTRIES.items():
         for name, cls in registry.items():
-            yield f"{section}, type {name}", field_rows(cls)
+            own = getattr(defaults, section)
+            mark = " (the default)" if own.type == name else ""
+            yield f"{section}, type {name}{mark}", field_rows(cls, own)
     for section, cls in SECTIONS.items():
-        yield section, field_rows(cls)
+        yield section, field_rows(cls, getattr(defaults, section))
 
 
-def field_rows(cls: type) -> list[Row]:
-    """Return a row for every field of a dataclass."""
+def field_rows(cls: type, made: Any = None) -> list[Row]:
+    """Return a row for every field of a dataclass.
+
+    Args:
+        cls: the dataclass.
+        made: has the defaults to state, if it is one of them.
+    """
     hints, docs = field_types(cls), field_docs(cls)
     return [
-        (field.name, _type_text(hints[field.name]), _default_text(field), docs[field.name])
+        (
+            field.name,
+            _type_text(hints[field.name]),
+            _default_text(field, cls, made),
+            docs[field.name],
+        )
         for field in fields(cls)
         if field.init
     ]
@@ -66,8 +92,8 @@ def _type_text(hint: Any) -> str:
     return names.get(hint, "path" if getattr(hint, "__name__", "") == "Path" else "any")
 
 
-def _default_text(field: Field[Any]) -> str:
-    value = field.default
+def _default_text(field: Field[Any], cls: type, made: Any) -> str:
+    value = getattr(made, field.name) if type(made) is cls else field.default
     if value is MISSING and field.default_factory is not MISSING:
         value = field.default_factory()
     if value is MISSING:

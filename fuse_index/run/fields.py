@@ -8,7 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,12 @@ class FlagText(str):
 
 
 def read_options(
-    cls: type[Options], value: Any, where: str, *, shorthand: str = "", **ready: Any
+    cls: type[Options],
+    value: Any,
+    where: str,
+    *,
+    shorthand: str = "",
+    base: Options | None = None,
 ) -> Options:
     """Build a dataclass from a mapping.
 
@@ -35,7 +40,7 @@ def read_options(
         value: a mapping of its fields, or None for all defaults.
         where: what to call the place in messages, such as ``budget``.
         shorthand: field that a plain value stands for.
-        ready: fields that are decided elsewhere and may not be in the mapping.
+        base: has the fields that the mapping leaves out; by default the dataclass's own defaults.
 
     Raises:
         OptionError: a field is unknown, missing, or of another type.
@@ -49,15 +54,14 @@ def read_options(
     if not isinstance(value, Mapping):
         raise OptionError(f"{where}: {_show(value)}", expected="a mapping of names to values")
     known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
-    own = {name: field for name, field in known.items() if name not in ready}
     for name in value:
-        require_known(name, own, f"{where}: field")
-    missing = [n for n, f in own.items() if n not in value and _required(f)]
-    if missing:
+        require_known(name, known, f"{where}: field")
+    missing = [n for n, f in known.items() if n not in value and _required(f)]
+    if missing and base is None:
         raise OptionError(f"{where}: no {missing[0]!r}", expected=f"{missing[0]} to be given")
     hints = field_types(cast(Any, cls))
     given = {n: convert(v, hints[n], f"{where}.{n}") for n, v in value.items()}
-    return cls(**given, **ready)
+    return cls(**given) if base is None else replace(base, **given)  # type: ignore[type-var]
 
 
 def require_known(name: Any, known: Iterable[str], what: str) -> None:

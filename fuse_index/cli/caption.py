@@ -1,0 +1,237 @@
+"""``fuse-index caption``: images in, captions out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fuse_index.cli import _console, _run
+from fuse_index.errors import FuseIndexError, ImageError, StorageError
+
+if TYPE_CHECKING:
+    from fuse_index.run import CaptionConfig
+    from fuse_index.run.captions import Caption, Captioner, Captions
+
+MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
+
+
+def caption_command(
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE...", help="Image files, or folders of images."),
+    ] = None,
+    lm: Annotated[
+        str | None, typer.Option("--lm", help=f"Language model whose tokens are used: {MODEL_HELP}")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option("--clip", help="CLIP that compares caption and image.")
+    ] = None,
+    classifier: Annotated[
+        str | None, typer.Option("--classifier", help="Classifier whose label captions shall get.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="That label, by name or index.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="RUN.yaml", help="Run file, YAML or JSON."),
+    ] = None,
+    initial: Annotated[
+        list[str] | None, typer.Option(help="Text to begin from. Can be repeated.")
+    ] = None,
+    method: _run.MethodFlag = None,
+    search: _run.SearchFlag = None,
+    steps: _run.StepsFlag = None,
+    seconds: _run.SecondsFlag = None,
+    forward_passes: _run.PassesFlag = None,
+    target_loss: _run.TargetFlag = None,
+    seed: _run.SeedFlag = None,
+    setting: _run.SetFlag = None,
+    fields: _run.FieldsFlag = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE.json", help="Captions with their whole results."),
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Captions and losses as CSV.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="States of the runs; those that are there already go on."
+        ),
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10,
+    events: _run.EventsFlag = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Describe images by prompts that are fluent, like the image, and of a label if you want.
+
+    The language model writes a few beginnings; then words are replaced where that lowers the
+    weighted sum of its negative log-likelihood (1), CLIP's 1 - cosine (22) and the classifier's
+    cross-entropy to the label (1). Models are loaded once for all images.
+
+    Every field of a run file is a flag too (--fields lists them): --clip.weight 10, --lm.prefix
+    "A photo of", --initial.length 8, --search.width 8. Ctrl-C ends the run after the step it is in
+    and gives what there is (exit code 130).
+    """
+    if fields:
+        _run.show_fields(captions=True)
+        return
+    settings = _run.common_settings(
+        method=method,
+        search=search,
+        steps=steps,
+        seconds=seconds,
+        forward_passes=forward_passes,
+        target_loss=target_loss,
+        seed=seed,
+    )
+    roles = {"lm": lm, "clip": clip, "classifier": classifier}
+    settings += [(f"{role}.model", name) for role, name in roles.items() if name is not None]
+    settings += [("classifier.label", label)] if label is not None else []
+    settings += [("initial.texts", list(initial))] if initial else []
+    config = _config(file, settings + _run.parse_settings(setting))
+    found = _images(images or ())
+    for path, flag in ((out, "--out"), (csv_file, "--csv"), (events, "--events")):
+        _run.require_writable(path, flag)
+    with _console.ProgressBar() as bar:
+        from fuse_index.run.captions import Captioner
+
+        captioner = Captioner(config, offline=offline, progress=bar)
+    captions = _caption_all(
+        captioner,
+        found,
+        checkpoints=checkpoint,
+        checkpoint_every=checkpoint_every,
+        events=events,
+        keep=lambda done: _save(done, out, csv_file),
+        show=None if json else _show,
+    )
+    if json:
+        _console.print_json(captions.to_json())
+    for item in captions.items:
+        _run.stop_if_interrupted(item.result)
+
+
+def _config(file: Path | None, settings: list[tuple[str, Any]]) -> CaptionConfig:
+    from fuse_index.run.captions import ROLES, read_captions
+
+    value = _run.read_file(file)
+    _run.put(value, settings)
+    for role in ROLES:
+        if value.get(role) is not None:
+            value[role] = _run.with_demo(value[role])
+    return read_captions(value)
+
+
+def _images(given: Sequence[Path]) -> list[str]:
+    """All images, folders replaced by what is in them; each can be read."""
+    from fuse_index.models.images import open_image
+    from fuse_index.run import find_images
+
+    if not given:
+        raise ImageError("no image", expected="image files, or folders of images")
+    found = [str(path) for path in find_images(given)]
+    for path in found:
+        open_image(path)
+    return found
+
+
+def _caption_all(
+    captioner: Captioner,
+    images: Sequence[str],
+    *,
+    checkpoints: Path | None,
+    checkpoint_every: int,
+    events: Path | None,
+    keep: Any,
+    show: Any,
+) -> Captions:
+    """Caption one image after another; what is done is kept whatever happens to the rest."""
+    from fuse_index.optimize import Stop
+    from fuse_index.run.captions import Caption, Captions
+
+    done: list[Caption] = []
+    try:
+        with _run.Output(captioner.config.budget, events) as output:
+            for index, image in enumerate(images):
+                output.about(f"{image} ({index + 1} of {len(images)})", image=image)
+                path = _checkpoint(checkpoints, image)
+                result = output.watch(
+                    lambda callbacks, image=image, path=path: (
+                        captioner.caption(  # type: ignore[misc]
+                            image, callbacks, path, checkpoint_every
+                        ).result
+                    ),
+                    on_failure=lambda result, image=image: done.append(  # type: ignore[misc]
+                        Caption(image, result)
+                    ),
+                )
+                done.append(Caption(image, result))
+                if result.stop is Stop.INTERRUPTED:
+                    break
+    except FuseIndexError as error:
+        error.result = Captions(tuple(done))  # type: ignore[attr-defined]
+        raise
+    finally:
+        captions = Captions(tuple(done))
+        if done:
+            keep(captions)
+            if show is not None:
+                show(captions)
+    return captions
+
+
+def _checkpoint(folder: Path | None, image: str) -> Path | None:
+    """The file of one image's run: its name, and the start of a hash of its path."""
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(image.encode()).hexdigest()[:12]
+    return folder / f"{Path(image).stem}-{digest}.checkpoint"
+
+
+def _save(captions: Captions, out: Path | None, csv_file: Path | None) -> None:
+    import json
+
+    from fuse_index.optimize.result import write_atomically
+
+    try:
+        if out is not None:
+            text = json.dumps(captions.to_json(full=True), indent=1, allow_nan=False) + "\n"
+            write_atomically(out, text.encode())
+        if csv_file is not None:
+            with csv_file.open("w", encoding="utf-8", newline="") as file:
+                names = list(captions.items[0].result.losses)
+                writer = csv.writer(file)
+                writer.writerow(["image", "caption", "total", *names])
+                for item in captions.items:
+                    losses = item.result.losses
+                    numbers = [repr(value) for value in (item.result.total, *losses.values())]
+                    writer.writerow([item.image, item.text, *numbers])
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or out or csv_file}: {error.strerror or error}",
+            expected="a file that can be written",
+        ) from error
+
+
+def _show(captions: Captions) -> None:
+    names = list(captions.items[0].result.losses)
+    rows = [
+        [
+            item.text,
+            Path(item.image).name,
+            f"{item.result.total:.4f}",
+            *(f"{item.result.losses[name]:.4f}" for name in names),
+        ]
+        for item in captions.items
+    ]
+    _console.print_table(["caption", "image", "total", *names], rows)

@@ -1,0 +1,164 @@
+"""``fuse-index search``: the words of a bundle nearest to given words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fuse_index.cli import _console
+from fuse_index.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from fuse_index.artifact import Manifest
+    from fuse_index.index import Metric, WordIndex
+    from fuse_index.models.embeddings import Embeddings
+
+
+def search_command(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
+    ],
+    words: Annotated[list[str], typer.Argument(metavar="WORD...", help="One word or several.")],
+    model: Annotated[
+        str, typer.Option(help="In whose vectors: source, target or joint (both).")
+    ] = "target",
+    metric: Annotated[str, typer.Option(help="cosine, l2 or ip (inner product).")] = "cosine",
+    top: Annotated[int, typer.Option(help="How many words to show for each.")] = 10,
+    source: Annotated[
+        str | None, typer.Option(help="Where the source is now, if not where it was built from.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Where the target is now, if not where it was built from.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show the words of BUNDLE whose vectors are nearest to those of WORD.
+
+    A word that is not in the bundle is tokenized by the models and searched all the same. Scores
+    are exact, and higher is nearer: for l2 they are negative squared distances.
+    """
+    from fuse_index.artifact import read_bundle
+    from fuse_index.build import IndexModel
+    from fuse_index.index import Metric, WordIndex
+    from fuse_index.index.options import choose
+    from fuse_index.models.embeddings import load_embeddings
+
+    how = choose(Metric, metric, "--metric")
+    read = read_bundle(bundle, parts=("words",))
+    loaded: dict[str, Embeddings] = {}
+    with _console.ProgressBar() as bar:
+        for side in choose(IndexModel, model, "--model").sides:
+            bar("loading embeddings", 0, None)
+            place = {"source": source, "target": target}[side]
+            name = place or getattr(read.manifest, side).name
+            loaded[side] = load_embeddings(name, local_files_only=offline)
+            _require(bundle, read.manifest, side, loaded[side])
+    tables = {side: embeddings.table for side, embeddings in loaded.items()}
+    index = WordIndex.of_tokens(
+        read.table, source=tables.get("source"), target=tables.get("target")
+    )
+    if not 1 <= top < len(index):
+        raise OptionError(
+            f"--top {top}", expected=f"1 to {len(index) - 1}, one less than the bundle's words"
+        )
+    results = _search(index, words, loaded, how, top)
+    if json:
+        _console.print_json(
+            {"bundle": str(bundle), "model": model, "metric": metric, "results": results}
+        )
+    else:
+        _show(results, list(loaded), how)
+
+
+def _require(bundle: Path, manifest: Manifest, side: str, embeddings: Embeddings) -> None:
+    from fuse_index.artifact.identity import require_model
+
+    require_model(side, getattr(manifest, side), embeddings.identity, str(bundle))
+
+
+def _search(
+    index: WordIndex,
+    words: list[str],
+    loaded: Mapping[str, Embeddings],
+    metric: Metric,
+    top: int,
+) -> list[dict[str, Any]]:
+    """Search all words at once; a word is never among its own neighbours."""
+    import torch
+
+    row_of = {word: row for row, word in enumerate(index.words)}
+    tokens = {word: _tokens(word, loaded) for word in words}
+    vectors = torch.stack([_vector(tokens[word], loaded) for word in words])
+    ids, scores = index.search(vectors, top + 1, metric=metric)
+    spelled = {side: embeddings.words for side, embeddings in loaded.items()}
+    results = []
+    for word, found, values in zip(words, ids.tolist(), scores.tolist(), strict=True):
+        own = row_of.get(word)
+        pairs = [pair for pair in zip(found, values, strict=True) if pair[0] != own][:top]
+        results.append(
+            {
+                "word": word,
+                "in_bundle": own is not None,
+                "tokens": {
+                    side: [spelled[side].token(token) or f"<{token}>" for token in row]
+                    for side, row in tokens[word].items()
+                },
+                "nearest": [
+                    {
+                        "word": index.words[row],
+                        "score": score,
+                        "count": int(index.counts[row]),
+                        "tokens": {
+                            side.name: len(side.tokens[row]) for side in index.vectors.sides
+                        },
+                    }
+                    for row, score in pairs
+                ],
+            }
+        )
+    return results
+
+
+def _tokens(word: str, loaded: Mapping[str, Embeddings]) -> dict[str, list[int]]:
+    if not word or len(word.split()) != 1:
+        raise OptionError(f"word {word!r}", expected="one word without white space")
+    found = {}
+    for side, embeddings in loaded.items():
+        (ids,) = embeddings.words.encode_words([word]).to_lists()
+        if not ids:
+            raise OptionError(f"word {word!r} has no token in the {side}", remedy="try another")
+        found[side] = ids
+    return found
+
+
+def _vector(tokens: Mapping[str, list[int]], loaded: Mapping[str, Embeddings]) -> torch.Tensor:
+    import torch
+
+    return torch.cat([loaded[side].table[ids].mean(0) for side, ids in tokens.items()])
+
+
+def _show(results: list[dict[str, Any]], sides: list[str], metric: Metric) -> None:
+    for result in results:
+        spelled = "; ".join(f"{side} {' '.join(row)}" for side, row in result["tokens"].items())
+        known = "" if result["in_bundle"] else ", not in the bundle"
+        rows = [
+            [
+                found["word"],
+                f"{found['score']:.4f}",
+                f"{found['count']:,}",
+                *(str(found["tokens"][side]) for side in sides),
+            ]
+            for found in result["nearest"]
+        ]
+        _console.print_table(
+            ["word", metric.value, "count", *(f"{side} tokens" for side in sides)],
+            rows,
+            title=_console.clean(f"{result['word']}{known} ({spelled})"),
+        )

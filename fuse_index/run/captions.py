@@ -1,0 +1,256 @@
+"""Captions of images: prompts that a language model finds fluent and CLIP finds alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from fuse_index.artifact.jsontext import plain
+from fuse_index.errors import OptionError
+from fuse_index.models.kinds import ModelKind
+from fuse_index.objectives import ClassifierLabel, Fluency, ImageSimilarity
+from fuse_index.optimize import (
+    METHODS,
+    SEARCHES,
+    Budget,
+    MethodOptions,
+    Result,
+    SearchOptions,
+    Term,
+)
+from fuse_index.optimize.optimize import optimize
+from fuse_index.run.adapters import AdapterStore, Progress
+from fuse_index.run.assemble import ModelPool, make_problem, needs_gradient
+from fuse_index.run.config import Draw, ModelConfig, SearchConfig, StartConfig, read_search
+from fuse_index.run.fields import read_options, require_known
+from fuse_index.run.start import initial_prompts
+
+if TYPE_CHECKING:
+    from fuse_index.optimize.optimize import Callback
+
+IMAGE_WEIGHT = 22.0
+"""Weight of ``1 - cosine`` against the mean negative log-likelihood of a token, as Williams and
+Kolter (2024) have it: CLIP's cosines differ by about a tenth between captions, likelihoods by a few
+nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleConfig(ModelConfig):
+    """A model of a captioning run and what it counts.
+
+    Attributes:
+        weight: factor of its loss in the sum.
+        prefix: text before the caption for this model, as it stands.
+        suffix: text after the caption for this model, as it stands.
+    """
+
+    weight: float = 1.0
+    prefix: str = ""
+    suffix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRole(RoleConfig):
+    """CLIP, which compares the caption with the image."""
+
+    weight: float = IMAGE_WEIGHT
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRole(RoleConfig):
+    """A classifier, whose label the caption shall get.
+
+    Attributes:
+        label: name of the label, or its index.
+    """
+
+    label: str | int | None = None
+
+
+ROLES: dict[str, type[RoleConfig]] = {
+    "lm": RoleConfig,
+    "clip": ClipRole,
+    "classifier": ClassifierRole,
+}
+"""Sections of a captioning file for its models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig(SearchConfig):
+    """What captions are asked for.
+
+    Attributes:
+        lm: the causal language model whose tokens captions are made of.
+        clip: the model that compares them with the image.
+        classifier: the model whose label they shall get, or None.
+    """
+
+    lm: RoleConfig
+    clip: ClipRole
+    classifier: ClassifierRole | None = None
+    initial: StartConfig = field(default_factory=lambda: StartConfig(count=16, draw=Draw.MODEL))
+    method: MethodOptions = field(default_factory=METHODS["words"])
+    search: SearchOptions = field(default_factory=SEARCHES["beam"])
+    budget: Budget = field(default_factory=lambda: Budget(steps=30))
+
+    def __post_init__(self) -> None:
+        if self.classifier is not None and self.classifier.label is None:
+            raise OptionError(
+                "a classifier without a label", expected="a label", remedy="add --label NAME"
+            )
+
+
+def read_captions(value: Mapping[str, Any]) -> CaptionConfig:
+    """Build what captions are asked for from what a file says.
+
+    Raises:
+        OptionError: a name is unknown, or a value is of another type or outside its range.
+    """
+    known = [item.name for item in fields(CaptionConfig)]
+    for name in value:
+        require_known(name, known, "section")
+    for name in ("lm", "clip"):
+        if value.get(name) is None:
+            raise OptionError(f"no {name}", expected=f"a model, under {name!r} or by --{name}")
+    roles: dict[str, Any] = {}
+    for name, cls in ROLES.items():
+        if value.get(name) is not None:
+            roles[name] = read_options(cls, value[name], name, shorthand="model")
+    plainest = CaptionConfig(lm=roles["lm"], clip=roles["clip"])
+    return CaptionConfig(**roles, **read_search(value, plainest))
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The caption of one image.
+
+    Attributes:
+        image: its path.
+        result: how the caption was found.
+    """
+
+    image: str
+    result: Result
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        return self.result.text.strip()
+
+    def to_json(self, *, full: bool = False) -> dict[str, Any]:
+        """Return the caption as a JSON object.
+
+        Args:
+            full: whether the whole result goes with it.
+        """
+        result = self.result
+        short = {
+            "image": self.image,
+            "caption": self.text,
+            "total": result.total,
+            "losses": result.losses,
+            "stop": result.stop.value,
+            "spent": result.spent,
+        }
+        found: dict[str, Any] = plain(short | ({"result": result.to_json()} if full else {}))
+        return found
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions of several images.
+
+    Attributes:
+        items: one an image, in the order of the images; those that are done.
+    """
+
+    items: tuple[Caption, ...]
+
+    def to_json(self, *, full: bool = False) -> dict[str, Any]:
+        """Return the captions as a JSON object; arguments are those of one."""
+        return {"captions": [item.to_json(full=full) for item in self.items]}
+
+
+class Captioner:
+    """Writes captions; models and adapters are loaded once.
+
+    Args:
+        config: models, weights, and how captions are looked for.
+        offline: whether the Hub is never asked.
+        progress: called while models are loaded and adapters built.
+
+    Raises:
+        FuseIndexError: a model or an adapter does not do; the message says which.
+    """
+
+    def __init__(
+        self, config: CaptionConfig, *, offline: bool = False, progress: Progress | None = None
+    ) -> None:
+        self.config = config
+        pool = ModelPool(offline=offline, progress=progress)
+        self.lm = pool.load(_as(config.lm, ModelKind.CAUSAL))
+        self.clip = pool.load(_as(config.clip, ModelKind.CLIP))
+        self._store = AdapterStore(self.lm, config.adapters, progress)
+        self._terms = [Term(Fluency(**_around(config.lm)), self.lm)]
+        self._clip_adapter = self._adapter(self.clip, config.clip)
+        if config.classifier is not None:
+            role = config.classifier
+            assert role.label is not None
+            model = pool.load(_as(role, ModelKind.CLASSIFIER))
+            objective = ClassifierLabel(label=role.label, **_around(role))
+            objective.prepare(model)  # a label it does not have is refused before any adapter
+            self._terms.append(Term(objective, model, self._adapter(model, role)))
+
+    def _adapter(self, model: Any, role: RoleConfig) -> Any:
+        if role.adapter is None and not needs_gradient(self.config.method):
+            return None
+        return self._store.get(model, role.adapter)
+
+    def caption(
+        self,
+        image: Any,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
+    ) -> Caption:
+        """Look for the caption of one image; every image begins from the same seed.
+
+        Args:
+            image: a path or PIL image.
+            callbacks: called after every step.
+            checkpoint: file for the state of the run; if it is there, the run goes on.
+            checkpoint_every: steps between two checkpoints.
+
+        Raises:
+            FuseIndexError: as :func:`fuse_index.optimize.optimize` does.
+            ImageError: it is no image.
+        """
+        config = self.config
+        likeness = ImageSimilarity(images=image, **_around(config.clip))
+        terms = [self._terms[0], Term(likeness, self.clip, self._clip_adapter), *self._terms[1:]]
+        problem = make_problem(self.lm, terms, config, self._store)
+        seed = config.options.seed
+        result = optimize(
+            problem,
+            initial_prompts(problem, config.initial, seed, config.lm.prefix),
+            method=config.method,
+            search=config.search,
+            budget=config.budget,
+            options=config.options,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            callbacks=callbacks,
+        )
+        return Caption(str(image), result)
+
+
+def _as(role: RoleConfig, kind: ModelKind) -> ModelConfig:
+    """The model of a role, of the kind that the role needs."""
+    values = {item.name: getattr(role, item.name) for item in fields(ModelConfig)}
+    return ModelConfig(**{**values, "kind": role.kind or kind})
+
+
+def _around(role: RoleConfig) -> dict[str, Any]:
+    return {"weight": role.weight, "prefix": role.prefix, "suffix": role.suffix}
