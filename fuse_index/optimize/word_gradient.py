@@ -22,6 +22,8 @@ from fuse_index.optimize.lexicon import replace_words
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from fuse_index.optimize.gradient import Differentiator
@@ -61,13 +63,28 @@ class Places:
 
 
 @dataclass(frozen=True, eq=False)
+class _Points:
+    """Prompts whose gradient is taken, and the place that counts in each (None: all places)."""
+
+    rows: Ragged
+    slots: NDArray[np.int64] | None
+    mean_word: bool = False
+
+    def part(self, begin: int, end: int) -> _Points:
+        """Some of the prompts."""
+        chosen = np.arange(begin, min(end, len(self.rows)))
+        slots = None if self.slots is None else self.slots[chosen]
+        return _Points(self.rows.select(chosen), slots, self.mean_word)
+
+
+@dataclass(frozen=True, eq=False)
 class PlaceGradient:
     """The gradient of the terms of one model, by place.
 
     Attributes:
         reader: who reads the prompts for the model.
-        sums: ``(W, d)`` float32, summed over the tokens of each place, averaged over anchors.
-        current: ``(W, d)`` float32, the mean embedding of each place's own tokens.
+        sums: ``(S, d)`` float32, summed over the tokens of each place, averaged over anchors.
+        current: ``(S, d)`` float32, the mean embedding of each place's own tokens.
     """
 
     reader: Reader
@@ -99,20 +116,29 @@ class WordDifferentiator:
         return Places(ids, offsets)
 
     def at(
-        self, places: Places, weights: Losses, expansion: Expansion, anchors: int = 8
+        self,
+        places: Places,
+        weights: Losses,
+        *,
+        slots: Sequence[int] | None = None,
+        expansion: Expansion = Expansion.CURRENT,
+        anchors: int = 8,
     ) -> list[PlaceGradient]:
-        """Take the gradient at every place of a prompt.
+        """Take the gradient at places of a prompt.
 
         Args:
             places: the prompt.
             weights: ``(terms,)``.
+            slots: ``S`` of its ``W`` words; all by default.
             expansion: where it is taken.
             anchors: random words a place, for :attr:`Expansion.ANCHORS`.
 
         Returns:
             One gradient a model, the terms of a model summed.
         """
-        rows, slots = self._expanded(places, expansion, anchors)
+        wanted = list(range(len(places)) if slots is None else slots)
+        taken = self._expanded(places, wanted, expansion, anchors)
+        rows = taken.rows
         self.gradients.spent.gradients += len(rows)
         found: dict[int, PlaceGradient] = {}
         for term in self.gradients.terms:
@@ -120,10 +146,10 @@ class WordDifferentiator:
             if not weight:
                 continue
             reader = self.problem.readers[term]
-            sums = weight * self._sums(term, places, rows, slots, expansion)
+            sums = weight * self._sums(term, len(places), taken)[wanted]
             known = found.get(id(reader))
             if known is None:
-                current = self._current(reader, places)
+                current = self._current(reader, places)[wanted]
                 found[id(reader)] = PlaceGradient(reader, sums, current)
             else:
                 found[id(reader)] = PlaceGradient(reader, known.sums + sums, known.current)
@@ -133,7 +159,7 @@ class WordDifferentiator:
         """Return the predicted change for every word in every place, in word space.
 
         Returns:
-            ``(W, N)`` float32 on the source's device; lower is better.
+            ``(S, N)`` float32 on the source's device; lower is better.
         """
         device = self.problem.source.device
         total: Tensor | None = None
@@ -150,7 +176,7 @@ class WordDifferentiator:
         Models with the source's tokens have no adapter and are predicted in word space.
 
         Returns:
-            ``(W, N)`` float32 on the source's device; lower is better, up to a constant a place.
+            ``(S, N)`` float32 on the source's device; lower is better, up to a constant a place.
         """
         device = self.problem.source.device
         total: Tensor | None = None
@@ -170,54 +196,42 @@ class WordDifferentiator:
         return self._adapted[id(reader)]
 
     def _expanded(
-        self, places: Places, expansion: Expansion, anchors: int
-    ) -> tuple[Ragged, NDArray[np.int64] | None]:
-        """The prompts whose gradient is taken, and the place that counts in each (None: all)."""
-        count = len(places)
+        self, places: Places, slots: list[int], expansion: Expansion, anchors: int
+    ) -> _Points:
         if expansion is Expansion.CURRENT:
-            return Ragged.from_lists([places.ids]), None
+            return _Points(Ragged.from_lists([places.ids]), None)
         if expansion is Expansion.MEAN_WORD:
-            return Ragged.from_lists([places.ids] * count), np.arange(count)
-        drawn = torch.randint(0, len(self.lexicon), (count, anchors), generator=self._generator)
-        rows = [
+            rows = Ragged.from_lists([places.ids] * len(slots))
+            return _Points(rows, np.array(slots), mean_word=True)
+        drawn = torch.randint(
+            0, len(self.lexicon), (len(slots), anchors), generator=self._generator
+        )
+        replaced = [
             replace_words(places.ids, places.offsets, [slot], [self.lexicon.source[word].tolist()])
-            for slot in range(count)
-            for word in drawn[slot].tolist()
+            for slot, words in zip(slots, drawn.tolist(), strict=True)
+            for word in words
         ]
-        return Ragged.from_lists(rows), np.repeat(np.arange(count), anchors)
+        return _Points(Ragged.from_lists(replaced), np.repeat(slots, anchors))
 
-    def _sums(
-        self,
-        term: int,
-        places: Places,
-        rows: Ragged,
-        slots: NDArray[np.int64] | None,
-        expansion: Expansion,
-    ) -> Tensor:
+    def _sums(self, term: int, count: int, points: _Points) -> Tensor:
         """``(W, d)``: the gradient of one term, summed over the tokens of each place."""
         loss, reader = self.problem.losses[term], self.problem.readers[term]
-        count = len(places)
         total = torch.zeros(count, loss.model.width, device=loss.model.device)
         taken = torch.zeros(count, 1, device=loss.model.device)
-        for begin in range(0, len(rows), _ROWS):
-            chosen = np.arange(begin, min(begin + _ROWS, len(rows)))
-            contents, offsets, first = self._cut(reader, rows.select(chosen))
+        for begin in range(0, len(points.rows), _ROWS):
+            part = points.part(begin, begin + _ROWS)
+            contents, offsets, first = self._cut(reader, part.rows)
             counted = np.diff(first) == count  # a word that joins its neighbour is left out
-            own = None if slots is None else slots[chosen]
             put = None
-            if expansion is Expansion.MEAN_WORD:
-                assert own is not None
+            if part.mean_word:
                 mean = self.lexicon.of(loss.model).mean
-                contents, offsets, put = _mean_word(contents, offsets, first, own, mean)
+                contents, offsets, put = _mean_word(contents, offsets, first, part.slots, mean)
             _, packed = embedding_gradient(loss, contents, put)
             sums = _segment_sums(packed, offsets)
             for row in np.flatnonzero(counted):
-                if own is None:
-                    total += sums[first[row] : first[row] + count]
-                    taken += 1
-                else:
-                    total[own[row]] += sums[first[row] + own[row]]
-                    taken[own[row]] += 1
+                chosen = np.arange(count) if part.slots is None else part.slots[row : row + 1]
+                total[chosen] += sums[first[row] + chosen]
+                taken[chosen] += 1
         return total / taken.clamp(min=1)
 
     def _cut(
@@ -294,10 +308,11 @@ def _mean_word(
     contents: Ragged,
     offsets: NDArray[np.int64],
     first: NDArray[np.int64],
-    slots: NDArray[np.int64],
+    slots: NDArray[np.int64] | None,
     mean: Tensor,
 ) -> tuple[Ragged, NDArray[np.int64], Put]:
     """Put one token in the place of a word in every row, and the mean word's vector on it."""
+    assert slots is not None
     rows, positions, lengths = [], [], np.diff(offsets)
     starts = contents.offsets
     for row, slot in enumerate(slots):

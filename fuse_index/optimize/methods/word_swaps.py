@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_SPARE = 4
+"""Ranked words looked at for every candidate, so that those scored before can be left out."""
+
+
 class Guide(str, Enum):
     """What ranks the words."""
 
@@ -54,6 +58,8 @@ class WordSwaps(MethodOptions):
         expansion: where the gradient is taken.
         anchors: random words a place, with the expansion ``anchors``.
         draw: how swaps are drawn from the ranking.
+        places: places of the prompt that a step works on, drawn at random; None takes all. With
+            ``draw`` "best", every place gets an equal share of the candidates.
     """
 
     search_width: int = 64
@@ -63,6 +69,7 @@ class WordSwaps(MethodOptions):
     expansion: Expansion = Expansion.CURRENT
     anchors: int = 4
     draw: Draw = Draw.UNIFORM
+    places: int | None = None
 
     type: ClassVar[str] = "words"
 
@@ -70,6 +77,8 @@ class WordSwaps(MethodOptions):
         require(self, search_width=1, top_k=1, n_replace=1, anchors=1)
         for name, choices in (("guide", Guide), ("expansion", Expansion), ("draw", Draw)):
             object.__setattr__(self, name, as_choice(self, name, choices))
+        if self.places is not None:
+            require(self, places=1)
         if self.draw is Draw.BEST and self.n_replace != 1:
             raise OptionError(f"words: draw 'best' with n_replace={self.n_replace}", expected="1")
 
@@ -100,44 +109,53 @@ class _WordMethod(Method):
         return Proposals(Ragged.from_lists(rows))
 
     def _candidates(self, places: Places, count: int) -> list[list[int]]:
-        options = self.options
+        options, words = self.options, self._words
+        slots = self._slots(len(places))
         if not options.follows_gradient:
-            return self._drawn(places, self._any(places), count)
-        taken = self._words.at(places, self.context.weights, options.expansion, options.anchors)
+            every = torch.arange(len(self.lexicon)).expand(len(slots), -1)
+            return self._drawn(places, slots, every, count)
+        taken = words.at(
+            places,
+            self.context.weights,
+            slots=slots,
+            expansion=options.expansion,
+            anchors=options.anchors,
+        )
         rows = []
-        parts = self._rankings()
-        for ranking, part in zip(parts, shares(count, len(parts)), strict=True):
-            change = (
-                self._words.in_word_space(taken)
-                if ranking is Guide.WORD
-                else self._words.through_adapter(taken)
-            )
+        rankings = self._rankings()
+        for ranking, part in zip(rankings, shares(count, len(rankings)), strict=True):
+            of = words.in_word_space if ranking is Guide.WORD else words.through_adapter
+            change = of(taken)
             if options.draw is Draw.BEST:
-                rows += self._best(places, change, part)
+                for slot, own, some in zip(slots, change, shares(part, len(slots)), strict=True):
+                    rows += self._best(places, slot, own, some)
             else:
                 top = (-change).topk(min(options.top_k, len(self.lexicon)), dim=1).indices
-                rows += self._drawn(places, top.cpu(), part)
+                rows += self._drawn(places, slots, top.cpu(), part)
         return rows
+
+    def _slots(self, count: int) -> list[int]:
+        """The places a step works on."""
+        if self.options.places is None or self.options.places >= count:
+            return list(range(count))
+        order = torch.randperm(count, generator=self.context.generator)
+        chosen: list[int] = order[: self.options.places].tolist()
+        return chosen
 
     def _rankings(self) -> tuple[Guide, ...]:
         mixture = self.options.guide is Guide.MIXTURE
         return (Guide.WORD, Guide.ADAPTER) if mixture else (self.options.guide,)
 
-    def _any(self, places: Places) -> Tensor:
-        """Every word in every place, ``(W, N)`` without a copy."""
-        return torch.arange(len(self.lexicon)).expand(len(places), -1)
+    def _drawn(self, places: Places, slots: list[int], top: Tensor, count: int) -> list[list[int]]:
+        """Draw places and, for each, one of its words ``(S, k)``, uniformly."""
+        drawn, words = sample_ranks(top, count, self.options.n_replace, self.context.generator)
+        own = torch.tensor(slots)[drawn]
+        return self._rows(places, own.tolist(), words.tolist())
 
-    def _drawn(self, places: Places, top: Tensor, count: int) -> list[list[int]]:
-        """Draw places and, for each, one of its words ``(W, k)``, uniformly."""
-        slots, words = sample_ranks(top, count, self.options.n_replace, self.context.generator)
-        return self._rows(places, slots.tolist(), words.tolist())
-
-    def _best(self, places: Places, change: Tensor, count: int) -> list[list[int]]:
-        """The swaps with the best predicted change that are new."""
-        spare = min(8 * count, change.numel())
-        flat = (-change.flatten()).topk(spare).indices.cpu().numpy()
-        slots, words = np.divmod(flat, change.shape[1])
-        rows = self._rows(places, slots[:, None].tolist(), words[:, None].tolist())
+    def _best(self, places: Places, slot: int, change: Tensor, count: int) -> list[list[int]]:
+        """The words ``(N,)`` with the best predicted change in one place that are new."""
+        words = (-change).topk(min(_SPARE * count, len(change))).indices.tolist()
+        rows = self._rows(places, [[slot]] * len(words), [[word] for word in words])
         new = np.flatnonzero(self.context.is_new(Ragged.from_lists(rows)))[:count]
         return [rows[i] for i in new] if len(new) else rows[:count]
 
