@@ -186,12 +186,14 @@ def test_prompts_without_room_in_the_draft_come_last(lm: Model, clip: Model) -> 
 # in a run
 
 
-@pytest.mark.parametrize("method", [GCG(96, top_k=48), RandomSearch(96), AutoDAN(12, 48)])
+@pytest.mark.parametrize(
+    "method", [GCG(64, top_k=48), RandomSearch(64), AutoDAN(11, 40, iterations=2)]
+)
 def test_a_run_costs_less_and_gets_somewhere(
     problem: Problem, method: GCG | RandomSearch | AutoDAN
 ) -> None:
     draft = [Term(term.objective, term.model) for term in problem.terms[1:]]
-    budget = Budget(steps=5)
+    budget = Budget(steps=3)
     plain, probed = (
         optimize(problem, START, method=method, budget=budget, probe=probe)
         for probe in (None, Probe(draft))
