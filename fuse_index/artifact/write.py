@@ -60,6 +60,7 @@ class BundleContents:
             (:func:`~fuse_index.artifact.groups.embed_groups`); ``None`` leaves them out.
         identity: whether source and target are the same model, so that the adapter is the identity.
         index_files: files to copy to ``index/``, by the name they get there.
+        indexes: what the manifest says of the word indexes, by name (JSON values).
         package_version: recorded in the manifest.
     """
 
@@ -75,6 +76,7 @@ class BundleContents:
     groups: Sequence[GroupTensor] | None = None
     identity: bool = False
     index_files: Mapping[str, Path] = field(default_factory=dict)
+    indexes: Mapping[str, Any] = field(default_factory=dict)
     package_version: str = fuse_index.__version__
 
     def __post_init__(self) -> None:
@@ -166,6 +168,7 @@ def _draft(contents: BundleContents, groups: tuple[GroupRecord, ...]) -> Manifes
         left_out=contents.left_out,
         fallbacks=contents.fallbacks,
         quality=contents.quality,
+        indexes=contents.indexes,
         package_version=contents.package_version,
     )
 

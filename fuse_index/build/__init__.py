@@ -1,6 +1,16 @@
 """The offline builder: corpus and two models in, a bundle out."""
 
+from fuse_index.build.indexing import IndexModel, IndexResult, index_bundle
 from fuse_index.build.options import DEFAULT_MIN_COUNT, BuildOptions, Stage
 from fuse_index.build.pipeline import BuildResult, build_bundle
 
-__all__ = ["DEFAULT_MIN_COUNT", "BuildOptions", "BuildResult", "Stage", "build_bundle"]
+__all__ = [
+    "DEFAULT_MIN_COUNT",
+    "BuildOptions",
+    "BuildResult",
+    "IndexModel",
+    "IndexResult",
+    "Stage",
+    "build_bundle",
+    "index_bundle",
+]

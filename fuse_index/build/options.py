@@ -7,6 +7,8 @@ from enum import Enum
 from typing import Any
 
 from fuse_index.adapter.options import FitOptions
+from fuse_index.build.indexing import IndexModel
+from fuse_index.index import IndexOptions
 from fuse_index.words.corpus import CorpusOptions
 from fuse_index.words.table import TableOptions
 
@@ -22,6 +24,8 @@ class Stage(str, Enum):
     LOAD = "loading embeddings"
     TOKENIZE = "tokenizing words"
     FIT = "fitting adapters"
+    INDEX = "building the word index"
+    """Only where one is asked for."""
     WRITE = "writing the bundle"
 
 
@@ -34,6 +38,8 @@ class BuildOptions:
         table: which words enter the table.
         fit: how the adapters are fitted.
         groups: whether the third-order group tensors are written too.
+        index: the word index to build, or ``None`` for none.
+        index_model: over whose vectors that is.
     """
 
     corpus: CorpusOptions = field(
@@ -42,6 +48,8 @@ class BuildOptions:
     table: TableOptions = field(default_factory=TableOptions)
     fit: FitOptions = field(default_factory=FitOptions)
     groups: bool = True
+    index: IndexOptions | None = None
+    index_model: IndexModel = IndexModel.TARGET
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as the manifest stores them: one flat object."""

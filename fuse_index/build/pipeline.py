@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fuse_index.adapter.fit import fit_adapter
 from fuse_index.artifact import (
@@ -19,8 +20,10 @@ from fuse_index.artifact import (
     embed_groups,
     write_bundle,
 )
+from fuse_index.build.indexing import make_index
 from fuse_index.build.options import BuildOptions, Stage
 from fuse_index.errors import CorpusError
+from fuse_index.index import WordIndex, save_index
 from fuse_index.models.embeddings import Embeddings, load_embeddings
 from fuse_index.words.corpus import WordCounts, count_words, read_word_list
 from fuse_index.words.table import build_word_table
@@ -142,10 +145,32 @@ def build_bundle(
     if options.groups:
         tensors = embed_groups(table, contents.group_names, source_model.table, target_model.table)
         contents = replace(contents, groups=tensors)
-    with run.stage(Stage.WRITE) as report:
-        manifest = write_bundle(output, contents, overwrite, report)
+    with TemporaryDirectory() as folder:
+        if options.index is not None:
+            with run.stage(Stage.INDEX) as report:
+                models = {"source": source_model, "target": target_model}
+                chosen = {side: models[side] for side in options.index_model.sides}
+                index = make_index(
+                    table,
+                    chosen,
+                    options.index,
+                    local_files_only=local_files_only,
+                    progress=report,
+                )
+                contents = _with_index(contents, index, options.index_model.value, Path(folder))
+        with run.stage(Stage.WRITE) as report:
+            manifest = write_bundle(output, contents, overwrite, report)
     notes = _notes((source_model, target_model), manifest)
     return BuildResult(output, manifest, len(counts), run.seconds, notes)
+
+
+def _with_index(
+    contents: BundleContents, index: WordIndex, name: str, folder: Path
+) -> BundleContents:
+    """Put an index's files where the writer finds them, and what it is into the manifest."""
+    save_index(index, folder, name)
+    files = {path.name: path for path in sorted(folder.iterdir())}
+    return replace(contents, index_files=files, indexes={name: index.report})
 
 
 def _count(

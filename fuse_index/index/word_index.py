@@ -141,6 +141,30 @@ class WordIndex:
             table.words, table.counts, sides, options, queries=queries, progress=progress
         )
 
+    @classmethod
+    def of_tokens(
+        cls,
+        table: WordTable,
+        *,
+        source: Tensor | None = None,
+        target: Tensor | None = None,
+        weights: Mapping[str, float] | None = None,
+        options: IndexOptions | None = None,
+    ) -> WordIndex:
+        """Make the exact search by tokens, which needs neither training nor measuring.
+
+        Args:
+            table: the words and their tokens in both models.
+            source: see :meth:`from_table`.
+            target: see :meth:`from_table`.
+            weights: see :meth:`from_table`.
+            options: metric and representation; the kind is ``tokens``.
+        """
+        options = replace(options or IndexOptions(), kind=Kind.TOKENS)
+        sides = sides_of(table, source=source, target=target, weights=weights)
+        vectors = WordVectors(sides, options.representation)
+        return cls(table.words, table.counts, vectors, options, None)
+
     def __len__(self) -> int:
         return len(self.words)
 

@@ -42,7 +42,7 @@ def test_a_bundle_of_the_real_pair_holds_what_the_models_say(
         options=SMALL,
         progress=lambda stage, done, total: seen.append(stage),
     )
-    assert list(dict.fromkeys(seen)) == list(Stage)
+    assert list(dict.fromkeys(seen)) == [stage for stage in Stage if stage is not Stage.INDEX]
     bundle = read_bundle(tmp_path / "b", parts=("words", "adapter", "groups"))
     source = load_embeddings(str(gpt2_dir))
     row = bundle.table.words.index("skateboard")
