@@ -213,6 +213,15 @@ class Loss(ABC):
             batch = self.batch(contents)
             return self(self.model.embed(batch.ids), batch)
 
+    def met(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
+        """Return which prompts (b,) have what the objective wants, None where that is by degrees.
+
+        Args:
+            contents: b rows of token ids of this model.
+        """
+        del contents
+        return None
+
     def texts(self, batch: Batch) -> list[str]:
         """Decode the content of every row."""
         rows = [row[mask].tolist() for row, mask in zip(batch.ids, batch.content, strict=True)]

@@ -154,6 +154,13 @@ class _TargetLoss(_ContinuationLoss):
     def __init__(self, objective: TargetContinuation, model: Model) -> None:
         super().__init__(objective, model, objective.target)
 
+    def met(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
+        """Whether the model, at every step, finds the target's next token the likeliest."""
+        with torch.no_grad():
+            batch = self.batch(contents)
+            logits = self.logits(self.model.embed(batch.ids), batch)
+        return (logits.argmax(dim=-1) == self._text).all(dim=-1)
+
     def read(self, logits: Tensor) -> Tensor:
         ids = self._text.expand(len(logits), -1)[..., None]
         if self.objective.loss is ContinuationLoss.MELLOWMAX:

@@ -9,9 +9,11 @@ from fuse_index.optimize.methods import (
     PEZ,
     AutoDAN,
     Draw,
+    Guide,
     MethodOptions,
     Norm,
     RandomSearch,
+    WordSwaps,
 )
 from fuse_index.optimize.optimize import optimize
 from fuse_index.optimize.probe import Probe
@@ -20,6 +22,7 @@ from fuse_index.optimize.result import Point, Result
 from fuse_index.optimize.run import Run, RunOptions
 from fuse_index.optimize.search import SEARCHES, Beam, Greedy, SearchOptions, UniformCost
 from fuse_index.optimize.tokens import TokenFilter
+from fuse_index.optimize.word_gradient import Expansion
 
 __all__ = [
     "GCG",
@@ -30,7 +33,9 @@ __all__ = [
     "Beam",
     "Budget",
     "Draw",
+    "Expansion",
     "Greedy",
+    "Guide",
     "MethodOptions",
     "Norm",
     "Point",
@@ -46,5 +51,6 @@ __all__ = [
     "Term",
     "TokenFilter",
     "UniformCost",
+    "WordSwaps",
     "optimize",
 ]

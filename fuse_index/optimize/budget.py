@@ -21,6 +21,8 @@ class Stop(str, Enum):
     SECONDS = "seconds"
     FORWARD_PASSES = "forward passes"
     TARGET_LOSS = "target loss"
+    MET = "objective met"
+    """The best prompt makes the model go on with the target, token by token (early stop)."""
     FINISHED = "finished"
     """The method has nothing left to propose."""
     INTERRUPTED = "interrupted"

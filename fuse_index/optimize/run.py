@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fuse_index.errors import OptionError, PromptError
+from fuse_index.objectives.base import Loss
 from fuse_index.objectives.weights import balanced_weights
 from fuse_index.optimize.budget import Budget, Spent, Stop
 from fuse_index.optimize.checkpoint import Checkpoint, pack_rows, unpack_rows
@@ -49,6 +50,8 @@ class RunOptions:
             (:mod:`fuse_index.optimize.survival`).
         balance: whether the weights are scaled so that at the initial prompts every term's gradient
             counts as its weight says.
+        early_stop: whether the run ends once the best prompt makes the model go on with the target
+            of every continuation, each of its tokens being the likeliest.
         pareto_size: prompts kept of the Pareto front.
         remember: scored prompts that are remembered.
     """
@@ -57,6 +60,7 @@ class RunOptions:
     batch_size: int | None = None
     check_retokenization: bool = True
     balance: bool = False
+    early_stop: bool = False
     pareto_size: int = 64
     remember: int = 1 << 17
 
@@ -120,6 +124,12 @@ class Run:
         self.check = PromptCheck(problem)
         if method.follows_gradient:
             self.gradients.require()
+        if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
+            raise OptionError(
+                "early_stop without an objective that can be met",
+                expected="a 'continuation' objective",
+                remedy="give the budget a target_loss instead",
+            )
         self._empty = self._lost = self._stale = 0
         self.stop: Stop | None = None
         self.trajectory: list[Point] = []
@@ -256,9 +266,19 @@ class Run:
             return False
         if best.total < self.best.total:
             self.best = best
+            if self.options.early_stop and self._met(best.ids):
+                self.stop = Stop.MET
         if scored.losses.shape[1] > 1:
             self._extend_front(scored)
         return True
+
+    def _met(self, ids: Ids) -> bool:
+        """Whether a prompt has what every objective wants that can be met, if one can."""
+        row = Ragged.from_lists([ids])
+        pairs = zip(self.problem.losses, self.problem.readers, strict=True)
+        found = [loss.met(reader.read(row).contents) for loss, reader in pairs]
+        told = [bool(answer.all()) for answer in found if answer is not None]
+        return bool(told) and all(told)
 
     def _extend_front(self, scored: Scored) -> None:
         front = np.array([state.losses for state in self.pareto])
@@ -365,3 +385,7 @@ class Run:
         own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
         self.method.load_tensors(own)
         self.generator.set_state(tensors["generator"])
+
+
+def _can_be_met(loss: Loss) -> bool:
+    return type(loss).met is not Loss.met

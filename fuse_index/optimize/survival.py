@@ -60,30 +60,33 @@ class PromptCheck:
         text = self.problem.decode(ids)
         for reader, (before, after) in self._places:
             content = reader.read(row).contents[0].tolist()
-            if not reads_the_same(reader.model, text, content, before, after):
+            full = (before, after)
+            if not reads_the_same(reader.model, text, content, full, decoded=reader.is_source):
                 self.refusals[reader.model.name] += 1
                 return False
         return True
 
 
-def reads_the_same(model: Model, text: str, content: list[int], before: str, after: str) -> bool:
+def reads_the_same(
+    model: Model, text: str, content: list[int], around: tuple[str, str], *, decoded: bool
+) -> bool:
     """Whether a model's tokens of the full prompt are those of its parts, one after another.
-
-    Tokenizers that put a space before every text (SentencePiece) join parts with one, so the full
-    prompt may also be what the parts' tokens decode to.
 
     Args:
         model: whose tokens.
         text: the prompt.
         content: its tokens alone.
-        before: text before it.
-        after: text after it.
+        around: text before it, and text after it.
+        decoded: whether the full prompt may also be what the parts' tokens decode to, as for the
+            source, whose tokens are what was chosen: decoders drop the space with which some
+            tokenizers begin every text.
     """
     words = model.words
+    before, after = around
     if not before and not after:
         return words.encode_text(text) == content
-    parts = [words.encode_text(part) if part else [] for part in (before, after)]
+    parts = [words.encode_text(part) if part else [] for part in around]
     full = [*parts[0], *content, *parts[1]]
     if words.encode_text(before + text + after) == full:
         return True
-    return words.encode_text(words.decode(full)) == full
+    return decoded and words.encode_text(words.decode(full)) == full
