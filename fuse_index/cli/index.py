@@ -95,11 +95,17 @@ def _bytes_on_disk(result: IndexResult) -> int:
     return sum(record.size for name, record in files if name.startswith(prefix))
 
 
+def _kind(trial: dict[str, Any]) -> str:
+    variant = " lifted" if trial["lifted"] else ""
+    reduced = f" in {size} dimensions" if (size := trial["reduced_to"]) else ""
+    return f"{trial['kind']}{variant}{reduced}"
+
+
 def _show(bundle: Path, result: IndexResult) -> None:
     report = result.index.report
     rows = [
         [
-            trial["kind"] + (" (lifted)" if trial["lifted"] else ""),
+            _kind(trial),
             f"{trial['recall']:.3f}",
             f"{trial['seconds'] * 1e3:.2f}",
             f"{trial['bytes'] / 1e6:,.1f}",

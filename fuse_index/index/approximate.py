@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fuse_index.errors import BundleError, MissingDependencyError, OptionError
 from fuse_index.index.options import Kind, Metric
+from fuse_index.index.reducing import Reduction
 from fuse_index.index.vectors import WordVectors
 
 Progress = Callable[[int, int], None]
@@ -90,6 +92,7 @@ class Approximate:
         lift: largest squared norm where vectors have one more column, ``sqrt(lift - |x|^2)``,
             which makes the nearest word the one of the largest inner product; 0 where not.
         effort: used where a search does not say.
+        reduction: maps words and queries to fewer dimensions, or ``None``.
     """
 
     index: Any
@@ -97,6 +100,7 @@ class Approximate:
     metric: Metric
     lift: float
     effort: Effort
+    reduction: Reduction | None = None
 
     @classmethod
     def build(
@@ -106,6 +110,7 @@ class Approximate:
         metric: Metric,
         *,
         lifted: bool = False,
+        reduction: Reduction | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Approximate:
@@ -117,6 +122,7 @@ class Approximate:
             metric: what it is made for.
             lifted: search the largest inner product as the nearest neighbour of lifted vectors
                 (Bachrach et al. 2014).
+            reduction: for inner product and cosine: maps words and queries to fewer dimensions.
             seed: of training.
             progress: called with (words added, words).
 
@@ -125,9 +131,13 @@ class Approximate:
         """
         faiss = require_kind(kind)
         lift = float(vectors.squares.max()) * (1 + 1e-6) if lifted else 0.0
-        width = vectors.width + (1 if lifted else 0)
-        index = _make(faiss, kind, width, len(vectors), metric is Metric.L2 or lifted)
-        made = cls(index, kind, metric, lift, _first_effort(kind, index))
+        width = searched_width(vectors, lift, reduction)
+        factory = _factory(kind, width, len(vectors), reduction is not None)
+        nearest = metric is Metric.L2 or lifted
+        index = faiss.index_factory(
+            width, factory, faiss.METRIC_L2 if nearest else faiss.METRIC_INNER_PRODUCT
+        )
+        made = cls(index, kind, metric, lift, _first_effort(kind, index), reduction)
         if not index.is_trained:
             made._train(vectors, seed)
         made.add(vectors, 0, progress)
@@ -214,19 +224,24 @@ class Approximate:
         rng = np.random.default_rng(seed)
         ids = rng.permutation(len(vectors))[:count]
         chosen = torch.from_numpy(np.sort(ids))
-        self.index.train(self._words(vectors.rows(chosen), vectors.squares[chosen]))
+        with _one_thread():
+            self.index.train(self._words(vectors.rows(chosen), vectors.squares[chosen]))
 
     def _words(self, rows: Tensor, squares: Tensor) -> NDArray[np.float32]:
         if self.metric is Metric.COSINE:
             rows = rows * squares.clamp(min=1e-30).rsqrt()[:, None]
         if self.lift:
             rows = torch.cat([rows, (self.lift - squares).clamp(min=0).sqrt()[:, None]], 1)
+        if self.reduction is not None:
+            rows = rows @ self.reduction.words
         values: NDArray[np.float32] = np.ascontiguousarray(rows.numpy())
         return values
 
     def _queries(self, queries: Tensor) -> NDArray[np.float32]:
         if self.lift:
             queries = torch.cat([queries, queries.new_zeros(len(queries), 1)], 1)
+        if self.reduction is not None:
+            queries = queries @ self.reduction.queries
         values: NDArray[np.float32] = np.ascontiguousarray(queries.numpy())
         return values
 
@@ -241,6 +256,22 @@ class Approximate:
             inner = faiss.IVFRaBitQSearchParameters(nprobe=probe, **given)
             return faiss.SearchParametersPreTransform(index_params=inner)
         return faiss.IVFSearchParameters(nprobe=probe, **given)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Train on one thread: k-means in two dimensions is too little work to share.
+
+    Threads that wait for one another made it ten times slower on a busy machine. The number of
+    OpenMP threads belongs to the calling thread, so nobody else sees it.
+    """
+    faiss = import_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def lists_for(words: int) -> int:
@@ -265,11 +296,18 @@ def parse_index(data: NDArray[np.uint8], kind: Kind, where: str) -> Any:
         ) from None
 
 
-def _make(faiss: Any, kind: Kind, width: int, words: int, nearest: bool) -> Any:
-    metric = faiss.METRIC_L2 if nearest else faiss.METRIC_INNER_PRODUCT
-    parts = (width + 1) // 2 if width % 2 == 0 else width
+def searched_width(vectors: WordVectors, lift: float, reduction: Reduction | None) -> int:
+    """Columns of the vectors that FAISS sees."""
+    if reduction is not None:
+        return reduction.words.shape[1]
+    return vectors.width + (1 if lift else 0)
+
+
+def _factory(kind: Kind, width: int, words: int, reduced: bool) -> str:
+    """What FAISS calls it; the few dimensions of a reduction get 4 bits each, others two share."""
+    parts = width if reduced or width % 2 else width // 2
     lists = lists_for(words)
-    factory = {
+    return {
         Kind.FLAT: "Flat",
         Kind.PQ: f"IVF1,PQ{parts}x4fs",
         Kind.IVF_PQ: f"IVF{lists},PQ{parts}x4fs",
@@ -277,7 +315,6 @@ def _make(faiss: Any, kind: Kind, width: int, words: int, nearest: bool) -> Any:
         Kind.RABITQ: f"RR{width},IVF{lists},RaBitQ",
         Kind.HNSW: "HNSW32,SQ8",
     }[kind]
-    return faiss.index_factory(width, factory, metric)
 
 
 def _inner(index: Any) -> Any:

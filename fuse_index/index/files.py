@@ -5,26 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fuse_index.artifact import Bundle, FileRecord, Manifest, add_index_files
 from fuse_index.artifact.files import hashed_file, read_checked, read_plain
 from fuse_index.artifact.jsontext import dump_pretty, load_strict
 from fuse_index.errors import BundleError, FuseIndexError, IdentityError, OptionError, StorageError
-from fuse_index.index.approximate import Approximate, Effort, parse_index
+from fuse_index.index.approximate import Approximate, Effort, parse_index, searched_width
 from fuse_index.index.options import IndexOptions, Kind
 from fuse_index.index.queries import joined, sides_of
+from fuse_index.index.reducing import Reduction
 from fuse_index.index.vectors import Side, WordVectors
 from fuse_index.index.word_index import WordIndex
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
+
+Stored = tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None]
 
 FORMAT = "fuse_index word index"
 FORMAT_VERSION = 1
@@ -58,7 +64,16 @@ def index_files(index: WordIndex, name: str) -> dict[str, Any]:
             "sha256": hashlib.sha256(data.data).hexdigest(),
             "effort": engine.effort.to_dict(),
             "lift": engine.lift,
+            "reduction": None,
         }
+        if engine.reduction is not None:
+            maps = {"words": engine.reduction.words, "queries": engine.reduction.queries}
+            content_of_maps = save(maps)
+            files[f"{name}.safetensors"] = content_of_maps
+            stored["reduction"] = {
+                "size": len(content_of_maps),
+                "sha256": hashlib.sha256(content_of_maps).hexdigest(),
+            }
     first = len(index) - index.added
     content = {
         "format": FORMAT,
@@ -132,11 +147,11 @@ def load_index(
     root = Path(folder)
     where = str(root / f"{name}.json")
     value = _parse(read_plain(root, f"{name}.json", _MAX_JSON_BYTES), where)
-    engine = value["engine"]
-    data = None
-    if engine is not None:
-        record = FileRecord(engine["size"], engine["sha256"])
-        data = read_checked(root, f"{name}.faiss", record)
+
+    def read(file: str, record: Mapping[str, Any]) -> NDArray[np.uint8]:
+        return read_checked(root, file, FileRecord(record["size"], record["sha256"]))
+
+    data = _stored_files(value, name, read)
     return _restore(value, data, table, {"source": source, "target": target}, where)
 
 
@@ -169,7 +184,7 @@ def read_index(
         )
     where = str(bundle.path / "index" / f"{name}.json")
     value = _parse(bundle.index_bytes(f"{name}.json").tobytes(), where)
-    data = None if value["engine"] is None else bundle.index_bytes(f"{name}.faiss")
+    data = _stored_files(value, name, lambda file, _: bundle.index_bytes(file))
     return _restore(value, data, bundle.table, {"source": source, "target": target}, where)
 
 
@@ -201,9 +216,27 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
+def _stored_files(
+    value: dict[str, Any],
+    name: str,
+    read: Callable[[str, Mapping[str, Any]], NDArray[np.uint8]],
+) -> Stored:
+    """Read, checked, the FAISS file and the maps of a reduction, where there are any."""
+    engine = value["engine"]
+    if engine is None:
+        return None, None
+    try:
+        reduction = engine["reduction"]
+        index = read(f"{name}.faiss", engine)
+        maps = None if reduction is None else read(f"{name}.safetensors", reduction)
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"{name}.json is damaged ({error})", remedy=_BUILD_AGAIN) from None
+    return index, maps
+
+
 def _restore(
     value: dict[str, Any],
-    data: NDArray[np.uint8] | None,
+    data: Stored,
     table: WordTable,
     embeddings: Mapping[str, Tensor | None],
     where: str,
@@ -258,7 +291,7 @@ def _with_added(
 
 def _engine(
     stored: dict[str, Any] | None,
-    data: NDArray[np.uint8] | None,
+    data: Stored,
     vectors: WordVectors,
     options: IndexOptions,
     where: str,
@@ -267,11 +300,12 @@ def _engine(
         return None
     if options.kind is Kind.FLAT:
         return Approximate.build(vectors, Kind.FLAT, options.metric)
-    if stored is None or data is None:
+    if stored is None or data[0] is None:
         raise BundleError(f"{where} names no FAISS file", remedy=_BUILD_AGAIN)
-    index = parse_index(data, options.kind, where)
+    index = parse_index(data[0], options.kind, where)
     lift = float(stored["lift"])
-    width = vectors.width + (1 if lift else 0)
+    reduction = None if data[1] is None else _reduction(data[1], vectors.width, where)
+    width = searched_width(vectors, lift, reduction)
     if int(index.ntotal) != len(vectors) or int(index.d) != width:
         raise BundleError(
             f"{where}: the FAISS index holds {index.ntotal} vectors of width {index.d}",
@@ -279,4 +313,20 @@ def _engine(
             remedy=_BUILD_AGAIN,
         )
     effort = Effort(int(stored["effort"]["probe"]), int(stored["effort"]["candidates"]))
-    return Approximate(index, options.kind, options.metric, lift, effort)
+    return Approximate(index, options.kind, options.metric, lift, effort, reduction)
+
+
+def _reduction(data: NDArray[np.uint8], width: int, where: str) -> Reduction:
+    try:
+        maps = load(data.tobytes())
+    except SafetensorError as error:
+        raise BundleError(f"{where}: its maps cannot be read ({error})") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in maps.items()}
+    fits = set(maps) == {"words", "queries"} and len(set(shapes.values())) == 1
+    if not fits or maps["words"].shape[0] != width or maps["words"].dtype is not torch.float32:
+        raise BundleError(
+            f"{where}: maps of shapes {shapes}",
+            expected=f"words and queries, float32, both ({width}, r)",
+            remedy=_BUILD_AGAIN,
+        )
+    return Reduction(maps["words"], maps["queries"])

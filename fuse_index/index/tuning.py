@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fuse_index.errors import MissingDependencyError, OptionError
 from fuse_index.index.approximate import Approximate, Effort, require_kind
-from fuse_index.index.options import IndexOptions, Kind
+from fuse_index.index.options import IndexOptions, Kind, Metric
+from fuse_index.index.reducing import Reduction
 from fuse_index.index.searching import approximate, search_words
 from fuse_index.index.tokens import search_tokens
 from fuse_index.index.vectors import WordVectors
@@ -25,7 +26,10 @@ Progress = Callable[[int, int], None]
 
 LEAST_WORDS = 1024
 """Fewer words are not worth an approximation, nor enough to train one."""
-_SLOW_TO_BUILD = 1 << 15
+_WORTH_LISTS = 1 << 15
+_WORTH_REDUCING = 1 << 14
+_REDUCED = (128, 256)
+_SAMPLE = 20_000
 _MARGINS = (0.01, 0.02, 0.03)
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 _BREADTHS = (64, 128, 256, 512, 1024)
@@ -64,33 +68,58 @@ class Trial:
             "bytes": self.bytes,
             "effort": engine.effort.to_dict() if engine and not self.kind.exact else {},
             "lifted": bool(engine and engine.lift),
+            "reduced_to": engine.reduction.words.shape[1] if engine and engine.reduction else None,
         }
 
 
-def kinds_to_try(words: int, kind: Kind = Kind.AUTO) -> tuple[tuple[Kind, bool], ...]:
-    """Kinds that are tried, each plain or lifted.
+@dataclass(frozen=True)
+class Variant:
+    """One thing to try.
 
-    Of ``auto``, those that build slowly are tried for few words only: they lost wherever they were
-    measured (docs/index.md).
+    Attributes:
+        kind: any but ``auto``.
+        lifted: whether the largest inner product is searched as a nearest neighbour.
+        reduced: dimensions that words and queries are reduced to; 0 leaves them.
+    """
+
+    kind: Kind
+    lifted: bool = False
+    reduced: int = 0
+
+
+def variants(
+    words: int, width: int, options: IndexOptions, measured: bool = True
+) -> tuple[Variant, ...]:
+    """Say what is tried; ``auto`` leaves out what lost wherever it was measured (docs/index.md).
+
+    Args:
+        words: how many there are.
+        width: of their vectors.
+        options: see :class:`IndexOptions`.
+        measured: whether there are samples of queries to reduce dimensions by.
 
     Raises:
         OptionError: an approximate kind for too few words.
     """
-    if kind is not Kind.AUTO:
-        if not kind.exact and words < LEAST_WORDS:
-            raise OptionError(
-                f"kind {kind.value!r} for {words} words",
-                expected=f"at least {LEAST_WORDS} words",
-                remedy="use 'flat', 'tokens' or 'auto'",
-            )
-        both = kind in (Kind.HNSW, Kind.IVF_SQ)
-        return ((kind, False), (kind, True)) if both else ((kind, False),)
-    kinds = [(Kind.FLAT, False), (Kind.TOKENS, False)]
-    if words >= LEAST_WORDS:
-        kinds += [(Kind.PQ, False), (Kind.IVF_PQ, False)]
-        if words <= _SLOW_TO_BUILD:
-            kinds += [(Kind.IVF_SQ, False), (Kind.HNSW, True)]
-    return tuple(kinds)
+    kind = options.kind
+    if kind is not Kind.AUTO and not kind.exact and words < LEAST_WORDS:
+        raise OptionError(
+            f"kind {kind.value!r} for {words} words",
+            expected=f"at least {LEAST_WORDS} words",
+            remedy="use 'flat', 'tokens' or 'auto'",
+        )
+    found = [Variant(Kind.FLAT), Variant(Kind.TOKENS)] if kind is Kind.AUTO else [Variant(kind)]
+    if kind in (Kind.HNSW, Kind.IVF_SQ) and options.metric is Metric.INNER_PRODUCT:
+        found.append(Variant(kind, lifted=True))
+    if kind is Kind.AUTO and words >= LEAST_WORDS:
+        found.append(Variant(Kind.PQ))
+    if kind is Kind.AUTO and words >= _WORTH_LISTS:
+        found.append(Variant(Kind.IVF_PQ))
+    if kind is Kind.PQ or (kind is Kind.AUTO and words >= _WORTH_REDUCING):
+        sizes = [size for size in _REDUCED if size < width]
+        if measured and options.metric is not Metric.L2:
+            found += [Variant(Kind.PQ, reduced=size) for size in sizes]
+    return tuple(found)
 
 
 def tune(
@@ -116,14 +145,14 @@ def tune(
             memory.
         MissingDependencyError: FAISS is absent or lacks the kind that was asked for.
     """
-    kinds = kinds_to_try(len(vectors), options.kind)
+    kinds = variants(len(vectors), vectors.width, options, queries is not None)
     bench = _Bench.of(vectors, options, queries)
     trials: list[Trial] = []
-    for done, (kind, lifted) in enumerate(kinds):
+    for done, variant in enumerate(kinds):
         if progress is not None:
             progress(done, len(kinds))
         try:
-            trials.append(bench.trial(kind, lifted))
+            trials.append(bench.trial(variant))
         except MissingDependencyError as error:
             if options.kind is not Kind.AUTO:
                 raise
@@ -184,16 +213,18 @@ class _Bench:
     def k(self) -> int:
         return self.truth_chosen.shape[1]
 
-    def trial(self, kind: Kind, lifted: bool) -> Trial:
+    def trial(self, variant: Variant) -> Trial:
         start = time.perf_counter()
         engine = None
+        kind = variant.kind
         if kind is not Kind.TOKENS:
             require_kind(kind)
             engine = Approximate.build(
                 self.vectors,
                 kind,
                 self.options.metric,
-                lifted=lifted,
+                lifted=variant.lifted,
+                reduction=self._reduction(variant.reduced),
                 seed=self.options.seed,
             )
         built = time.perf_counter() - start
@@ -206,6 +237,15 @@ class _Bench:
             return Trial(kind, engine, 1.0, self._time(engine), size, built)
         recall, seconds, engine = self._fit_effort(engine)
         return Trial(kind, engine, recall, seconds, size, built)
+
+    def _reduction(self, size: int) -> Reduction | None:
+        if not size:
+            return None
+        rng = np.random.default_rng(self.options.seed)
+        rows = self.vectors.rows(torch.from_numpy(rng.permutation(len(self.vectors))[:_SAMPLE]))
+        if self.options.metric is Metric.COSINE:
+            rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        return Reduction.fit(rows, self.chosen_on, size, self.options.seed)
 
     def _fit_effort(self, engine: Approximate) -> tuple[float, float, Approximate]:
         """Find the fastest effort that holds on the held-out queries; else the best there is."""

@@ -174,11 +174,6 @@ class WordIndex:
         return self.vectors.width
 
     @property
-    def kind(self) -> Kind:
-        """How words are searched."""
-        return self.options.kind
-
-    @property
     def engine(self) -> Approximate | None:
         """The FAISS index, if there is one."""
         return self._engine

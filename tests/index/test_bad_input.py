@@ -134,7 +134,7 @@ def test_without_faiss_auto_still_works(monkeypatch):
     sides = helpers.make_sides(2000, {"target": 16})
     words = helpers.make_words(2000)
     index = WordIndex.build(*words, sides, IndexOptions(Kind.AUTO))
-    assert index.kind is Kind.TOKENS
+    assert index.options.kind is Kind.TOKENS
     assert index.search(torch.ones(1, 16), 3)[0].shape == (1, 3)
     with pytest.raises(MissingDependencyError, match=r"faiss cannot be imported .*faiss-cpu"):
         WordIndex.build(*words, sides, IndexOptions(Kind.FLAT))

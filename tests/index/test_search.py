@@ -98,7 +98,7 @@ def test_approximate_kinds_reach_their_recall_with_exact_scores(built, many, kin
     found = [len(set(a) & set(b)) / 10 for a, b in zip(ids.tolist(), best.tolist(), strict=True)]
     assert np.mean(found) >= 0.85
     assert index.report["recall"] >= 0.9
-    assert index.kind is kind
+    assert index.options.kind is kind
 
 
 @pytest.mark.parametrize("kind", [Kind.FLAT, Kind.TOKENS, *APPROXIMATE])

@@ -1,0 +1,117 @@
+"""Fewer dimensions: nothing is lost where nothing is cut, or where queries never look."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fuse_index.artifact import read_bundle, write_bundle
+from fuse_index.errors import BundleError
+from fuse_index.index import (
+    IndexOptions,
+    Kind,
+    Metric,
+    Representation,
+    WordIndex,
+    WordVectors,
+    add_index,
+    read_index,
+    sides_of,
+)
+from fuse_index.index.approximate import Approximate, Effort
+from fuse_index.index.reducing import Reduction
+from fuse_index.index.tuning import Variant, variants
+from tests.artifact import sample
+from tests.index import helpers
+from tests.index.test_files import make_table
+
+
+def test_all_dimensions_keep_every_product():
+    rows, queries = torch.randn(500, 12), torch.randn(40, 12) * torch.arange(1.0, 13.0)
+    reduction = Reduction.fit(rows, queries, 12, seed=0)
+    got = (queries @ reduction.queries) @ (rows @ reduction.words).t()
+    torch.testing.assert_close(got, queries @ rows.t(), rtol=1e-4, atol=1e-3)
+
+
+def test_directions_that_queries_do_not_take_go_first():
+    """Queries in 4 of 40 dimensions: 6 kept ones lose far less than the 6 of the words alone."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(2000, 40, generator=generator)
+    queries = torch.randn(200, 4, generator=generator) @ torch.randn(4, 40, generator=generator)
+    reduction = Reduction.fit(rows, queries[:100], 6, seed=0)
+    exact = queries[100:] @ rows.t()
+    lost = (queries[100:] @ reduction.queries) @ (rows @ reduction.words).t() - exact
+    assert lost.norm() < 0.05 * exact.norm()
+    directions = torch.linalg.svd(rows, full_matrices=False)[2][:6]
+    principal = (queries[100:] @ directions.t()) @ (rows @ directions.t()).t() - exact
+    assert principal.norm() > 0.5 * exact.norm()
+
+
+def test_what_is_tried():
+    auto = IndexOptions()
+    assert variants(100, 768, auto) == (Variant(Kind.FLAT), Variant(Kind.TOKENS))
+    assert variants(5000, 768, auto)[-1] == Variant(Kind.PQ)
+    many = variants(100_000, 200, auto)
+    assert Variant(Kind.PQ, reduced=128) in many
+    assert Variant(Kind.PQ, reduced=256) not in many
+    assert not any(v.reduced for v in variants(100_000, 200, auto, measured=False))
+    l2 = IndexOptions(Kind.HNSW, Metric.L2)
+    assert variants(5000, 20, l2) == (Variant(Kind.HNSW),)
+    assert variants(5000, 20, IndexOptions(Kind.HNSW))[1] == Variant(Kind.HNSW, lifted=True)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    table, source, target = make_table()
+    adapters = {"2x1": sample.ramp(2, 3, 2), "fallback": sample.ramp(1, 3, 2)}
+    write_bundle(
+        tmp_path / "bundle",
+        sample.contents(table=table, adapters=adapters, groups=None, quality={}),
+    )
+    sides = sides_of(table, source=source, target=target)
+    vectors = WordVectors(sides, Representation.MEAN)
+    reduction = Reduction.fit(vectors.matrix(), torch.randn(80, 5), 4, seed=0)
+    engine = Approximate.build(
+        vectors, Kind.PQ, Metric.INNER_PRODUCT, reduction=reduction
+    ).with_effort(Effort(1, 400))
+    index = WordIndex(table.words, table.counts, vectors, IndexOptions(Kind.PQ), engine)
+    return tmp_path / "bundle", index, source, target
+
+
+def test_a_reduced_index_answers_exactly_scored_and_comes_back(stored):
+    bundle, index, source, target = stored
+    manifest = add_index(bundle, index, "joint")
+    assert "index/joint.safetensors" in manifest.files
+    again = read_index(read_bundle(bundle), "joint", source=source, target=target)
+    queries = helpers.gradient_like(index, 6)
+    for got, want in zip(again.search(queries, 20), index.search(queries, 20), strict=True):
+        assert torch.equal(got, want)
+    ids, scores = index.search(queries, 20)
+    exact = torch.einsum("bd,bkd->bk", queries, index.vector(ids).view(6, 20, -1))
+    torch.testing.assert_close(scores, exact, rtol=1e-4, atol=1e-4)
+    truth = (queries @ index.vectors.matrix().t()).topk(20, dim=1).values
+    assert (scores >= truth[:, -1:] - 1e-5).float().mean() > 0.8
+
+
+def test_maps_that_do_not_fit_are_refused(stored):
+    bundle, index, source, target = stored
+    add_index(bundle, index, "joint")
+    from safetensors.torch import save
+
+    path = bundle / "index" / "joint.safetensors"
+    path.write_bytes(save({"words": torch.zeros(5, 4), "queries": torch.zeros(6, 4)}))
+    sample.reseal(bundle)
+    with pytest.raises(BundleError, match=r"joint\.json: maps of shapes .* both \(5, r\)"):
+        read_index(read_bundle(bundle), "joint", source=source, target=target)
+    path.write_bytes(b"rubbish " * 20)
+    sample.reseal(bundle)
+    with pytest.raises(BundleError, match=r"joint\.json: its maps cannot be read"):
+        read_index(read_bundle(bundle), "joint", source=source, target=target)
+    text = json.loads((bundle / "index" / "joint.json").read_text())
+    del text["engine"]["reduction"]
+    (bundle / "index" / "joint.json").write_text(json.dumps(text))
+    sample.reseal(bundle)
+    with pytest.raises(BundleError, match=r"joint\.json is damaged \('reduction'\)"):
+        read_index(read_bundle(bundle), "joint", source=source, target=target)
