@@ -12,12 +12,11 @@ import torch
 
 from fuse_index.errors import ModelError, ShapeError
 from fuse_index.models.frame import Frame
+from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from fuse_index.words.ragged import Ragged
 
 
 @dataclass(frozen=True)
@@ -82,20 +81,22 @@ def build_batch(
         ShapeError: there is no row.
         ModelError: a row is longer than the model's positions.
     """
-    rows = [np.asarray(contents[i], dtype=np.int64) for i in range(len(contents))]
-    if not rows:
+    values, lengths = _packed(contents)
+    if not len(lengths):
         raise ShapeError("a batch of 0 rows", expected="at least one row of token ids")
     before = np.asarray([*frame.head, *prefix], dtype=np.int64)
     after = np.asarray([*suffix, *frame.tail], dtype=np.int64)
-    lengths = np.asarray([len(row) for row in rows], dtype=np.int64)
     totals = lengths + len(before) + len(after)
     special = len(frame.head) + len(frame.tail)
     _check_positions(lengths, (special, len(prefix), len(suffix)), limit, name)
-    ids = np.full((len(rows), frame.width or int(totals.max())), frame.pad, dtype=np.int64)
+    ids = np.full((len(lengths), frame.width or int(totals.max())), frame.pad, dtype=np.int64)
     ids[:, : len(before)] = before
-    for row, content, total in zip(ids, rows, totals, strict=True):
-        row[len(before) : total - len(after)] = content
-        row[total - len(after) : total] = after
+    end = len(before) + lengths
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    # where each packed value goes: the end of its row's content, less what follows it there
+    ids[row, np.arange(len(values)) + (end - np.cumsum(lengths))[row]] = values
+    if len(after):
+        ids[np.arange(len(lengths))[:, None], end[:, None] + np.arange(len(after))] = after
     mask = np.arange(ids.shape[1]) < totals[:, None]
     return Batch(
         ids=torch.from_numpy(ids).to(device),
@@ -106,6 +107,17 @@ def build_batch(
         shared=_shared_start(ids, int(totals.min())),
         shortest=int(totals.min()),
     )
+
+
+def _packed(
+    contents: Sequence[Sequence[int]] | Ragged,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All values one row after another, and the length of every row."""
+    if isinstance(contents, Ragged):
+        return contents.values, contents.lengths
+    rows = [np.asarray(row, dtype=np.int64) for row in contents]
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return np.concatenate(rows) if rows else np.zeros(0, np.int64), lengths
 
 
 def _shared_start(ids: NDArray[np.int64], shortest: int) -> tuple[int, ...]:
