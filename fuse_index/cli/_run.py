@@ -231,9 +231,19 @@ class Output:
         return result
 
 
-def show_fields(*, captions: bool = False) -> None:
+def show_fields(*, captions: bool = False, json: bool = False) -> None:
     """Print every field of a run file with its type, default and meaning."""
     from fuse_index.run.describe import describe_captions, describe_fields
 
+    if json:
+        names = ("type", "default", "meaning")
+        found = describe_captions() if captions else describe_fields()
+        _console.print_json(
+            {
+                title: {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
+                for title, rows in found
+            }
+        )
+        return
     for title, rows in describe_captions() if captions else describe_fields():
         _console.print_table(["field", "type", "default", "meaning"], rows, title, justify="left")

@@ -82,7 +82,7 @@ def caption_command(
     and gives what there is (exit code 130).
     """
     if fields:
-        _run.show_fields(captions=True)
+        _run.show_fields(captions=True, json=json)
         return
     settings = _run.common_settings(
         method=method,

@@ -71,7 +71,7 @@ def optimize_command(
     code 130). The same file and seed give the same result.
     """
     if fields:
-        _run.show_fields()
+        _run.show_fields(json=json)
         return
     settings = _run.common_settings(
         method=method,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuse_index.run.adapters import AdapterStore
-from fuse_index.run.assemble import Assembly, ModelPool, assemble, find_images
+from fuse_index.run.assembly import Assembly, ModelPool, assemble, find_images
 from fuse_index.run.cache import cache_folder
 from fuse_index.run.captions import Caption, CaptionConfig, Captioner, Captions, read_captions
 from fuse_index.run.config import (
@@ -17,6 +17,7 @@ from fuse_index.run.config import (
 )
 from fuse_index.run.events import EventWriter
 from fuse_index.run.files import load_file, override
+from fuse_index.run.start import initial_prompts
 
 __all__ = [
     "AdapterConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "assemble",
     "cache_folder",
     "find_images",
+    "initial_prompts",
     "load_file",
     "override",
     "read_captions",

@@ -22,7 +22,7 @@ from fuse_index.optimize import (
 )
 from fuse_index.optimize.optimize import optimize
 from fuse_index.run.adapters import AdapterStore, Progress
-from fuse_index.run.assemble import ModelPool, make_problem, needs_gradient
+from fuse_index.run.assembly import ModelPool, make_problem, needs_gradient
 from fuse_index.run.config import Draw, ModelConfig, SearchConfig, StartConfig, read_search
 from fuse_index.run.fields import read_options, require_known
 from fuse_index.run.start import initial_prompts

@@ -75,6 +75,25 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Probe sampling: a draft ranks the candidates, so that fewer are scored.
+
+    Attributes:
+        objectives: the draft, objectives of some of the run's models.
+        share: of a step's candidates, how many the draft is compared with the problem on.
+        reduction: the more, the fewer candidates the draft passes on.
+    """
+
+    objectives: tuple[ObjectiveConfig, ...]
+    share: float = 1 / 16
+    reduction: float = 8.0
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise OptionError("probe: no objectives", expected="the draft's objectives")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartConfig:
     """Where a run begins.
 
@@ -93,6 +112,10 @@ class StartConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.draw not in tuple(Draw):
+            expected = "one of " + ", ".join(item.value for item in Draw)
+            raise OptionError(f"initial: draw {self.draw!r}", expected=expected)
+        object.__setattr__(self, "draw", Draw(self.draw))
         for name in ("length", "count"):
             if getattr(self, name) < 1:
                 raise OptionError(f"initial: {name}={getattr(self, name)}", expected="at least 1")
@@ -168,11 +191,13 @@ class RunConfig(SearchConfig):
         models: models by the names they have here.
         objectives: what is wanted of the prompt; at least one.
         source: name of the model whose tokens prompts are made of; by default the first.
+        probe: the draft of probe sampling, or None.
     """
 
     models: Mapping[str, ModelConfig]
     objectives: tuple[ObjectiveConfig, ...]
     source: str = ""
+    probe: ProbeConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -184,8 +209,10 @@ class RunConfig(SearchConfig):
         if not self.source:
             object.__setattr__(self, "source", next(iter(self.models)))
         require_known(self.source, self.models, "source: model")
-        for index, item in enumerate(self.objectives):
-            require_known(item.model, self.models, f"objectives[{index}]: model")
+        draft = () if self.probe is None else self.probe.objectives
+        for where, items in (("", self.objectives), ("probe.", draft)):
+            for index, item in enumerate(items):
+                require_known(item.model, self.models, f"{where}objectives[{index}]: model")
 
 
 SECTIONS: dict[str, type] = {
@@ -208,12 +235,25 @@ def read_run(value: Any) -> RunConfig:
         OptionError: a name is unknown, or a value is of another type or outside its range.
     """
     value = _mapping(value, [item.name for item in fields(RunConfig)])
+    models = read_models(value.get("models"))
     return RunConfig(
-        models=read_models(value.get("models")),
-        objectives=_objectives(value.get("objectives"), list(value.get("models") or ())),
+        models=models,
+        objectives=_objectives(value.get("objectives"), list(models)),
         source=convert(value.get("source", ""), str, "source"),
+        probe=_probe(value.get("probe"), list(models)),
         **read_search(value),
     )
+
+
+def _probe(value: Any, models: list[str]) -> ProbeConfig | None:
+    if isinstance(value, FlagText):
+        value = parse_text(value, "probe")
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise OptionError(f"probe: {value!r}", expected="a mapping with objectives")
+    items = _objectives(value.get("objectives"), models, "probe.")
+    return read_options(ProbeConfig, {**value, "objectives": items}, "probe")
 
 
 def _mapping(value: Any, known: list[str]) -> Mapping[str, Any]:
@@ -280,7 +320,9 @@ def read_typed(
     return read_options(registry[kind], options, f"{where} ({kind})", base=base)
 
 
-def _objectives(value: Any, models: list[str]) -> tuple[ObjectiveConfig, ...]:
+def _objectives(value: Any, models: list[str], inside: str = "") -> tuple[ObjectiveConfig, ...]:
+    if isinstance(value, FlagText):
+        value = parse_text(value, f"{inside}objectives")
     if value is None:
         return ()
     items = [value] if isinstance(value, Mapping) else value
@@ -288,7 +330,7 @@ def _objectives(value: Any, models: list[str]) -> tuple[ObjectiveConfig, ...]:
         raise OptionError(f"objectives: {value!r}", expected="a list of mappings")
     found = []
     for index, item in enumerate(items):
-        where = f"objectives[{index}]"
+        where = f"{inside}objectives[{index}]"
         if isinstance(item, FlagText):
             item = parse_text(item, where)  # noqa: PLW2901
         if not isinstance(item, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
@@ -10,7 +11,14 @@ from typing import Any, Union, get_args, get_origin
 
 from fuse_index.objectives import OBJECTIVES, Objective
 from fuse_index.run.captions import ROLES, CaptionConfig, ClipRole, RoleConfig
-from fuse_index.run.config import REGISTRIES, SECTIONS, ModelConfig, SearchConfig
+from fuse_index.run.config import (
+    REGISTRIES,
+    SECTIONS,
+    ModelConfig,
+    ObjectiveConfig,
+    ProbeConfig,
+    SearchConfig,
+)
 from fuse_index.run.fields import field_docs, field_types
 
 Row = tuple[str, str, str, str]
@@ -37,6 +45,7 @@ def describe_fields() -> Iterator[tuple[str, list[Row]]]:
         rows = [row for row in field_rows(cls) if row[0] not in shared]
         if rows:
             yield f"objectives[N], type {name}", rows
+    yield "probe", field_rows(ProbeConfig)
     yield from describe_search(SearchConfig())
 
 
@@ -79,6 +88,11 @@ def field_rows(cls: type, made: Any = None) -> list[Row]:
     ]
 
 
+def _plain(text: str) -> str:
+    """A docstring without its markup."""
+    return re.sub(r":\w+:`~?([^`]*)`|``?([^`]*)``?", lambda m: m[1] or m[2], text)
+
+
 def _type_text(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -89,6 +103,7 @@ def _type_text(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(str(item.value) for item in hint)
     names = {str: "text", int: "number", float: "number", bool: "true, false"}
+    names[ObjectiveConfig] = "objective"
     return names.get(hint, "path" if getattr(hint, "__name__", "") == "Path" else "any")
 
 

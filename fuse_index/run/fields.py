@@ -124,6 +124,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(_choice(value, [item.value for item in hint], where))
     if is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         return read_options(hint, value, where)  # type: ignore[arg-type]
     return _convert_scalar(value, hint, where)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 from fuse_index.errors import ImageError
 from fuse_index.models import load_model
 from fuse_index.objectives import ImageSimilarity, Objective
-from fuse_index.optimize import Problem, Result, Term, optimize
+from fuse_index.optimize import Probe, Problem, Result, Term, optimize
 from fuse_index.run.adapters import AdapterStore, Progress
 from fuse_index.run.start import initial_prompts
 
@@ -67,11 +67,13 @@ class Assembly:
         problem: source, objectives, filters.
         initial: prompts to begin from, as source ids.
         config: the run file.
+        probe: the draft of probe sampling, or None.
     """
 
     problem: Problem
     initial: Sequence[tuple[int, ...]]
     config: RunConfig
+    probe: Probe | None = None
 
     def run(self, callbacks: Sequence[Callback] = (), **checkpoint: Any) -> Result:
         """Optimize; arguments and errors are those of :func:`fuse_index.optimize.optimize`."""
@@ -83,6 +85,7 @@ class Assembly:
             search=config.search,
             budget=config.budget,
             options=config.options,
+            probe=self.probe,
             callbacks=callbacks,
             **checkpoint,
         )
@@ -115,7 +118,16 @@ def assemble(
     problem = make_problem(source, terms, config, store)
     prefix = source_prefix(terms, source)
     initial = initial_prompts(problem, config.initial, config.options.seed, prefix)
-    return Assembly(problem, initial, config)
+    return Assembly(problem, initial, config, _probe(config, models))
+
+
+def _probe(config: RunConfig, models: Mapping[str, Model]) -> Probe | None:
+    """The draft, which needs no adapters."""
+    draft = config.probe
+    if draft is None:
+        return None
+    terms = [Term(with_images(item.objective), models[item.model]) for item in draft.objectives]
+    return Probe(terms, draft.share, draft.reduction)
 
 
 def make_problem(

@@ -1,0 +1,156 @@
+"""The verb ``caption`` as a user types it: images, folders, tables, mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from fuse_index.cli import main as cli
+from fuse_index.demo import Split, draw, make_scene, write_vocabulary
+from fuse_index.objectives.features import FeatureLoss
+
+MODELS = ["--lm", "demo:lm", "--clip", "demo:clip"]
+FEELING = ["--classifier", "demo:sentiment", "--label", "positive"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two pictures and a file that is none."""
+    path = tmp_path_factory.mktemp("pictures")
+    for index in range(2):
+        draw(make_scene(Split.TEST, index)).save(path / f"{index}.png")
+    (path / "notes.txt").write_text("no picture", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> list[str]:
+    """Flags of a short run."""
+    words = write_vocabulary(tmp_path_factory.mktemp("words") / "words.txt")
+    flags = ["--adapters.words", str(words), "--steps", "2", "--initial.count", "2"]
+    return [*flags, "--initial.length", "6", "--method.search_width", "16"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _use_cache(cache, monkeypatch):
+    monkeypatch.setenv("FUSE_INDEX_CACHE", str(cache))
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = cli.main(["caption", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_folder_to_json_csv_and_a_file(capsys, folder, quick, tmp_path):
+    out, table, events = tmp_path / "o.json", tmp_path / "t.csv", tmp_path / "e.jsonl"
+    files = ["--out", out, "--csv", table, "--events", events]
+    code, stdout, stderr = run(capsys, folder, *MODELS, *FEELING, *quick, *files, "--json")
+    assert (code, stderr) == (0, "")
+    captions = json.loads(stdout)["captions"]
+    assert [item["image"] for item in captions] == [str(folder / f"{i}.png") for i in range(2)]
+    for item in captions:
+        assert set(item["losses"]) == {"fluency", "image", "label"}
+        weights = {"fluency": 1.0, "image": 22.0, "label": 1.0}
+        total = sum(weights[name] * value for name, value in item["losses"].items())
+        assert item["total"] == pytest.approx(total)
+    full = json.loads(out.read_text(encoding="utf-8"))["captions"]
+    assert [item["result"]["text"].strip() for item in full] == [c["caption"] for c in captions]
+    rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
+    assert [row["caption"] for row in rows] == [c["caption"] for c in captions]
+    assert [float(row["image"]) for row in rows] == [c["losses"]["image"] for c in captions]
+    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    ends = [line for line in lines if line["event"] == "end"]
+    assert [line["image"] for line in ends] == [c["image"] for c in captions]
+
+
+def test_a_table_for_people_and_a_run_file(capsys, folder, quick, tmp_path):
+    run_file = {"lm": "demo:lm", "clip": {"model": "demo:clip", "weight": 5}, "budget": 1}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run_file), encoding="utf-8")
+    code, stdout, stderr = run(capsys, folder / "0.png", "--file", file, *quick)
+    assert (code, stderr) == (0, "")
+    header, _, row, *_ = stdout.splitlines()
+    assert header.split() == ["caption", "image", "total", "fluency", "image"]
+    assert "0.png" in row
+
+
+def test_captions_go_on_from_checkpoints(capsys, folder, quick, tmp_path):
+    states = tmp_path / "states"
+    command = [folder / "0.png", *MODELS, *quick, "--json"]
+    straight = json.loads(run(capsys, *command, "--steps", 3)[1])
+    run(capsys, *command, "--steps", 1, "--checkpoint", states)
+    assert len(list(states.iterdir())) == 1
+    resumed = json.loads(run(capsys, *command, "--steps", 3, "--checkpoint", states)[1])
+    for item in (*straight["captions"], *resumed["captions"]):
+        del item["spent"]["seconds"]
+    assert resumed == straight
+
+
+def test_what_is_done_is_kept_when_a_model_fails(capsys, folder, quick, tmp_path, monkeypatch):
+    compute, calls, limit = FeatureLoss.compute, [], 1 << 30
+
+    def failing(self, embeds, batch, labels):
+        calls.append(len(batch))
+        losses = compute(self, embeds, batch, labels)
+        return losses if len(calls) <= limit else losses * torch.nan
+
+    monkeypatch.setattr(FeatureLoss, "compute", failing)
+    assert run(capsys, folder / "0.png", *MODELS, *quick)[0] == 0
+    limit = len(calls) + 1  # the second image's first prompts are scored, and no more
+    calls.clear()
+    out = tmp_path / "o.json"
+    code, stdout, stderr = run(capsys, folder, *MODELS, *quick, "--out", out, "--json")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "is nan for the prompt" in stderr
+    kept = json.loads(out.read_text(encoding="utf-8"))["captions"]
+    assert [Path(item["image"]).name for item in kept] == ["0.png", "1.png"]
+    assert [item["stop"] for item in kept] == ["steps", "failed"]
+    said = json.loads(stdout)
+    assert said["error"]["type"] == "LossError"
+    assert [item["caption"] for item in said["result"]["captions"]] == [
+        item["caption"] for item in kept
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{0.png}"], "no lm; expected a model, under 'lm' or by --lm"),
+        (MODELS, "no image; expected image files, or folders of images"),
+        (["{notes.txt}", *MODELS], "cannot be read as an image"),
+        (["{no.png}", *MODELS], "does not exist; expected an image file, or a folder of images"),
+        (["{0.png}", *MODELS, *FEELING[:2]], "a classifier without a label; expected a label"),
+        (["{0.png}", *MODELS, *FEELING[:3], "merry"], "no label 'merry'; expected one of 'neg"),
+        (["{0.png}", "--lm", "demo:clip", "--clip", "demo:clip"], "expected kind 'clip'"),
+        (["{0.png}", *MODELS, "--lm.prefix", "a red star " * 60], "shorten the prefix or the suf"),
+        (["{0.png}", *MODELS, "--csv", "nowhere/t.csv"], "--csv nowhere/t.csv; expected a file"),
+        (["{0.png}", *MODELS, "--clip.wieght", "3"], "did you mean 'weight'?"),
+    ],
+)
+def test_mistakes_get_one_line(capsys, folder, quick, arguments, message):
+    given = [
+        str(folder / item[1:-1]) if item.startswith("{") else item for item in map(str, arguments)
+    ]
+    code, stdout, stderr = run(capsys, *given, *quick, "--json")
+    assert code == 2
+    assert message in stderr
+    assert stderr.count("\n") == 1
+    assert message in json.loads(stdout)["error"]["message"]
+
+
+def test_fields_are_listed(capsys):
+    code, stdout, _ = run(capsys, "--fields")
+    assert code == 0
+    assert "method, type words (the default)" in stdout
+    assert "22.0" in stdout

@@ -1,0 +1,119 @@
+"""Captions of several images with models that are loaded once; events as they happen."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fuse_index.demo import DemoModel, Split, draw, make_scene, model_name
+from fuse_index.errors import ImageError, ModelError, StorageError
+from fuse_index.optimize import Budget
+from fuse_index.run import Captioner, EventWriter, ModelPool, assembly, find_images, read_captions
+from fuse_index.run.captions import Captions
+
+
+@pytest.fixture(scope="module")
+def ask(config):
+    def read(**sections):
+        value = {
+            "lm": model_name(DemoModel.LM),
+            "clip": model_name(DemoModel.CLIP),
+            "budget": 3,
+            "initial": {"length": 6, "count": 2},
+            "method": {"type": "words", "search_width": 16},
+            "adapters": {"words": config.words, "cache": str(config.cache)},
+        }
+        return read_captions({**value, **sections})
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def captioner(ask) -> Captioner:
+    return Captioner(
+        ask(classifier={"model": model_name(DemoModel.SENTIMENT), "label": "positive"})
+    )
+
+
+def test_captions_are_reproducible_and_better_than_where_they_began(captioner, image):
+    first, again = captioner.caption(image), captioner.caption(image)
+    assert first.text == again.text
+    assert list(first.result.losses) == ["fluency", "image", "label"]
+    trajectory = first.result.trajectory
+    assert first.result.total < trajectory[0].best
+    assert [p.losses for p in trajectory] == [p.losses for p in again.result.trajectory]
+    weights = [1.0, 22.0, 1.0]
+    total = sum(w * v for w, v in zip(weights, first.result.losses.values(), strict=True))
+    assert first.result.total == pytest.approx(total)
+
+
+def test_each_image_gets_its_own(captioner, image):
+    other = draw(make_scene(Split.TEST, 1))
+    one, two = captioner.caption(str(image)), captioner.caption(other)
+    assert one.text != two.text
+    said = Captions((one, two)).to_json()["captions"]
+    assert [item["caption"] for item in said] == [one.text, two.text]
+    assert said[0]["image"] == str(image)
+    assert "result" in one.to_json(full=True)
+
+
+def test_models_are_loaded_once(ask, monkeypatch, image):
+    loaded = []
+    load = assembly.load_model
+    monkeypatch.setattr(
+        assembly, "load_model", lambda name, **o: (loaded.append(name), load(name, **o))[1]
+    )
+    captioner = Captioner(ask(budget={"steps": 1}))
+    for _ in range(2):
+        captioner.caption(image)
+    assert loaded == [model_name(DemoModel.LM), model_name(DemoModel.CLIP)]
+    pool = ModelPool()
+    role = captioner.config.lm
+    assert pool.load(role) is pool.load(role)
+
+
+def test_a_label_the_classifier_does_not_have(ask):
+    with pytest.raises(ModelError, match="no label 'merry'; expected one of 'negative', 'neutral'"):
+        Captioner(ask(classifier={"model": model_name(DemoModel.SENTIMENT), "label": "merry"}))
+
+
+def test_a_model_of_another_kind(ask):
+    with pytest.raises(ModelError, match="causal"):
+        Captioner(ask(clip=model_name(DemoModel.LM)))
+
+
+def test_folders_stand_for_their_images(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_images([tmp_path, tmp_path / "notes.txt"])
+    assert found == [str(tmp_path / "a.JPG"), str(tmp_path / "b.png"), tmp_path / "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match=r"empty' holds no image; expected files \.png"):
+        find_images([tmp_path / "empty"])
+    with pytest.raises(ImageError, match="does not exist; expected an image file, or a folder"):
+        find_images([tmp_path / "none.png"])
+
+
+def test_events(captioner, image, tmp_path):
+    writer = EventWriter(tmp_path / "events.jsonl")
+    writer.about(image="scene")
+    caption = captioner.caption(image, [writer])
+    writer.end(caption.result)
+    writer.close()
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["start", *["step"] * 4, "end"]
+    assert {line["image"] for line in lines} == {"scene"}
+    points = caption.result.trajectory
+    assert [line["total"] for line in lines[1:-1]] == [point.total for point in points]
+    assert [line["step"] for line in lines[1:-1]] == [0, 1, 2, 3]
+    assert lines[-1]["text"] == lines[-2]["best_text"] == caption.result.text
+    assert lines[0]["configuration"]["options"]["seed"] == 0
+    with pytest.raises(StorageError, match="expected a file that can be written"):
+        EventWriter(tmp_path / "no" / "events.jsonl")
+
+
+def test_the_budget_is_every_images_own(captioner, image):
+    assert captioner.config.budget == Budget(steps=3)
+    spent = [captioner.caption(image).result.spent["steps"] for _ in range(2)]
+    assert spent == [3, 3]

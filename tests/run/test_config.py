@@ -1,0 +1,245 @@
+"""Run files: what they may say, mistakes in them, flags over them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from fuse_index.errors import OptionError
+from fuse_index.models import ModelKind
+from fuse_index.objectives import OBJECTIVES
+from fuse_index.optimize import METHODS, SEARCHES
+from fuse_index.run import load_file, override, read_run
+from fuse_index.run.captions import IMAGE_WEIGHT, read_captions
+from fuse_index.run.config import Draw, Precision
+from fuse_index.run.describe import describe_captions, describe_fields
+from fuse_index.run.fields import FlagText
+
+RUN = {
+    "models": {
+        "lm": "gpt2",
+        "clip": {"model": "open_clip:ViT-B-32", "kind": "clip", "dtype": "bfloat16"},
+    },
+    "objectives": [
+        {"type": "fluency", "model": "lm", "prefix": "Hi. "},
+        {"type": "image", "model": "clip", "weight": 22, "images": "a.png"},
+    ],
+    "initial": "a picture",
+    "method": {"type": "gcg", "search_width": 64},
+    "search": "beam",
+    "budget": {"steps": None, "seconds": 5},
+    "tokens": {"words_only": True, "deny_ids": [3]},
+}
+
+
+def changed(**sections):
+    return {**json.loads(json.dumps(RUN)), **sections}
+
+
+def test_a_whole_file():
+    run = read_run(RUN)
+    assert run.source == "lm"
+    assert run.models["lm"].model == "gpt2"
+    assert run.models["clip"].kind is ModelKind.CLIP
+    assert run.models["clip"].dtype is Precision.BFLOAT16
+    assert [item.model for item in run.objectives] == ["lm", "clip"]
+    assert run.objectives[1].objective == OBJECTIVES["image"](weight=22.0, images="a.png")
+    assert run.initial.texts == ("a picture",)
+    assert run.method == METHODS["gcg"](search_width=64)
+    assert run.search == SEARCHES["beam"]()
+    assert (run.budget.steps, run.budget.seconds) == (None, 5.0)
+    assert run.tokens.words_only
+    assert run.tokens.deny_ids == (3,)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_named(name):
+    assert read_run(changed(method=name)).method == METHODS[name]()
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_search_can_be_named(name):
+    assert read_run(changed(search={"type": name})).search == SEARCHES[name]()
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"modles": {}}, "section 'modles' is unknown; expected one of"),
+        ({"modles": {}}, "did you mean 'models'?"),
+        ({"models": {}}, "no models; expected at least one"),
+        ({"models": ["gpt2"]}, "models: ['gpt2']; expected a mapping of names to models"),
+        ({"models": {"lm": {"modell": "x"}}}, "models.lm: field 'modell' is unknown"),
+        ({"models": {"lm": {"model": "x", "kind": "big"}}}, "models.lm.kind: 'big'; expected one"),
+        ({"objectives": []}, "no objectives; expected at least one"),
+        ({"objectives": [{"type": "fluensy", "model": "lm"}]}, "did you mean 'fluency'?"),
+        ({"objectives": [{"type": "fluency"}]}, "objectives[0]: no model; expected one of lm, cl"),
+        (
+            {"objectives": [{"type": "fluency", "model": "ml"}]},
+            "objectives[0]: model 'ml' is unknown; expected one of lm, clip; did you mean 'lm'?",
+        ),
+        (
+            {"objectives": [{"type": "label", "model": "lm"}]},
+            "objectives[0] (label): no 'label'; expected label to be given",
+        ),
+        (
+            {"objectives": [{"type": "fluency", "model": "lm", "weigth": 2}]},
+            "objectives[0] (fluency): field 'weigth' is unknown",
+        ),
+        ({"source": "the lm"}, "source: model 'the lm' is unknown; expected one of lm, clip"),
+        ({"method": "gcq"}, "method: type 'gcq' is unknown"),
+        ({"method": {"type": "gcg", "topk": 3}}, "did you mean 'top_k'?"),
+        ({"method": {"type": "gcg", "search_width": 0}}, "gcg: search_width=0; expected at least"),
+        ({"search": {"type": "greedy", "width": 3}}, "search (greedy): field 'width' is unknown"),
+        ({"budget": {"steps": -1}}, "budget: steps=-1; expected more than 0"),
+        ({"budget": {"step": 3}}, "budget: field 'step' is unknown"),
+        ({"initial": {"length": 0}}, "initial: length=0; expected at least 1"),
+        ({"initial": {"draw": "best"}}, "initial.draw: 'best'; expected one of uniform, model"),
+        ({"initial": [" "]}, "initial: an empty text"),
+        ({"tokens": {"deny_pattern": "("}}, "deny_pattern '('"),
+        ({"adapters": {"corpus": "a", "words": "b"}}, "adapters: both corpus and words"),
+        ({"options": {"seed": "one"}}, "options.seed: 'one'; expected a whole number"),
+        ({"probe": {"share": 0.1}}, "probe: no objectives; expected the draft's objectives"),
+    ],
+)
+def test_mistakes(sections, message):
+    with pytest.raises(OptionError) as caught:
+        read_run(changed(**sections))
+    assert message in str(caught.value)
+
+
+def test_the_draft_of_probe_sampling():
+    draft = {"objectives": [{"type": "fluency", "model": "lm"}], "reduction": 4}
+    probe = read_run(changed(probe=draft)).probe
+    assert probe.reduction == 4.0
+    assert probe.objectives[0].objective == OBJECTIVES["fluency"]()
+
+
+def test_yaml_and_json_say_the_same(tmp_path):
+    import yaml
+
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN, sort_keys=False), encoding="utf-8")
+    (tmp_path / "run.json").write_text(json.dumps(RUN), encoding="utf-8")
+    assert read_run(load_file(tmp_path / "run.yaml")) == read_run(RUN)
+    assert read_run(load_file(tmp_path / "run.json")) == read_run(RUN)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.yaml", "models: [", "line 1"),
+        ("run.yaml", "a\tb: {", "run.yaml"),
+        ("run.yaml", "- a\n- b\n", "holds a list; expected a mapping"),
+        ("run.yaml", "!!python/object/apply:os.getcwd []", "run.yaml"),
+        ("run.json", "{", "run.json"),
+        ("run.yaml", b"\xff\xfe\x00", "is no UTF-8 text"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(OptionError) as caught:
+        load_file(path)
+    assert message in str(caught.value)
+    with pytest.raises(OptionError, match="No such file"):
+        load_file(tmp_path / "nothing.yaml")
+
+
+def over(*settings):
+    value = changed()
+    texts = [(path, FlagText(item) if isinstance(item, str) else item) for path, item in settings]
+    override(value, texts, {"method": "gcg", "search": "greedy"})
+    return read_run(value)
+
+
+def test_settings_reach_every_kind_of_field():
+    run = over(
+        ("budget.steps", "7"),
+        ("models.lm.dtype", "float16"),
+        ("models.new", "some/model"),
+        ("objectives.0.weight", "2"),
+        ("objectives.image.images", "[b.png, c.png]"),
+        ("method.top_k", "5"),
+        ("search.width", "9"),
+        ("options.seed", "3"),
+        ("initial.length", "4"),
+        ("tokens.deny_ids", "[1, 2]"),
+    )
+    assert run.budget.steps == 7
+    assert run.models["lm"].model == "gpt2"
+    assert run.models["lm"].dtype is Precision.FLOAT16
+    assert run.models["new"].model == "some/model"
+    assert run.objectives[0].objective.weight == 2.0
+    assert run.objectives[1].objective.images == ("b.png", "c.png")
+    assert run.method == METHODS["gcg"](search_width=64, top_k=5)
+    assert run.search == SEARCHES["beam"](width=9)
+    assert run.options.seed == 3
+    assert run.initial.length == 4
+    assert run.tokens.deny_ids == (1, 2)
+
+
+def test_another_type_drops_the_options_of_the_old_one():
+    assert over(("method.type", "random")).method == METHODS["random"]()
+    assert over(("method.type", "gcg")).method == METHODS["gcg"](search_width=64)
+    assert over(("method.type", "random"), ("method.search_width", "3")).method == METHODS[
+        "random"
+    ](search_width=3)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("objectives.7.weight", "'7' is none of 2 entries; expected a number from 0 to 1"),
+        ("objectives.label.weight", "'label' is none of 2 entries"),
+        ("budget..steps", "expected a path such as budget.steps"),
+        ("bugdet.steps", "section 'bugdet' is unknown"),
+    ],
+)
+def test_settings_that_lead_nowhere(path, message):
+    with pytest.raises(OptionError) as caught:
+        over((path, "1"))
+    assert message in str(caught.value)
+
+
+def test_captions_have_defaults_of_their_own():
+    run = read_captions({"lm": "gpt2", "clip": "open_clip:ViT-B-32"})
+    assert (run.lm.weight, run.clip.weight) == (1.0, IMAGE_WEIGHT)
+    assert run.method == METHODS["words"]()
+    assert (run.search.type, run.budget.steps) == ("beam", 30)
+    assert (run.initial.count, run.initial.draw) == (16, Draw.MODEL)
+    other = read_captions(
+        {"lm": "gpt2", "clip": {"model": "x", "weight": 3}, "initial": {"length": 5}}
+    )
+    assert (other.initial.length, other.initial.count) == (5, 16)
+    assert other.clip.weight == 3.0
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"clip": "x"}, "no lm; expected a model"),
+        ({"lm": "x"}, "no clip; expected a model"),
+        ({"lm": "x", "clip": "y", "classifier": "z"}, "a classifier without a label"),
+        ({"lm": "x", "clip": "y", "judge": "z"}, "section 'judge' is unknown"),
+        ({"lm": "x", "clip": {"model": "y", "wight": 2}}, "did you mean 'weight'?"),
+    ],
+)
+def test_mistakes_in_captions(value, message):
+    with pytest.raises(OptionError) as caught:
+        read_captions(value)
+    assert message in str(caught.value)
+
+
+def test_every_field_is_described():
+    sections = dict(describe_fields())
+    for registry, section in ((METHODS, "method"), (SEARCHES, "search")):
+        for name, cls in registry.items():
+            (rows,) = [v for k, v in sections.items() if k.startswith(f"{section}, type {name}")]
+            assert [row[0] for row in rows] == [item.name for item in fields(cls)]
+            assert all(row[3] for row in rows), name
+    for name, rows in [*describe_fields(), *describe_captions()]:
+        assert all(all((row[0], row[1], row[3])) for row in rows), name
+    assert "method, type words (the default)" in dict(describe_captions())
+    assert "method, type gcg (the default)" in sections
