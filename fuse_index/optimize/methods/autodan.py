@@ -45,7 +45,8 @@ class AutoDAN(MethodOptions):
     log-probability less ``weight`` times its predicted change of the loss, the latter in standard
     deviations over the tokens that may be used, so that the weight means the same for any losses.
     Tokens are drawn by merit and scored, and again with the gradient at the best of them, until no
-    better one turns up or ``iterations`` times.
+    better one turns up or ``iterations`` times. The gradients of all iterations are averaged:
+    taken at one token, the prediction for others is a poor one.
 
     Attributes:
         length: tokens of the finished prompt, the initial ones included.
@@ -108,6 +109,7 @@ class _Slot:
         position: which position.
         likelihoods: ``(V,)`` float32 on the CPU, log-probabilities of tokens in the position.
         taken: tokens at which the gradient was taken.
+        gradient: ``(V,)`` float32 on the CPU, the sum of the predicted changes there.
         totals: scored tokens with the total of the prompt they make.
         open: whether the search goes on.
     """
@@ -116,6 +118,7 @@ class _Slot:
     position: int
     likelihoods: Tensor
     taken: set[int] = field(default_factory=set)
+    gradient: Tensor | None = None
     totals: dict[int, float] = field(default_factory=dict)
     open: bool = True
 
@@ -184,12 +187,10 @@ class _AutoDANMethod(Method):
             working = [slot for slot in slots if slot.open]
             if not working or width < 1:
                 break
-            gradients = self._gradients(working)
+            self._take_gradients(working)
             drawn = [
-                self._draw(slot, own, count)
-                for slot, own, count in zip(
-                    working, gradients, shares(width, len(working)), strict=True
-                )
+                self._draw(slot, count)
+                for slot, count in zip(working, shares(width, len(working)), strict=True)
             ]
             self._score(working, drawn)
             if end is not None:
@@ -197,20 +198,22 @@ class _AutoDANMethod(Method):
         rows = [slot.with_tokens(torch.tensor(list(slot.totals))) for slot in slots if slot.totals]
         return Ragged.from_lists([row for part in rows for row in part.tolist()])
 
-    def _gradients(self, slots: list[_Slot]) -> list[Tensor | None]:
-        """Each slot's own predicted change of the loss ``(V,)`` for every token."""
+    def _take_gradients(self, slots: list[_Slot]) -> None:
+        """Add each slot's own predicted change of the loss at the token that stands there now."""
         for slot in slots:
             slot.taken.add(int(slot.ids[slot.position]))
         if not self.options.follows_gradient:
-            return [None] * len(slots)
+            return
         prompts = Ragged.from_lists([slot.ids.tolist() for slot in slots])
         scores = self.context.gradients.tokens(prompts, self.context.weights)
-        return [own[slot.position].cpu() for slot, own in zip(slots, scores, strict=True)]
+        for slot, own in zip(slots, scores, strict=True):
+            found = own[slot.position].cpu()
+            slot.gradient = found if slot.gradient is None else slot.gradient + found
 
-    def _draw(self, slot: _Slot, gradient: Tensor | None, count: int) -> Tensor:
+    def _draw(self, slot: _Slot, count: int) -> Tensor:
         """Draw tokens by merit, those that are new and survive as text."""
         options = self.options
-        merits = merits_of(slot.likelihoods, gradient, self._allowed, options.weight)
+        merits = merits_of(slot.likelihoods, slot.gradient, self._allowed, options.weight)
         ranked = draw_ranked(merits, _SPARE * count, options.temperature, self.context.generator)
         if not count or not len(ranked):
             return ranked[:0]
