@@ -64,6 +64,8 @@ def index_files(index: WordIndex, name: str) -> dict[str, Any]:
             "sha256": hashlib.sha256(data.data).hexdigest(),
             "effort": engine.effort.to_dict(),
             "lift": engine.lift,
+            "keeps_vectors": index.vectors.kept is not None,
+            "keeps_tables": index.vectors.has_tables,
             "reduction": None,
         }
         if engine.reduction is not None:
@@ -312,6 +314,8 @@ def _engine(
             expected=f"{len(vectors)} of width {width}",
             remedy=_BUILD_AGAIN,
         )
+    if stored["keeps_vectors"]:
+        vectors.keep(bool(stored["keeps_tables"]))
     effort = Effort(int(stored["effort"]["probe"]), int(stored["effort"]["candidates"]))
     return Approximate(index, options.kind, options.metric, lift, effort, reduction)
 

@@ -24,7 +24,8 @@ def search_tokens(
 
     ``q . mean(E[tokens]) = mean((E q)[tokens])``: one product with the embeddings of the tokens in
     use, then a gather and a sum a word. The cost of a query is that of the token table, which is
-    far smaller than the words' vectors. A model whose part of every query is zero costs nothing.
+    far smaller than the words' vectors. (Where only the vectors are kept, they are multiplied.) A
+    model whose part of every query is zero costs nothing.
 
     Args:
         vectors: of ``n`` words.
@@ -50,7 +51,7 @@ def _scores(
     vectors: WordVectors, queries: Tensor, metric: Metric, allowed: Tensor | None
 ) -> Iterator[tuple[int, Tensor]]:
     few = len(queries) <= _FEW_QUERIES
-    terms = list(_terms(vectors, queries, few))
+    terms = list(_terms(vectors, queries, few)) if vectors.has_tables else []
     step = max(4096, _SCORES // len(queries))
     for start in range(0, len(vectors), step):
         words = slice(start, min(start + step, len(vectors)))
@@ -58,7 +59,9 @@ def _scores(
         for number, (packed, table, slots) in enumerate(terms):
             add = _add_few(packed, table, slots, words) if few else _add_many(packed, table, words)
             inner = add if number == 0 else inner.add_(add)
-        if not terms:  # every query is zero
+        if vectors.kept is not None and not vectors.has_tables:
+            inner = queries @ vectors.kept[words].t()
+        elif not terms:  # every query is zero
             inner = queries.new_zeros(len(queries), words.stop - words.start)
         scores = finish(inner, queries, metric, vectors, words)
         if allowed is not None:

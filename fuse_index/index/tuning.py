@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,9 @@ class Trial:
         seconds: median time of a single query.
         bytes: memory of the index and of what it compares again.
         built: seconds that training and adding took.
+        reduced_to: dimensions that words and queries are reduced to, if they are.
+        lifted: whether the largest inner product is searched as a nearest neighbour.
+        effort: of an approximate kind.
     """
 
     kind: Kind
@@ -57,18 +60,20 @@ class Trial:
     seconds: float
     bytes: int
     built: float
+    reduced_to: int | None = None
+    lifted: bool = False
+    effort: Effort | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a JSON object."""
-        engine = self.engine
         return {
             "kind": self.kind.value,
             "recall": round(self.recall, 4),
             "seconds": round(self.seconds, 6),
             "bytes": self.bytes,
-            "effort": engine.effort.to_dict() if engine and not self.kind.exact else {},
-            "lifted": bool(engine and engine.lift),
-            "reduced_to": engine.reduction.words.shape[1] if engine and engine.reduction else None,
+            "effort": self.effort.to_dict() if self.effort else {},
+            "lifted": self.lifted,
+            "reduced_to": self.reduced_to,
         }
 
 
@@ -161,7 +166,10 @@ def tune(
             logger.info("%s", trials[-1].to_dict())
     if progress is not None:
         progress(len(kinds), len(kinds))
-    return _choose(trials, vectors, options), tuple(trials)
+    chosen = _choose(trials, vectors, options)
+    return chosen, tuple(
+        replace(trial, engine=None) if trial is not chosen else chosen for trial in trials
+    )
 
 
 def _choose(trials: list[Trial], vectors: WordVectors, options: IndexOptions) -> Trial:
@@ -180,6 +188,24 @@ def _choose(trials: list[Trial], vectors: WordVectors, options: IndexOptions) ->
             remedy="ask for less, or use another kind",
         )
     return min(fit, key=lambda trial: trial.seconds)
+
+
+def keep_vectors(vectors: WordVectors, codes: int, memory: float) -> None:
+    """Keep the vectors, for comparing candidates again, as far as the memory allows.
+
+    With the token embeddings where both fit, else in their place, else not at all.
+
+    Args:
+        vectors: which may be kept already; then nothing changes.
+        codes: bytes that FAISS holds.
+        memory: see :class:`IndexOptions`.
+    """
+    exact = 4 * len(vectors) * vectors.width
+    room = memory * exact - codes
+    if vectors.kept is None and exact + vectors.bytes <= room:
+        vectors.keep()
+    elif vectors.kept is None and exact + vectors.bytes_of_ids <= room:
+        vectors.keep(tables=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,15 +254,25 @@ class _Bench:
                 seed=self.options.seed,
             )
         built = time.perf_counter() - start
-        size = self.vectors.bytes
-        if engine is not None:
-            # What FAISS writes is what it holds; a flat index needs no token embeddings.
-            codes = 4 * len(self.vectors) * self.vectors.width
-            size = codes if kind is Kind.FLAT else size + engine.serialize().nbytes
-        if engine is None or kind.exact:
+        if engine is None or kind.exact:  # a flat index needs no token embeddings
+            flat = 4 * len(self.vectors) * self.vectors.width
+            size = self.vectors.bytes if engine is None else flat
             return Trial(kind, engine, 1.0, self._time(engine), size, built)
+        codes = int(engine.serialize().nbytes)  # what FAISS writes is what it holds
+        keep_vectors(self.vectors, codes, self.options.memory)
+        size = self.vectors.bytes + codes
         recall, seconds, engine = self._fit_effort(engine)
-        return Trial(kind, engine, recall, seconds, size, built)
+        return Trial(
+            kind,
+            engine,
+            recall,
+            seconds,
+            size,
+            built,
+            reduced_to=variant.reduced or None,
+            lifted=variant.lifted,
+            effort=engine.effort,
+        )
 
     def _reduction(self, size: int) -> Reduction | None:
         if not size:

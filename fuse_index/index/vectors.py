@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -87,8 +87,8 @@ class PackedSide:
 class WordVectors:
     """Vectors of ``n`` words over one model or the concatenation of several.
 
-    A vector is never stored: it is the mean of token embeddings, or their padded concatenation,
-    model after model.
+    A vector is the mean of token embeddings, or their padded concatenation, model after model. It
+    is made when it is needed, unless :meth:`keep` stores them all.
 
     Args:
         sides: the models; all with the same words.
@@ -109,6 +109,10 @@ class WordVectors:
         self.packed: list[PackedSide] = []
         for side in sides:
             self.packed.append(_pack(side, representation, self.width))
+        self.kept: Tensor | None = None
+        """``(n, width)``: all vectors, where they are stored."""
+        self.has_tables = True
+        """Whether token embeddings are held: without them the vectors are kept."""
 
     def __len__(self) -> int:
         return len(self.sides[0].tokens)
@@ -120,8 +124,15 @@ class WordVectors:
 
     @property
     def bytes(self) -> int:
-        """Bytes held here: token embeddings and token ids."""
+        """Bytes held here: token embeddings, token ids, and the vectors that are kept."""
         tensors = [t for p in self.packed for t in (p.rows, p.columns, p.scale)]
+        tensors += [] if self.kept is None else [self.kept]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    @property
+    def bytes_of_ids(self) -> int:
+        """Bytes of the token ids alone."""
+        tensors = [t for p in self.packed for t in (p.columns, p.scale)]
         return sum(t.numel() * t.element_size() for t in tensors)
 
     @property
@@ -140,8 +151,22 @@ class WordVectors:
                 return slice(packed.part, packed.part + packed.slots * packed.width)
         raise ShapeError(f"model {name!r}", expected=f"one of {[side.name for side in self.sides]}")
 
+    def keep(self, tables: bool = True) -> None:
+        """Store all vectors, so that comparing a few words again is a single gather.
+
+        Args:
+            tables: whether the token embeddings are held too, by which other searches are fast.
+        """
+        if self.kept is None:
+            self.kept = self.matrix()
+        if not tables:
+            self.packed = [replace(packed, rows=packed.rows[:0].clone()) for packed in self.packed]
+            self.has_tables = False
+
     def rows(self, ids: Tensor) -> Tensor:
         """Make vectors: ``(m,)`` word ids to ``(m, width)`` float32."""
+        if self.kept is not None:
+            return self.kept.index_select(0, ids)
         parts = []
         for packed in self.packed:
             tokens = packed.columns.index_select(1, ids).t().contiguous()  # (m, k)
@@ -176,7 +201,9 @@ class WordVectors:
         return torch.where(self.squares > 0, self.squares.clamp(min=_TINY).rsqrt(), 0.0)
 
     def inner(self, queries: Tensor, ids: Tensor) -> Tensor:
-        """Multiply queries with the vectors of given words, through the scores of their tokens.
+        """Multiply queries with the vectors of given words.
+
+        Where vectors are not kept this goes through the scores of their tokens.
 
         Args:
             queries: ``(b, width)`` float32.
@@ -185,6 +212,8 @@ class WordVectors:
         Returns:
             ``(b, m)``.
         """
+        if self.kept is not None:
+            return _products(self.kept, queries, ids, self.chunk)
         total = torch.zeros(ids.shape)
         for packed in self.packed:
             tokens = packed.columns.t()[ids]  # (b, m, k)
@@ -202,6 +231,23 @@ class WordVectors:
             words = self.rows(chosen.flatten()).view(*chosen.shape, -1)  # (b, m, width)
             parts.append((words - queries[start : start + step, None]).square_().sum(2).neg_())
         return torch.cat(parts)
+
+
+def _products(rows: Tensor, queries: Tensor, ids: Tensor, chunk: int) -> Tensor:
+    """``(b, m)``: queries ``(b, width)`` times the rows that ``ids`` ``(b, m)`` name.
+
+    numpy does the work of a single query, see :func:`_token_scores`.
+    """
+    if len(ids) == 1:
+        few = np.take(rows.numpy(), ids.numpy()[0], axis=0)
+        return torch.from_numpy(np.einsum("ij,j->i", few, queries.numpy()[0]))[None]
+    step = max(1, chunk // max(ids.shape[1], 1))
+    parts = []
+    for start in range(0, len(ids), step):
+        chosen = ids[start : start + step]
+        words = rows.index_select(0, chosen.flatten()).view(*chosen.shape, -1)
+        parts.append(torch.bmm(words, queries[start : start + step, :, None])[..., 0])
+    return torch.cat(parts)
 
 
 def _token_scores(packed: PackedSide, queries: Tensor, tokens: Tensor) -> Tensor:

@@ -111,6 +111,8 @@ class WordIndex:
             "tried": [trial.to_dict() for trial in trials if trial is not chosen],
         }
         resolved = replace(options, kind=chosen.kind)
+        if chosen.kind.exact and vectors.kept is not None:  # kept for kinds that were not chosen
+            vectors = WordVectors(sides, options.representation)
         return cls(words, counts, vectors, resolved, chosen.engine, report=report)
 
     @classmethod
@@ -350,6 +352,8 @@ class WordIndex:
                 "an added word has more tokens than any the padded vectors were made for",
                 remedy="build the index again",
             )
+        if self.vectors.kept is not None:
+            vectors.keep(self.vectors.has_tables)
         new = np.zeros(len(words), np.int64) if counts is None else np.asarray(counts, np.int64)
         engine = None if self._engine is None else self._engine.extended(vectors)
         index = WordIndex(

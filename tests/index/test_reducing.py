@@ -22,7 +22,7 @@ from fuse_index.index import (
 )
 from fuse_index.index.approximate import Approximate, Effort
 from fuse_index.index.reducing import Reduction
-from fuse_index.index.tuning import Variant, variants
+from fuse_index.index.tuning import Variant, keep_vectors, variants
 from tests.artifact import sample
 from tests.index import helpers
 from tests.index.test_files import make_table
@@ -115,3 +115,38 @@ def test_maps_that_do_not_fit_are_refused(stored):
     sample.reseal(bundle)
     with pytest.raises(BundleError, match=r"joint\.json is damaged \('reduction'\)"):
         read_index(read_bundle(bundle), "joint", source=source, target=target)
+
+
+def test_vectors_are_kept_as_far_as_the_memory_allows():
+    sides = helpers.make_sides(1200, {"target": 32}, vocabulary=400)
+    exact = 4 * 1200 * 32
+    for memory, kept, tables in ((9.0, True, True), (1.3, True, False), (0.9, False, True)):
+        vectors = WordVectors(sides, Representation.MEAN)
+        before = vectors.bytes
+        keep_vectors(vectors, exact // 16, memory)
+        assert (vectors.kept is not None, vectors.has_tables) == (kept, tables)
+        assert vectors.bytes + exact // 16 <= memory * exact
+        assert (vectors.bytes > before) is kept
+
+
+@pytest.mark.parametrize("tables", [True, False])
+@pytest.mark.parametrize("metric", list(Metric))
+def test_kept_vectors_answer_alike(metric, tables):
+    sides = helpers.make_sides(1200, {"source": 6, "target": 8}, vocabulary=300)
+    words = helpers.make_words(1200)
+    made, kept = (WordVectors(sides, Representation.MEAN) for _ in range(2))
+    kept.keep(tables)
+    engine = Approximate.build(made, Kind.PQ, metric).with_effort(Effort(1, 300))
+    options = IndexOptions(Kind.PQ, metric)
+    first = WordIndex(*words, made, options, engine)
+    second = WordIndex(*words, kept, options, engine)
+    for batch in (1, 9):
+        queries = helpers.gradient_like(first, batch)
+        for asked in Metric:
+            want, got = (one.search(queries, 15, metric=asked) for one in (first, second))
+            torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-4)
+    more = second.add(["neologism"], {"source": [[1]], "target": [[2]]})
+    assert more.vectors.has_tables is tables
+    torch.testing.assert_close(
+        more.vectors.kept[-1], torch.cat([sides[0].table[1], sides[1].table[2]])
+    )
