@@ -155,7 +155,7 @@ def make_run(problem: Any, options: Any) -> Any:
         [start_ids(problem, options.tokens)],
         method=GCG(search_width=options.candidates, top_k=256),
         search=Greedy(keep_current=False),
-        options=RunOptions(batch_size=options.candidates),
+        options=RunOptions(batch_size=options.batch),
     )
 
 
@@ -283,6 +283,7 @@ def main() -> int:
     arguments.add_argument("--lm-tokenizer", help="folder of a causal model's tokenizer")
     arguments.add_argument("--clip-tokenizer", help="folder of CLIP's tokenizer")
     arguments.add_argument("--candidates", type=int, default=512 if cuda else 64)
+    arguments.add_argument("--batch", type=int, help="prompts of one forward pass, at most")
     arguments.add_argument("--tokens", type=int, default=16, help="tokens of the prompt")
     arguments.add_argument("--steps", type=int, default=20 if cuda else 3)
     arguments.add_argument("--small", action="store_true", help="tiny models, to try it out")

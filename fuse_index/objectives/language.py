@@ -141,10 +141,10 @@ class _LanguageLoss(Loss):
         output = self.model.forward(embeds, batch, prefix=prefix, logits_from=begin - 1)
         assert output.logits is not None
         first = output.start + 1
-        scores = output.logits[:, :-1].float()
+        scores = output.logits[:, :-1]
         tokens = self.tokens(scores, embeds, batch, labels, first)
         if prefix is not None and prefix.logits is not None and first > begin:
-            known = prefix.logits[: first - begin].float()[None]
+            known = prefix.logits[: first - begin][None]
             row = self.tokens(known, embeds[:1], batch, None, begin)
             tokens = torch.cat([row.expand(len(batch), -1), tokens], dim=1)
             first = begin
@@ -157,7 +157,8 @@ class _LanguageLoss(Loss):
         """Return the loss of every predicted token.
 
         Args:
-            scores: (b, T, V) float32 logits that predict the tokens from position ``first`` on.
+            scores: (b, T, V) logits in the model's dtype that predict the tokens from position
+                ``first`` on.
             embeds: (b, L, d) of the batch.
             batch: the ids.
             labels: (b, C, V) one-hot content, or None.
@@ -206,7 +207,8 @@ class _FluencyLoss(_LanguageLoss):
     def tokens(
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
-        log_probs = functional.log_softmax(scores, dim=-1)
+        # one pass over the logits, which are most of what this loss moves
+        log_probs = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return -self.pick(log_probs, embeds, batch, labels, first)
 
     def wanted(self, batch: Batch) -> Tensor:
@@ -222,6 +224,7 @@ class _EnergyLoss(_LanguageLoss):
     def tokens(
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
+        scores = scores.float()
         return scores.logsumexp(dim=-1) - self.pick(scores, embeds, batch, labels, first)
 
 
@@ -233,5 +236,5 @@ class _TokenDivergenceLoss(_LanguageLoss):
     ) -> Tensor:
         own = self.space.weights(embeds[:, first : first + scores.shape[1]]).float()
         log_soft = functional.log_softmax(own / self.objective.temperature, dim=-1)
-        log_model = functional.log_softmax(scores, dim=-1)
+        log_model = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return (log_model.exp() * (log_model - log_soft)).sum(dim=-1)
