@@ -92,20 +92,16 @@ def test_one_seed_one_result_and_resumption_bit_for_bit(
     assert outcome(problem, method, search, 6, path) == straight
 
 
-@pytest.mark.parametrize("method", ["gcg", "random", "random-l2", "autodan", "pez", "words"])
+@pytest.mark.parametrize("method", ["gcg", "random", "random-l2", "autodan", "words"])
 def test_another_seed_another_way(problem: Problem, method: str) -> None:
     ways = [
-        [point["ids"] for point in outcome(problem, method, "beam", 4, seed=seed)["trajectory"]]
+        [point["ids"] for point in outcome(problem, method, "beam", 2, seed=seed)["trajectory"]]
         for seed in (0, 1)
     ]
-    if method == "pez":  # only its random beginnings depend on the seed
-        found = [outcome(problem, method, "beam", 12, seed=seed)["pareto"] for seed in (0, 1)]
-        assert found[0] != found[1]
-    else:
-        assert ways[0] != ways[1]
+    assert ways[0] != ways[1]
 
 
-@pytest.mark.parametrize("search", SEARCH_CASES)
+@pytest.mark.parametrize("search", ["greedy", "uniform_cost"])
 @pytest.mark.parametrize("method", METHOD_CASES)
 def test_every_method_beats_its_start(problem: Problem, method: str, search: str) -> None:
     steps = 25 if method == "pez" else 4
