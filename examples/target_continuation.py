@@ -21,11 +21,12 @@ RUN = """\
 models:
   lm: demo:lm
 objectives:
-  - {type: continuation, model: lm, target: " left of a red circle"}
+  - {type: continuation, model: lm, target: " on a sandy backdrop"}
 initial: {length: 8}
-method: {type: gcg, search_width: 128, top_k: 64}
+method: {type: gcg, search_width: 192, top_k: 96}
 search: {type: greedy, buffer: 4}
-budget: {steps: 80, target_loss: 0.5}
+budget: {steps: 150}
+options: {early_stop: true}
 """
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "continuation")

@@ -43,8 +43,7 @@ def describe_fields() -> Iterator[tuple[str, list[Row]]]:
     )
     for name, cls in sorted(OBJECTIVES.items()):
         rows = [row for row in field_rows(cls) if row[0] not in shared]
-        if rows:
-            yield f"objectives[N], type {name}", rows
+        yield f"objectives[N], type {name}: {_summary(cls)}", rows
     yield "probe", field_rows(ProbeConfig)
     yield from describe_search(SearchConfig())
 
@@ -63,7 +62,8 @@ def describe_search(defaults: SearchConfig) -> Iterator[tuple[str, list[Row]]]:
         for name, cls in registry.items():
             own = getattr(defaults, section)
             mark = " (the default)" if own.type == name else ""
-            yield f"{section}, type {name}{mark}", field_rows(cls, own)
+            title = f"{section}, type {name}{mark}: {_summary(cls)}"
+            yield title, field_rows(cls, own)
     for section, cls in SECTIONS.items():
         yield section, field_rows(cls, getattr(defaults, section))
 
@@ -81,11 +81,16 @@ def field_rows(cls: type, made: Any = None) -> list[Row]:
             field.name,
             _type_text(hints[field.name]),
             _default_text(field, cls, made),
-            docs[field.name],
+            _plain(docs[field.name]),
         )
         for field in fields(cls)
         if field.init
     ]
+
+
+def _summary(cls: type) -> str:
+    """The first line of a class's docstring."""
+    return _plain((cls.__doc__ or "").strip().splitlines()[0])
 
 
 def _plain(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -241,5 +242,20 @@ def test_every_field_is_described():
             assert all(row[3] for row in rows), name
     for name, rows in [*describe_fields(), *describe_captions()]:
         assert all(all((row[0], row[1], row[3])) for row in rows), name
-    assert "method, type words (the default)" in dict(describe_captions())
-    assert "method, type gcg (the default)" in sections
+    for found, default in ((describe_captions(), "words"), (describe_fields(), "gcg")):
+        marked = [title for title, _ in found if "(the default)" in title]
+        assert marked[0].startswith(f"method, type {default} (the default): ")
+        assert len(marked) == 2
+
+
+def test_the_documentation_has_every_field():
+    text = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
+    for title, rows in [*describe_fields(), *describe_captions()]:
+        for name, *_ in rows:
+            assert f"| `{name}` |" in text, title
+    for title, rows in describe_fields():
+        for name, _, default, _ in rows:
+            if name not in ("type", "model"):
+                assert f"| {default} |" in text, (title, name)
+    for name in (*OBJECTIVES, *METHODS, *SEARCHES):
+        assert f"type {name}" in text
