@@ -178,7 +178,7 @@ def instrument(run: Any, parts: Parts, lm: Any, clip: Any) -> None:
     parts.wrap(run.method, "propose", "gradient sums, ranking, drawing")
     parts.wrap(run, "_filtered", "filters")
     parts.wrap(run.search, "update", "choosing")
-    parts.wrap(run, "_extend_front", "Pareto front")
+    parts.wrap(run.record, "keep", "Pareto front")
 
 
 def timed_steps(run: Any, device: torch.device, steps: int, warmup: int = 3) -> list[float]:

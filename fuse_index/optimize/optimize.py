@@ -15,6 +15,7 @@ from fuse_index.errors import FuseIndexError, OptionError
 from fuse_index.optimize.budget import Budget, Stop
 from fuse_index.optimize.checkpoint import Checkpoint
 from fuse_index.optimize.methods.gcg import GCG
+from fuse_index.optimize.resumption import checkpoint_of, restore
 from fuse_index.optimize.run import Run, RunOptions
 from fuse_index.optimize.search import Greedy
 
@@ -86,7 +87,7 @@ def optimize(
     if path is not None and path.exists():
         saved = Checkpoint.load(path)
         saved.require(run.configuration(), path)
-        run.restore(saved)
+        restore(run, saved)
     try:
         _loop(run, budget, path, checkpoint_every, callbacks)
     except FuseIndexError as error:
@@ -139,10 +140,10 @@ def _loop(
                 for callback in callbacks:
                     callback(run, run.trajectory[-1])
                 if path is not None and run.spent.steps % every == 0:
-                    run.checkpoint().save(path)
+                    checkpoint_of(run).save(path)
                     saved = run.spent.steps
         if path is not None and saved != run.spent.steps:
-            run.checkpoint().save(path)
+            checkpoint_of(run).save(path)
 
 
 class _Flag:

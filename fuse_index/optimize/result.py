@@ -45,6 +45,11 @@ class Point:
     candidates: int
     survived: int
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Point:
+        """Build a step from its fields as JSON has them."""
+        return cls(**{**value, "ids": tuple(value["ids"]), "losses": tuple(value["losses"])})
+
 
 @dataclass(frozen=True)
 class Result:
@@ -92,10 +97,7 @@ class Result:
         if value.get("format") != FORMAT:
             raise OptionError(f"format {value.get('format')!r}", expected=repr(FORMAT))
         values = {k: v for k, v in value.items() if k != "format"}
-        points = [
-            Point(**{**p, "ids": tuple(p["ids"]), "losses": tuple(p["losses"])})
-            for p in values["trajectory"]
-        ]
+        points = [Point.from_json(item) for item in values["trajectory"]]
         front = [ParetoPoint(**{**p, "ids": tuple(p["ids"])}) for p in values["pareto"]]
         values |= {
             "ids": tuple(values["ids"]),

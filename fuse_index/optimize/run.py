@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fuse_index.errors import OptionError, PromptError
+from fuse_index.errors import OptionError
 from fuse_index.objectives.base import Loss
 from fuse_index.objectives.weights import balanced_weights
 from fuse_index.optimize.budget import Budget, Spent, Stop
-from fuse_index.optimize.checkpoint import Checkpoint, pack_rows, unpack_rows
 from fuse_index.optimize.gradient import Differentiator
 from fuse_index.optimize.methods.base import Context, MethodOptions, Proposals
 from fuse_index.optimize.probe import Probe, ProbeSampler
-from fuse_index.optimize.result import ParetoPoint, Point, Result, pareto_front
+from fuse_index.optimize.record import Record
+from fuse_index.optimize.result import Point, Result
 from fuse_index.optimize.scoring import Scorer, distinct_rows
 from fuse_index.optimize.state import Scored, State, require_ids
 from fuse_index.optimize.survival import PromptCheck
@@ -26,15 +26,10 @@ from fuse_index.optimize.versions import package_versions
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
-    from fuse_index.optimize.batching import BatchSize
     from fuse_index.optimize.problem import Problem
     from fuse_index.optimize.search.base import SearchOptions
     from fuse_index.optimize.state import Ids, Losses
 
-_EMPTY_STEPS = 5
-"""Steps in a row without a candidate that survives, after which a run gives up"""
-_EMPTY_CANDIDATES = 100
-"""once this many were lost: some methods propose one candidate a step."""
 _STALE_STEPS = 100
 """Steps in a row without a prompt that is new, after which a run has come to its end."""
 
@@ -130,9 +125,8 @@ class Run:
                 expected="a 'continuation' objective",
                 remedy="give the budget a target_loss instead",
             )
-        self._empty = self._lost = self._stale = 0
+        self.stale = 0
         self.stop: Stop | None = None
-        self.trajectory: list[Point] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -159,9 +153,8 @@ class Run:
         )
         self.search = self._search_options.start(states)
         self.method = self._method_options.start(self.context, states)
-        self.best = min(states, key=lambda state: state.total)
-        self.pareto = pareto_front(states, self.options.pareto_size)
-        self._record(len(rows), len(rows))
+        self.record = Record(states, self.options.pareto_size)
+        self._record_step(len(rows), len(rows))
 
     def _scored(self, prompts: Ragged, losses: Losses, *, checked: bool = True) -> Scored:
         totals = losses @ self.weights
@@ -191,12 +184,12 @@ class Run:
         if len(survived):
             scored = self._evaluated(survived, states[0].ids if len(states) == 1 else None)[1]
             kept = self._keep(scored, grown=proposals.grown)
-        self._require_survivors(fresh, kept)
-        self._stale = 0 if self.spent.scored > before else self._stale + 1
-        if self._stale >= _STALE_STEPS:
+        self.check.require_survivors(fresh, kept)
+        self.stale = 0 if self.spent.scored > before else self.stale + 1
+        if self.stale >= _STALE_STEPS:
             self.stop = Stop.FINISHED
         self.spent.steps += 1
-        self._record(fresh, len(survived))
+        self._record_step(fresh, len(survived))
 
     def _filtered(self, proposals: Proposals, states: Sequence[State]) -> tuple[int, Ragged]:
         """Leave out repeats, current prompts and those that do not survive."""
@@ -236,41 +229,13 @@ class Run:
         rows, losses = self.probe.score(prompts, self.weights, base)
         return rows, self._scored(prompts.select(rows), losses)
 
-    def _require_survivors(self, proposed: int, kept: bool) -> None:
-        """Count the candidates lost since one survived, and give up in the end.
-
-        Raises:
-            PromptError: no candidate has survived for several steps.
-        """
-        if kept:
-            self._empty = self._lost = 0
-        elif proposed:
-            self._empty += 1
-            self._lost += proposed
-        if self._empty < _EMPTY_STEPS or self._lost < _EMPTY_CANDIDATES:
-            return
-        name, count = self.check.refusals.most_common(1)[0]
-        raise PromptError(
-            f"no candidate of the last {self._empty} steps survives re-tokenization; {name} reads "
-            f"{count} of them in other tokens",
-            expected="a text whose tokens are those that are scored",
-            remedy="begin from plain words, raise the search width, use only whole words "
-            "(words_only), or turn check_retokenization off",
-        )
-
     def _keep(self, scored: Scored, *, grown: bool) -> bool:
         """Give candidates to the search; returns whether one of them survives."""
         self.search.update(scored, grown=grown)
-        best = next(scored.best(), None)
-        if best is None:
-            return False
-        if best.total < self.best.total:
-            self.best = best
-            if self.options.early_stop and self._met(best.ids):
-                self.stop = Stop.MET
-        if scored.losses.shape[1] > 1:
-            self._extend_front(scored)
-        return True
+        kept, better = self.record.keep(scored)
+        if better and self.options.early_stop and self._met(self.best.ids):
+            self.stop = Stop.MET
+        return kept
 
     def _met(self, ids: Ids) -> bool:
         """Whether a prompt has what every objective wants that can be met, if one can."""
@@ -280,27 +245,18 @@ class Run:
         told = [bool(answer.all()) for answer in found if answer is not None]
         return bool(told) and all(told)
 
-    def _extend_front(self, scored: Scored) -> None:
-        front = np.array([state.losses for state in self.pareto])
-        beaten = np.any(np.all(front[None] <= scored.losses[:, None], axis=2), axis=1)
-        fresh = [scored.state(int(i)) for i in np.flatnonzero(~beaten & np.isfinite(scored.totals))]
-        fresh = [state for state in pareto_front(fresh, len(fresh)) if scored.accept(state.ids)]
-        self.pareto = pareto_front([*self.pareto, *fresh], self.options.pareto_size)
+    @property
+    def best(self) -> State:
+        """The prompt with the smallest total so far."""
+        return self.record.best
 
-    def _record(self, candidates: int, survived: int) -> None:
-        here = self.search.frontier[0]
-        point = Point(
-            step=self.spent.steps,
-            forward_passes=self.spent.forward_passes,
-            seconds=self.spent.seconds,
-            total=here.total,
-            losses=here.losses,
-            best=self.best.total,
-            ids=here.ids,
-            candidates=candidates,
-            survived=survived,
-        )
-        self.trajectory.append(point)
+    @property
+    def trajectory(self) -> list[Point]:
+        """Every step so far."""
+        return self.record.trajectory
+
+    def _record_step(self, candidates: int, survived: int) -> None:
+        self.record.add_step(self.search.frontier[0], self.spent, candidates, survived)
 
     def configuration(self) -> dict[str, Any]:
         """Return what the run was asked for, without its budget, as a JSON object."""
@@ -324,67 +280,11 @@ class Run:
             stop=self.stop or Stop.INTERRUPTED,
             spent=self.spent.to_json(),
             trajectory=tuple(self.trajectory),
-            pareto=tuple(
-                ParetoPoint(
-                    self.problem.decode(state.ids),
-                    state.ids,
-                    state.total,
-                    dict(zip(names, state.losses, strict=True)),
-                )
-                for state in self.pareto
-            ),
+            pareto=self.record.front(self.problem),
             weights=dict(zip(names, self.weights.tolist(), strict=True)),
             configuration=self.configuration() | {"budget": dict(vars(budget))},
             versions=package_versions(),
         )
-
-    def checkpoint(self) -> Checkpoint:
-        """Return everything needed to go on after the last finished step."""
-        values = {
-            "spent": self.spent.to_json(),
-            "best": self.best.to_json(),
-            "pareto": [state.to_json() for state in self.pareto],
-            "search": self.search.to_json(),
-            "weights": self.weights.tolist(),
-            "batch_sizes": [size.to_json() for size in self._batch_sizes()],
-            "trajectory": [vars(point) for point in self.trajectory],
-            "counters": [self._empty, self._lost, self._stale],
-        }
-        rows, losses = self.scorer.memory()
-        tensors = {f"method.{name}": value for name, value in self.method.tensors().items()}
-        tensors |= pack_rows("memory", rows, losses)
-        if self.probe is not None:
-            tensors |= pack_rows("draft", *self.probe.draft_scorer.memory())
-        tensors["generator"] = self.generator.get_state()
-        return Checkpoint(self.configuration(), values, tensors)
-
-    def _batch_sizes(self) -> list[BatchSize]:
-        drafts = () if self.probe is None else self.probe.draft_scorer.batch_sizes
-        return [*self.scorer.batch_sizes, *drafts]
-
-    def restore(self, saved: Checkpoint) -> None:
-        """Go on from a checkpoint of the same configuration."""
-        values, tensors = saved.values, saved.tensors
-        spent = Spent.from_json(values["spent"])
-        for name, value in vars(spent).items():
-            setattr(self.spent, name, value)
-        self.weights[:] = values["weights"]
-        self.best = State.from_json(values["best"])
-        self.pareto = [State.from_json(item) for item in values["pareto"]]
-        self.search.load_json(values["search"])
-        for size, item in zip(self._batch_sizes(), values["batch_sizes"], strict=True):
-            size.load_json(item)
-        self.trajectory = [
-            Point(**{**p, "ids": tuple(p["ids"]), "losses": tuple(p["losses"])})
-            for p in values["trajectory"]
-        ]
-        self._empty, self._lost, self._stale = values["counters"]
-        self.scorer.restore(*unpack_rows("memory", tensors))
-        if self.probe is not None:
-            self.probe.draft_scorer.restore(*unpack_rows("draft", tensors))
-        own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
-        self.method.load_tensors(own)
-        self.generator.set_state(tensors["generator"])
 
 
 def _can_be_met(loss: Loss) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from fuse_index.errors import PromptError
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from fuse_index.optimize.state import Ids
 
 _REMEMBERED = 1 << 16
+_EMPTY_STEPS = 5
+"""Steps in a row without a candidate that survives, after which a run gives up"""
+_EMPTY_CANDIDATES = 100
+"""once this many were lost: some methods propose one candidate a step."""
 
 
 class PromptCheck:
@@ -33,6 +38,7 @@ class PromptCheck:
         self.problem = problem
         self.refusals: Counter[str] = Counter()
         self._known: dict[Ids, bool] = {}
+        self.empty_steps = self.lost_candidates = 0
         places = {
             (id(reader), loss.surroundings()): (reader, loss.surroundings())
             for reader, loss in zip(problem.readers, problem.losses, strict=True)
@@ -51,6 +57,32 @@ class PromptCheck:
     def count_lost(self, lost: int) -> None:
         """Count candidates that were left out because their own tokens do not survive."""
         self.refusals[self.problem.source.name] += lost
+
+    def require_survivors(self, proposed: int, kept: bool) -> None:
+        """Count the candidates lost since one survived, and give up in the end.
+
+        Args:
+            proposed: candidates of a step.
+            kept: whether one of them survived.
+
+        Raises:
+            PromptError: no candidate has survived for several steps.
+        """
+        if kept:
+            self.empty_steps = self.lost_candidates = 0
+        elif proposed:
+            self.empty_steps += 1
+            self.lost_candidates += proposed
+        if self.empty_steps < _EMPTY_STEPS or self.lost_candidates < _EMPTY_CANDIDATES:
+            return
+        name, count = self.refusals.most_common(1)[0]
+        raise PromptError(
+            f"no candidate of the last {self.empty_steps} steps survives re-tokenization; {name} "
+            f"reads {count} of them in other tokens",
+            expected="a text whose tokens are those that are scored",
+            remedy="begin from plain words, raise the search width, use only whole words "
+            "(words_only), or turn check_retokenization off",
+        )
 
     def _check(self, ids: Ids) -> bool:
         row = Ragged.from_lists([ids])

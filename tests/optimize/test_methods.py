@@ -30,8 +30,7 @@ from fuse_index.optimize import (
     optimize,
 )
 from fuse_index.optimize.methods import WordSwaps
-from fuse_index.optimize.run import _EMPTY_CANDIDATES
-from fuse_index.optimize.survival import PromptCheck
+from fuse_index.optimize.survival import _EMPTY_CANDIDATES, PromptCheck
 from tests.optimize.conftest import START
 
 METHOD_CASES: dict[str, MethodOptions] = {
