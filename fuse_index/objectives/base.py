@@ -213,6 +213,13 @@ class Loss(ABC):
             batch = self.batch(contents)
             return self(self.model.embed(batch.ids), batch)
 
+    def forget(self) -> None:
+        """Drop what was computed for the content of earlier batches.
+
+        Without it a loss may reuse what batches share; the values are the same up to rounding.
+        """
+        return
+
     def met(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
         """Return which prompts (b,) have what the objective wants, None where that is by degrees.
 

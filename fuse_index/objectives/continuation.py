@@ -125,6 +125,9 @@ class _ContinuationLoss(Loss):
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         return self.read(self.logits(embeds, batch))
 
+    def forget(self) -> None:
+        self._start.forget()
+
     def logits(self, embeds: Tensor, batch: Batch) -> Tensor:
         """Return the logits that predict the text's tokens: (b, T, V) float32."""
         size = len(self._text)

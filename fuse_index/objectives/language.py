@@ -130,6 +130,9 @@ class _LanguageLoss(Loss):
         super().__init__(objective, model)
         self._start = SharedStart(model)
 
+    def forget(self) -> None:
+        self._start.forget()
+
     @cached_property
     def space(self) -> LabelSpace:
         """The model's label space, made when first needed."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
     from fuse_index.models.prefix import Prefix
 
 _KEPT = 4
+Key = TypeVar("Key")
 
 
 class SharedStart:
-    """Cached prefixes of one causal model, the most recently used kept.
+    """Cached prefixes of one causal model.
+
+    What stands before the content is kept for good. Content that a batch shares is kept until
+    :meth:`forget`, the most recently used ones; a shorter one is cut from a longer one, so that a
+    caller who runs batches in the order of what they share, the longest first, pays once.
 
     Args:
         model: whose keys and values are cached; one that has none is run without.
@@ -28,8 +34,13 @@ class SharedStart:
 
     def __init__(self, model: CausalModel) -> None:
         self.model = model
-        self._kept: OrderedDict[tuple[tuple[int, ...], int | None], Prefix] = OrderedDict()
+        self._before: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._content: OrderedDict[tuple[tuple[int, ...], int | None], Prefix] = OrderedDict()
         self._possible = True
+
+    def forget(self) -> None:
+        """Drop content, so that results do not depend on the batches that ran before."""
+        self._content.clear()
 
     def of(
         self, embeds: Tensor, batch: Batch, *, limit: int | None = None, logits: bool = False
@@ -50,28 +61,48 @@ class SharedStart:
             return None
         most = len(batch.shared) - 1 if limit is None else min(limit, len(batch.shared) - 1)
         before = min(max(batch.start - 1, 0), most)
-        static = self._get(batch.shared[:before]) if before > 0 else None
+        static = self._static(batch.shared[:before]) if before > 0 else None
         graded = torch.is_grad_enabled() and embeds.requires_grad
-        if graded or len(batch) == 1 or most <= before:
+        if graded or len(batch) == 1 or most <= before or not self._possible:
             return static
-        return self._get(batch.shared[:most], static, before if logits else None)
+        return self._shared(batch.shared[:most], static, before if logits else None)
 
-    def _get(
-        self, ids: tuple[int, ...], start: Prefix | None = None, logits_from: int | None = None
+    def _static(self, ids: tuple[int, ...]) -> Prefix | None:
+        found = self._before.get(ids) or self._prefill(ids, None, None)
+        return None if found is None else _remember(self._before, ids, found)
+
+    def _shared(
+        self, ids: tuple[int, ...], start: Prefix | None, logits_from: int | None
     ) -> Prefix | None:
         key = (ids, logits_from)
-        found = self._kept.get(key)
-        if found is None:
-            if not self._possible:
-                return None
-            try:
-                found = self.model.prefill(ids, prefix=start, logits_from=logits_from)
-            except ModelError:
-                # the only refusal left: the model has no keys and values
-                self._possible = False
-                return None
-            self._kept[key] = found
-        self._kept.move_to_end(key)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return found
+        found = self._content.get(key) or self._cut(ids, logits_from)
+        found = found or self._prefill(ids, start, logits_from)
+        return None if found is None else _remember(self._content, key, found)
+
+    def _cut(self, ids: tuple[int, ...], logits_from: int | None) -> Prefix | None:
+        """Cut a kept prefix that begins with these ids, if there is one."""
+        for (longer, kept_from), prefix in self._content.items():
+            if kept_from == logits_from and longer[: len(ids)] == ids and prefix.complete:
+                cut = prefix.cut(len(ids))
+                if logits_from is None or prefix.logits is None:
+                    return cut
+                return replace(cut, logits=prefix.logits[: len(ids) - logits_from])
+        return None
+
+    def _prefill(
+        self, ids: tuple[int, ...], start: Prefix | None, logits_from: int | None
+    ) -> Prefix | None:
+        try:
+            return self.model.prefill(ids, prefix=start, logits_from=logits_from)
+        except ModelError:
+            # the only refusal left: the model has no keys and values
+            self._possible = False
+            return None
+
+
+def _remember(kept: OrderedDict[Key, Prefix], key: Key, prefix: Prefix) -> Prefix:
+    kept[key] = prefix
+    kept.move_to_end(key)
+    while len(kept) > _KEPT:
+        kept.popitem(last=False)
+    return prefix

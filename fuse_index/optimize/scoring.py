@@ -117,6 +117,7 @@ class Scorer:
                 require_finite(values, loss, batch)
             return found
 
+        loss.forget()  # so that a resumed run computes what an uninterrupted one does
         parts = [values for _, values in self.batch_sizes[term].map(len(contents), run)]
         return np.concatenate(parts) if parts else np.zeros(0)
 

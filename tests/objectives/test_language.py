@@ -271,6 +271,39 @@ def test_shared_content_is_computed_once(loaded: Load, monkeypatch: pytest.Monke
     assert seen == [(8, 2)], "the shared start is remembered"
 
 
+@pytest.mark.parametrize(("family", "expected"), [("gpt2", 2), ("gemma3", 4)])
+def test_shorter_content_is_cut_from_longer(
+    loaded: Load, family: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches in the order of what they share, the longest first, prefill once.
+
+    A sliding window has dropped tokens that a shorter prefix needs, so there each one is new.
+    """
+    model = loaded(family)
+    stem = model.words.encode_text(" a brown dog runs over the")
+    ends = [model.words.encode_text(text) for text in (" grass", " river and", " boat")]
+    prefills: list[int] = []
+    original = type(model).prefill
+
+    def spy(self: Any, ids: Any, **options: Any) -> Any:
+        prefills.append(len(ids))
+        return original(self, ids, **options)
+
+    monkeypatch.setattr(type(model), "prefill", spy)
+    loss = Fluency(prefix="look at").prepare(model)
+    found = []
+    for keep in (len(stem), len(stem) - 1, len(stem) - 3):
+        found.append(loss.score([[*stem[:keep], *end] for end in ends]))
+    assert len(prefills) == expected  # the prefix, and the longest content after it
+    loss.forget()
+    loss.score([[*stem, *end] for end in ends])
+    assert len(prefills) == expected + 1
+    monkeypatch.setattr(SharedStart, "of", lambda *args, **options: None)
+    for keep, values in zip((len(stem), len(stem) - 1, len(stem) - 3), found, strict=True):
+        plain = loss.score([[*stem[:keep], *end] for end in ends])
+        torch.testing.assert_close(values, plain, atol=2e-4, rtol=2e-5)
+
+
 def test_duplicate_candidates_are_scored_alike(loaded: Load) -> None:
     model = loaded("gpt2")
     row = rows_of(model)[1]
