@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -199,7 +199,8 @@ class Approximate:
             max(effort.probe, k) if self.kind is Kind.HNSW else effort.probe, allowed
         )
         prepared = self._queries(queries)
-        _, ids = self.index.search(prepared, count, params=parameters)
+        with _one_thread() if len(queries) == 1 else nullcontext():
+            _, ids = self.index.search(prepared, count, params=parameters)
         return torch.from_numpy(ids)
 
     def scored(self, queries: Tensor, k: int, allowed: Any = None) -> tuple[Tensor, Tensor]:
@@ -260,9 +261,9 @@ class Approximate:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Train on one thread: k-means in two dimensions is too little work to share.
+    """Use one thread where there is too little work to share: single queries, small k-means.
 
-    Threads that wait for one another made it ten times slower on a busy machine. The number of
+    Threads that wait for one another made these ten times slower on a busy machine. The number of
     OpenMP threads belongs to the calling thread, so nobody else sees it.
     """
     faiss = import_faiss()
