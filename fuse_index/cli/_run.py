@@ -14,8 +14,9 @@ from fuse_index.cli._progress import RunProgress
 from fuse_index.errors import FuseIndexError, OptionError, StorageError
 
 if TYPE_CHECKING:
-    from fuse_index.optimize import Budget, Result
+    from fuse_index.optimize import Budget, Result, Run
     from fuse_index.optimize.optimize import Callback
+    from fuse_index.optimize.result import Point
     from fuse_index.run import EventWriter
 
 DEMO = "demo:"
@@ -180,6 +181,7 @@ class Output:
     def __init__(self, budget: Budget, events: Path | None, *, append: bool = False) -> None:
         from fuse_index.run import EventWriter
 
+        self._budget = budget
         self._progress = RunProgress(budget)
         self._events: EventWriter | None = None
         if events is not None:
@@ -209,26 +211,61 @@ class Output:
 
         Args:
             run: takes callbacks, gives the result.
-            on_failure: called with the best so far where a model fails in the middle.
+            on_failure: called with the best so far where a model or a disk fails in the middle.
+
+        Raises:
+            StorageError: a checkpoint or an event could not be written.
         """
-        callbacks: list[Callback] = [self._progress]
+        from fuse_index.optimize import Stop
+
+        latest: list[Run] = []
+
+        def remember(state: Run, _point: Point) -> None:
+            latest[:] = [state]
+
+        callbacks: list[Callback] = [remember, self._progress]
         if self._events is not None:
             callbacks.append(self._events)
         try:
             result = run(callbacks)
         except FuseIndexError as error:
-            found = getattr(error, "result", None)
-            if self._events is not None:
-                self._events.write("error", type=type(error).__name__, message=str(error))
-                if found is not None:
-                    self._events.end(found)
-            self._progress.__exit__()
-            if found is not None:
-                on_failure(found)
+            self._say(error)
+            self._fail(error, on_failure)
             raise
+        except OSError as error:  # the disk is full, or a folder has gone
+            failure = _storage_error(error)
+            if latest:
+                latest[0].stop = Stop.FAILED
+                failure.result = latest[0].result(self._budget)  # type: ignore[attr-defined]
+            self._fail(failure, on_failure)
+            raise failure from error
         if self._events is not None:
             self._events.end(result)
         return result
+
+    def _say(self, error: FuseIndexError) -> None:
+        """Write an error, and what there is in spite of it, among the events."""
+        if self._events is None:
+            return
+        self._events.write("error", type=type(error).__name__, message=str(error))
+        found = getattr(error, "result", None)
+        if found is not None:
+            self._events.end(found)
+
+    def _fail(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
+        """Take the progress away and hand the best so far over."""
+        self._progress.__exit__()
+        found = getattr(error, "result", None)
+        if found is not None:
+            on_failure(found)
+
+
+def _storage_error(error: OSError) -> StorageError:
+    return StorageError(
+        f"{error.filename or 'a file of the run'} cannot be written ({error.strerror or error})",
+        expected="room on the disk, and a folder that can be written",
+        remedy="name files elsewhere, and go on from the last checkpoint",
+    )
 
 
 def show_fields(*, captions: bool = False, json: bool = False) -> None:

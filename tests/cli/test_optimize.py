@@ -243,6 +243,22 @@ def test_nan_shows_people_the_best_so_far(capsys, file, failing):
     assert "stopped by failed" in stdout
 
 
+def test_a_full_disk_keeps_the_best_so_far(capsys, file, tmp_path, monkeypatch):
+    from fuse_index.optimize.checkpoint import Checkpoint
+
+    def full(self, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Checkpoint, "save", full)
+    out, state = tmp_path / "out.json", tmp_path / "state"
+    flags = ["--checkpoint", state, "--checkpoint-every", 2, "--out", out]
+    code, _, stderr = run(capsys, file, *flags)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert f"{state} cannot be written (No space left on device)" in stderr
+    result = Result.load(out)
+    assert (result.stop.value, result.spent["steps"]) == ("failed", 2)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
