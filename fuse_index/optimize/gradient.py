@@ -84,8 +84,11 @@ class Differentiator:
             if loss.objective.differentiable and loss.objective.weight
         )
 
-    def require(self) -> None:
+    def require(self, *, adapters: bool = True) -> None:
         """Refuse a problem whose gradient cannot be taken.
+
+        Args:
+            adapters: whether it must come back to the source's tokens.
 
         Raises:
             OptionError: no term has a gradient, or a model with other tokens has no adapter.
@@ -97,7 +100,7 @@ class Differentiator:
                 expected="an objective with a gradient",
                 remedy="use the method 'random'",
             )
-        for i in self.terms:
+        for i in self.terms if adapters else ():
             problem.readers[i].require_adapter()
 
     def tokens(self, prompts: Ragged, weights: Losses) -> Tensor:

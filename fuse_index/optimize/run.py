@@ -118,7 +118,7 @@ class Run:
         self.gradients = Differentiator(problem, self.spent)
         self.check = PromptCheck(problem)
         if method.follows_gradient:
-            self.gradients.require()
+            self.gradients.require(adapters=method.needs_adapters)
         if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
             raise OptionError(
                 "early_stop without an objective that can be met",

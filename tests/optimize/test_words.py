@@ -199,6 +199,17 @@ def test_two_runs_with_one_seed_are_the_same(clip_only):
     assert [p.ids for p in runs[0].trajectory] == [p.ids for p in runs[1].trajectory]
 
 
+def test_word_space_needs_no_adapter(lm, clip, image, clip_only):
+    words = clip_only.lexicon.words
+    problem = Problem(lm, [Term(ImageSimilarity(images=image), clip)], words=words)
+    method = WordSwaps(search_width=12, top_k=8)
+    result = optimize(problem, BASE, method=method, budget=Budget(steps=2))
+    assert result.total < result.trajectory[0].total
+    for guide in ("adapter", "mixture"):
+        with pytest.raises(OptionError, match="no adapter from"):
+            optimize(problem, BASE, method=WordSwaps(guide=guide), budget=Budget(steps=1))
+
+
 def test_options_outside_their_range():
     with pytest.raises(OptionError, match="words: guide 'luck'; expected one of word, adapter"):
         WordSwaps(guide="luck")

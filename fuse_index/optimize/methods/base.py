@@ -73,8 +73,13 @@ class MethodOptions:
 
     @property
     def follows_gradient(self) -> bool:
-        """Whether it needs an adapter for every model with other tokens than the source."""
+        """Whether it takes the gradient of the objectives."""
         return self.uses_gradient
+
+    @property
+    def needs_adapters(self) -> bool:
+        """Whether it needs an adapter for every model with other tokens than the source."""
+        return self.follows_gradient
 
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts."""

@@ -87,6 +87,11 @@ class WordSwaps(MethodOptions):
         """Whether the words are ranked by a gradient."""
         return self.guide is not Guide.RANDOM
 
+    @property
+    def needs_adapters(self) -> bool:
+        """Whether some words are ranked through the adapters."""
+        return self.guide in (Guide.ADAPTER, Guide.MIXTURE)
+
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts."""
         return _WordMethod(self, context)
