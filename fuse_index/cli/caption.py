@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ from fuse_index.cli import _console, _run
 from fuse_index.errors import FuseIndexError, ImageError, StorageError
 
 if TYPE_CHECKING:
+    from fuse_index.optimize import Result
+    from fuse_index.optimize.optimize import Callback
     from fuse_index.run import CaptionConfig
     from fuse_index.run.captions import Caption, Captioner, Captions
 
@@ -159,21 +162,20 @@ def _caption_all(
     from fuse_index.run.captions import Caption, Captions
 
     done: list[Caption] = []
+
+    def write(image: str, callbacks: Sequence[Callback]) -> Result:
+        path = _checkpoint(checkpoints, image)
+        return captioner.caption(image, callbacks, path, checkpoint_every).result
+
+    def failed(image: str, result: Result) -> None:
+        done.append(Caption(image, result))
+
+    resuming = checkpoints is not None and checkpoints.exists()
     try:
-        with _run.Output(captioner.config.budget, events) as output:
+        with _run.Output(captioner.config.budget, events, append=resuming) as output:
             for index, image in enumerate(images):
                 output.about(f"{image} ({index + 1} of {len(images)})", image=image)
-                path = _checkpoint(checkpoints, image)
-                result = output.watch(
-                    lambda callbacks, image=image, path=path: (
-                        captioner.caption(  # type: ignore[misc]
-                            image, callbacks, path, checkpoint_every
-                        ).result
-                    ),
-                    on_failure=lambda result, image=image: done.append(  # type: ignore[misc]
-                        Caption(image, result)
-                    ),
-                )
+                result = output.watch(partial(write, image), on_failure=partial(failed, image))
                 done.append(Caption(image, result))
                 if result.stop is Stop.INTERRUPTED:
                     break
