@@ -48,6 +48,10 @@ def validate_command(
         str | None, typer.Option(help="Where the target runs.  [default: the GPU if there is one]")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows of one forward pass.")] = 128,
+    anchors: Annotated[
+        int,
+        typer.Option(help="Random words whose gradients in the position are averaged; 0: none."),
+    ] = 0,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -58,7 +62,9 @@ def validate_command(
     candidate's source tokens), 'word' (the word-space gradient, which needs no adapter) and random
     scores. Both take the gradient with the vocabulary's mean word in the position; the rows
     '..._at_current' take it at the unchanged text, and 'adapter_by_token' there too, token by token
-    through the current word's group, as optimizers of single tokens do. Reported are Spearman's
+    through the current word's group, as optimizers of single tokens do. With --anchors, the rows
+    '..._anchored' average the gradient over random words in the position, and 'word_weighted' lets
+    each candidate weigh the anchors by its likeness to them. Reported are Spearman's
     correlation and the share of the 10 truly best candidates among the predicted best 10, 50, 100.
     """
     from fuse_index.adapter import Adapter
@@ -83,7 +89,13 @@ def validate_command(
             model,
             texts=lines,
             options=FidelityOptions(
-                wanted, samples, candidates, seed, label=label, batch_size=batch_size
+                wanted,
+                samples,
+                candidates,
+                seed,
+                label=label,
+                batch_size=batch_size,
+                anchors=anchors,
             ),
             progress=bar.stage("substituting words"),
         )

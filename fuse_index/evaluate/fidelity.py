@@ -17,7 +17,16 @@ from torch import Tensor
 
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.evaluate.losses import Loss, RowLoss, label_loss, nll_loss, similarity_loss
-from fuse_index.evaluate.predictors import PREDICTORS, Expansion, Vocabulary, mean_word
+from fuse_index.evaluate.predictors import (
+    ANCHORED,
+    PREDICTORS,
+    WEIGHTED,
+    Anchors,
+    Expansion,
+    Vocabulary,
+    by_weighted_anchors,
+    mean_word,
+)
 from fuse_index.evaluate.ranking import Estimate, share_found, spearman
 from fuse_index.evaluate.sampling import Task, draw_tasks
 from fuse_index.words.ragged import Ragged
@@ -45,6 +54,8 @@ class FidelityOptions:
         best: how many truly best candidates the shares look for.
         among: among how many predicted best.
         batch_size: rows of one forward pass.
+        anchors: random words whose gradients in the position are averaged, for the predictions
+            ``..._anchored``; 0 leaves them out.
     """
 
     loss: Loss
@@ -55,9 +66,10 @@ class FidelityOptions:
     best: int = 10
     among: tuple[int, ...] = (10, 50, 100)
     batch_size: int = 128
+    anchors: int = 0
 
     def __post_init__(self) -> None:
-        least = {"samples": 2, "candidates": 3, "seed": 0, "best": 1, "batch_size": 1}
+        least = {"samples": 2, "candidates": 3, "seed": 0, "best": 1, "batch_size": 1, "anchors": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise OptionError(f"{name}={getattr(self, name)}", expected=f"at least {value}")
@@ -180,9 +192,7 @@ def _measure(
         Expansion.MEAN_WORD: _gradient(task, mean, model, loss_of),
     }
     rows = vocabulary.table.target.select(np.concatenate([[task.row], task.candidates]))
-    contents = Ragged.from_lists(
-        [np.concatenate([task.before, word, task.after]).tolist() for word in rows]
-    )
+    contents = _with_words(task, rows)
     losses = _losses(contents, model, loss_of, options.batch_size)
     if not np.isfinite(losses).all():
         raise ModelError(
@@ -195,6 +205,8 @@ def _measure(
         name: predict(vocabulary, gradients[at], task.row, task.candidates).double().cpu().numpy()
         for name, (predict, at) in PREDICTORS.items()
     }
+    if options.anchors:
+        predicted |= _anchored(task, vocabulary, model, loss_of, options=options)
     predicted[RANDOM] = rng.standard_normal(len(task.candidates))
     return Sample(task, float(losses[0]), losses[1:] - losses[0], predicted)
 
@@ -239,6 +251,45 @@ def _gradient(task: Task, mean: Tensor | None, model: Model, loss_of: RowLoss) -
     return gradient[0, start : start + len(word)].float()
 
 
+def _anchored(
+    task: Task,
+    vocabulary: Vocabulary,
+    model: Model,
+    loss_of: RowLoss,
+    *,
+    options: FidelityOptions,
+) -> dict[str, NDArray[np.float64]]:
+    """Predictions from gradients with random words in the position, none of them a candidate."""
+    others = np.setdiff1d(np.arange(len(vocabulary.table)), [*task.candidates, task.row])
+    rng = np.random.default_rng([options.seed, 2, task.row, task.position])
+    rows = rng.choice(others, min(options.anchors, len(others)), replace=False)
+    contents = _with_words(task, vocabulary.table.target.select(rows))
+    batch = model.batch(contents)
+    embeds = model.embed(batch.ids).requires_grad_(True)
+    losses = loss_of(embeds, batch)
+    (gradient,) = torch.autograd.grad(losses.sum(), embeds)
+    counts = vocabulary.table.target.lengths[rows]
+    start = batch.start + len(task.before)
+    sums = torch.stack(
+        [gradient[i, start : start + n].float().sum(0) for i, n in enumerate(counts)]
+    )
+    mean = sums.mean(0, keepdim=True)
+    found = {
+        name: predict(vocabulary, mean, task.row, task.candidates)
+        for name, predict in ANCHORED.items()
+    }
+    anchors = Anchors(rows, losses.detach().float(), sums)
+    found[WEIGHTED] = by_weighted_anchors(vocabulary, anchors, task.candidates)
+    return {name: values.double().cpu().numpy() for name, values in found.items()}
+
+
+def _with_words(task: Task, words: Ragged) -> Ragged:
+    """The text with each of some words in the position, in the target's tokens."""
+    return Ragged.from_lists(
+        [np.concatenate([task.before, word, task.after]).tolist() for word in words]
+    )
+
+
 def _losses(
     contents: Ragged, model: Model, loss_of: RowLoss, batch_size: int
 ) -> NDArray[np.float64]:
@@ -254,7 +305,8 @@ def _losses(
 
 
 def _report(samples: tuple[Sample, ...], options: FidelityOptions) -> FidelityReport:
-    names = (*PREDICTORS, RANDOM)
+    anchored = (*ANCHORED, WEIGHTED) if options.anchors else ()
+    names = (*PREDICTORS, *anchored, RANDOM)
     correlation = {
         name: Estimate.of([spearman(s.predicted[name], s.change) for s in samples])
         for name in names

@@ -30,6 +30,8 @@ class Expansion(str, Enum):
     """At the unchanged text, as optimizers of the field do."""
     MEAN_WORD = "mean word"
     """With the mean embedding of the vocabulary's words in the position."""
+    ANCHORS = "anchors"
+    """With random words of the vocabulary in the position; the average of the gradients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,50 @@ PREDICTORS: dict[str, tuple[Predictor, Expansion]] = {
 The gradient with the mean word in the position predicts far-away candidates better than the one at
 the current word, for the same backward pass (docs/benchmarks.md, section "Gradient signal").
 """
+
+
+ANCHORED: dict[str, Predictor] = {"adapter_anchored": by_adapter, "word_anchored": by_word}
+"""Predictions from the average of the gradients at anchors."""
+WEIGHTED = "word_weighted"
+"""Name of :func:`by_weighted_anchors` in reports."""
+_SHARPNESS = 6.0
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """Words that were put into the position, and what the loss does there.
+
+    Attributes:
+        rows: ``(a,)`` rows of the word table.
+        losses: ``(a,)``.
+        gradients: ``(a, d_tgt)``, summed over each anchor's tokens.
+    """
+
+    rows: Rows
+    losses: Tensor
+    gradients: Tensor
+
+
+def by_weighted_anchors(vocabulary: Vocabulary, anchors: Anchors, candidates: Rows) -> Tensor:
+    """Let every candidate weigh the anchors' own linear predictions by its likeness to them.
+
+    Anchor i predicts ``L_i + g_i . (e_w - e_i)`` for word w; the weights are a softmax of the
+    cosines between the mean embeddings of w and of the anchors, times a constant.
+    """
+    words = mean_embeddings(vocabulary, candidates)
+    own = mean_embeddings(vocabulary, anchors.rows)
+    predicted = anchors.losses + words @ anchors.gradients.T - (own * anchors.gradients).sum(1)
+    centre = own.mean(0)
+    unit = torch.nn.functional.normalize(words - centre, dim=1)
+    likeness = unit @ torch.nn.functional.normalize(own - centre, dim=1).T
+    return (torch.softmax(_SHARPNESS * likeness, dim=1) * predicted).sum(1)
+
+
+def mean_embeddings(vocabulary: Vocabulary, rows: Rows) -> Tensor:
+    """``(m, d_tgt)``: the mean target embedding of each word's tokens."""
+    packed, word, counts = _packed(vocabulary.table.target.select(rows), vocabulary.target)
+    total = packed.new_zeros(len(counts), packed.shape[1]).index_add(0, word, packed)
+    return total / counts[:, None]
 
 
 def mean_word(vocabulary: Vocabulary) -> Tensor:

@@ -145,7 +145,7 @@ def make_problem(
 
 def needs_gradient(method: Any) -> bool:
     """Whether a method needs adapters, as its options say."""
-    return bool(getattr(method, "follows_gradient", method.uses_gradient))
+    return bool(method.needs_adapters)
 
 
 def source_prefix(terms: Iterable[Term], source: Model) -> str:

@@ -14,10 +14,13 @@ from fuse_index.errors import CorpusError, OptionError, VocabularyError
 from fuse_index.evaluate import FidelityOptions, Loss, measure_fidelity
 from fuse_index.evaluate.fidelity import PREDICTORS
 from fuse_index.evaluate.predictors import (
+    Anchors,
     Vocabulary,
     by_adapter,
     by_adapter_at_word,
+    by_weighted_anchors,
     by_word,
+    mean_embeddings,
     mean_word,
 )
 from fuse_index.evaluate.sampling import draw_tasks
@@ -131,6 +134,33 @@ def test_predictions_beat_random_scores_and_repeat_exactly(pair, minilm_dir):
     assert set(report.spearman) == {*PREDICTORS, "random"}
     again = measure(pair, model, **chosen)
     assert again.to_dict() == report.to_dict()
+
+
+def test_anchors_weigh_their_own_linear_predictions():
+    rows = np.array([1, 4, 7])
+    generator = torch.Generator().manual_seed(2)
+    losses = torch.randn(3, generator=generator, dtype=torch.float64)
+    gradients = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    own = torch.stack([tokens("target", row).mean(0) for row in rows])
+    torch.testing.assert_close(mean_embeddings(VOCABULARY, rows), own)
+    found = by_weighted_anchors(VOCABULARY, Anchors(rows, losses, gradients), CANDIDATES)
+    for row, value in zip(CANDIDATES, found, strict=True):
+        word = tokens("target", row).mean(0)
+        centred = own - own.mean(0)
+        likeness = torch.cosine_similarity(word - own.mean(0), centred, dim=1)
+        linear = losses + ((word - own) * gradients).sum(1)
+        assert value == pytest.approx(float((torch.softmax(6 * likeness, 0) * linear).sum()))
+
+
+def test_anchors_predict_better_than_the_current_word(pair, minilm_dir):
+    model = load_model(str(minilm_dir), kind="encoder", device="cpu")
+    report = measure(pair, model, loss=Loss.SIMILARITY, samples=10, candidates=50, anchors=6)
+    correlation = {name: value.mean for name, value in report.spearman.items()}
+    assert correlation["word_anchored"] > correlation["word_at_current"] + 0.1
+    assert correlation["adapter_anchored"] > correlation["adapter_at_current"]
+    assert correlation["word_weighted"] > correlation["word_at_current"]
+    plain = measure(pair, model, loss=Loss.SIMILARITY, samples=10, candidates=50)
+    assert correlation["word"] == plain.spearman["word"].mean
 
 
 def test_true_changes_are_those_of_whole_texts(pair, minilm_dir):
