@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
@@ -183,15 +185,13 @@ def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and number and float(value).is_integer():
+    if hint is int and number and (isinstance(value, int) or value.is_integer()):
         return int(value)
-    if hint is float and number:
-        return float(value)
-    if hint is float and isinstance(value, str):
-        try:
-            return float(value)  # YAML 1.1 reads 1e-3 as text
-        except ValueError:
-            pass
+    if hint is float and (number or isinstance(value, str)):
+        with suppress(ValueError, OverflowError):  # YAML 1.1 reads 1e-3 as text
+            found = float(value)
+            if not math.isnan(found):
+                return found
     if hint is str and isinstance(value, str):
         return str(value)
     if hint is Path and isinstance(value, (str, Path)):

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse_index.errors import OptionError
@@ -96,6 +96,9 @@ def test_values_become_what_the_field_holds(name, value, expected):
         ({"colour": "green"}, "sample.colour: 'green'; expected one of red, blue"),
         ({"sizes": [1, "x"]}, "sample.sizes[1]: 'x'; expected a whole number"),
         ({"rate": "fast"}, "sample.rate: 'fast'; expected a number"),
+        ({"rate": float("nan")}, "sample.rate: nan; expected a number"),
+        ({"rate": "nan"}, "sample.rate: 'nan'; expected a number"),
+        ({"rate": 10**400}, f"sample.rate: 1{'0' * 76}...; expected a number"),
         ({"on": "maybe"}, "sample.on: 'maybe'; expected true or false"),
         ({"label": [1]}, "sample.label: [1]; expected a whole number or a text"),
         ({"inner": {"x": 1}}, "sample.inner: field 'x' is unknown; expected one of depth"),
@@ -130,6 +133,7 @@ def test_docs_of_fields_come_from_the_docstrings():
     assert docs["rate"] == ""
 
 
+@settings(max_examples=1000)
 @given(st.integers() | st.floats(allow_nan=False) | st.booleans() | st.text(max_size=20))
 def test_flags_say_the_same_as_files(value):
     """A plain value written as YAML on the command line is the value in a file."""
