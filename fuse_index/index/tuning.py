@@ -123,7 +123,8 @@ def variants(
         found.append(Variant(kind, lifted=True))
     if kind is Kind.AUTO and words >= LEAST_WORDS:
         found.append(Variant(Kind.PQ))
-    if kind is Kind.AUTO and words >= _WORTH_LISTS:
+    # Lists do not prune where queries are gradients, for which the inner product is.
+    if kind is Kind.AUTO and words >= _WORTH_LISTS and options.metric is not Metric.INNER_PRODUCT:
         found.append(Variant(Kind.IVF_PQ))
     if kind is Kind.PQ or (kind is Kind.AUTO and words >= _WORTH_REDUCING):
         sizes = [size for size in _REDUCED if size < width]

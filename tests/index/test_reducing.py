@@ -57,6 +57,8 @@ def test_what_is_tried():
     assert Variant(Kind.PQ, reduced=128) in many
     assert Variant(Kind.PQ, reduced=256) not in many
     assert not any(v.reduced for v in variants(100_000, 200, auto, measured=False))
+    assert Variant(Kind.IVF_PQ) not in many
+    assert Variant(Kind.IVF_PQ) in variants(100_000, 200, IndexOptions(metric=Metric.L2))
     l2 = IndexOptions(Kind.HNSW, Metric.L2)
     assert variants(5000, 20, l2) == (Variant(Kind.HNSW),)
     assert variants(5000, 20, IndexOptions(Kind.HNSW))[1] == Variant(Kind.HNSW, lifted=True)
