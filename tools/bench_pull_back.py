@@ -9,16 +9,13 @@ the bandwidth of a large copy in the same run. Runs with no arguments; ``--json`
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import _bench
 import torch
 from torch import Tensor
 
@@ -154,18 +151,7 @@ def median_cuda(step: Step, copies: int, repeats: int = 30) -> float:
         stop.record()
         stop.synchronize()
         times.append(start.elapsed_time(stop) * 1e-3 / inner)
-    return statistics.median(times)
-
-
-def median_host(step: Step, repeats: int = 15) -> float:
-    """Median seconds of one ``step(0)`` on the host's clock, after two warm-ups."""
-    times = []
-    for i in range(repeats + 2):
-        start = time.perf_counter()
-        step(0)
-        if i > 1:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return _bench.median(times)
 
 
 def relative_error(case: Case, data: Data) -> float:
@@ -189,7 +175,36 @@ def copy_bandwidth() -> float:
     return 2 * a.numel() * 4 / median_cuda(lambda _: torch.neg(a, out=b), 1, 5)
 
 
-def bench_cuda(case: Case, bandwidth: float, variants: bool) -> dict[str, object]:
+def time_variants(data: Data, copies: int) -> dict[str, float]:
+    """Seconds of every kernel with every number of parts, ``{"few/2": seconds}``."""
+    found = {}
+    for variant in list(_cuda.Variant)[1:]:
+        for split in (1, 2, 4):
+
+            def step(i: int, variant: _cuda.Variant = variant, split: int = split) -> Tensor:
+                return _cuda.launch_pull_back(
+                    data.grads[i],
+                    data.faces[i],
+                    data.layout,
+                    data.source_rows,
+                    variant=variant,
+                    split=split,
+                )
+
+            found[f"{variant.name.lower()}/{split}"] = median_cuda(step, copies, 10)
+    return found
+
+
+def time_dense(case: Case, data: Data, copies: int) -> float:
+    """Seconds of the products with block-circulant matrices built beforehand."""
+    matrices = [circulants(case, data.grads[0], data.faces[0])]
+    size = sum(m.numel() * m.element_size() for m in matrices[0])
+    copies = max(1, min(copies, -(-CACHE_BYTES // size)))
+    matrices += [[m.clone() for m in matrices[0]] for _ in range(copies - 1)]
+    return median_cuda(lambda i: dense_product(case, data.grads[i], matrices[i]), copies)
+
+
+def bench_cuda(case: Case, bandwidth: float, variants: bool) -> _bench.Row:
     """One row on CUDA."""
     element = torch.empty((), dtype=case.dtype).element_size()
     faces = sum(k for _, k, _, _ in case.words) * case.d_src * case.d_tgt
@@ -197,101 +212,56 @@ def bench_cuda(case: Case, bandwidth: float, variants: bool) -> dict[str, object
     copies = max(1, min(12, -(-CACHE_BYTES // moved)))
     data = make_data(case, "cuda", copies)
     args = (*data.layout, data.source_rows)
-    row: dict[str, object] = {"case": case.name, "device": "cuda"}
     seconds = median_cuda(lambda i: pull_back(data.grads[i], data.faces[i], *args), copies)
+    figures: dict[str, Any] = {"device": "cuda"}
     if variants:
-        for variant in list(_cuda.Variant)[1:]:
-            for split in (1, 2, 4, 8):
-
-                def step(i: int, variant=variant, split=split) -> Tensor:
-                    return _cuda.launch_pull_back(
-                        data.grads[i],
-                        data.faces[i],
-                        data.layout,
-                        data.source_rows,
-                        variant=variant,
-                        split=split,
-                    )
-
-                timed = median_cuda(step, copies, 10)
-                row[f"{variant.name.lower()}/{split}"] = timed
-    matrices = [circulants(case, data.grads[0], data.faces[0])]
-    dense_bytes = sum(m.numel() for m in matrices[0]) * element
-    dense_copies = max(1, min(copies, -(-CACHE_BYTES // dense_bytes)))
-    matrices += [[m.clone() for m in matrices[0]] for _ in range(dense_copies - 1)]
-    dense = median_cuda(lambda i: dense_product(case, data.grads[i], matrices[i]), dense_copies)
+        figures |= time_variants(data, copies)
+    dense = time_dense(case, data, copies)
     if case.dtype is F32:
         fft = median_cuda(lambda i: fft_composition(case, data.grads[i], data.faces[i]), copies)
-        row |= {"fft_seconds": fft, "fft_ratio": fft / seconds}
-    return row | {
-        "seconds": seconds,
-        "dense_seconds": dense,
-        "dense_ratio": dense / seconds,
-        "floor_seconds": moved / bandwidth,
-        "goal_seconds": case.goal,
-        "relative_error": relative_error(case, data),
-    }
+        figures |= {"fft_seconds": fft, "fft_ratio": fft / seconds}
+    return _bench.row(
+        case.name,
+        seconds,
+        "dense block-circulant product, built beforehand",
+        dense,
+        floor_seconds=moved / bandwidth,
+        goal_seconds=case.goal,
+        relative_error=relative_error(case, data),
+        **figures,
+    )
 
 
-def bench_cpu(case: Case) -> dict[str, object]:
+def bench_cpu(case: Case) -> _bench.Row:
     """One row on the CPU."""
     data = make_data(case, "cpu", 1)
-    args = (*data.layout, data.source_rows)
-    seconds = median_host(lambda _: pull_back(data.grads[0], data.faces[0], *args))
-    fft = median_host(lambda _: fft_composition(case, data.grads[0], data.faces[0]), 5)
-    return {
-        "case": case.name,
-        "device": f"cpu, {torch.get_num_threads()} threads",
-        "seconds": seconds,
-        "fft_seconds": fft,
-        "fft_ratio": fft / seconds,
-        "relative_error": relative_error(case, data),
-    }
-
-
-def describe() -> dict[str, object]:
-    """Machine and versions."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "machine": {"host": platform.processor() or platform.machine(), "gpu": gpu},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "native": vars(native_status()),
-        },
-    }
-
-
-def show(report: dict[str, object], rows: Sequence[dict[str, object]]) -> None:
-    """Print a table for people."""
-    print(json.dumps({key: value for key, value in report.items() if key != "rows"}))
-    for row in rows:
-        print(f"\n{row['case']} ({row['device']})")
-        for key, value in row.items():
-            if isinstance(value, float):
-                micro = key.endswith("seconds") or "/" in key
-                print(f"  {key:16s} {value * 1e6:9.1f} us" if micro else f"  {key:16s} {value:.3g}")
+    grad, faces, args = data.grads[0], data.faces[0], (*data.layout, data.source_rows)
+    seconds = _bench.median(_bench.times(lambda: pull_back(grad, faces, *args), 30, warmup=3))
+    fft = _bench.median(_bench.times(lambda: fft_composition(case, grad, faces), 5, warmup=2))
+    return _bench.row(
+        case.name,
+        seconds,
+        "FFT composition",
+        fft,
+        device=f"cpu, {torch.get_num_threads()} threads",
+        relative_error=relative_error(case, data),
+    )
 
 
 def main() -> None:
     """Run every case the machine can."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--variants", action="store_true", help="time every shape of the kernel")
-    parser.add_argument("--only", choices=("cpu", "cuda"), help="leave the other device out")
-    options = parser.parse_args()
-    report = describe()
-    rows: list[dict[str, object]] = []
+    options_of = _bench.parser(__doc__)
+    options_of.add_argument("--variants", action="store_true", help="time every kernel")
+    options_of.add_argument("--only", choices=("cpu", "cuda"), help="leave the other device out")
+    options = options_of.parse_args()
+    rows: list[_bench.Row] = []
+    extra: dict[str, Any] = {"native": vars(native_status())}
     if options.only != "cuda":
         rows += [bench_cpu(case) for case in CPU_CASES]
     if torch.cuda.is_available() and options.only != "cpu":
-        report["copy_bytes_per_second"] = bandwidth = copy_bandwidth()
+        extra["copy_bytes_per_second"] = bandwidth = copy_bandwidth()
         rows += [bench_cuda(case, bandwidth, options.variants) for case in GPU_CASES]
-    report["rows"] = rows
-    if options.json:
-        print(json.dumps(report))
-    else:
-        show(report, rows)
+    _bench.publish("pull_back", rows, options.json, **extra)
 
 
 if __name__ == "__main__":

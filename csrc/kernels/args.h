@@ -25,6 +25,7 @@ struct PullBackArgs {
   int64_t target_rows;
   int64_t d_src;
   int64_t d_tgt;
+  int tubes_done = 0;  // tubes up to this length are another launch's work
 };
 
 // fuse_index::t_product of contiguous a (batch, tube, n1, n2) and b (batch, tube, n2, n3).
@@ -40,10 +41,21 @@ struct TProductArgs {
 };
 
 // Variants of the pull-back kernel; kAuto picks by the measured crossovers (docs/kernels.md).
-enum class PullBackVariant : int { kAuto = 0, kFew = 1, kMany = 2, kBulk = 3, kOne = 4 };
+enum class PullBackVariant : int {
+  kAuto = 0,
+  kFew = 1,
+  kMany = 2,
+  kOne = 3,
+  kBulk64 = 4,
+  kBulk128 = 5
+};
 
+// Bytes of device memory that launch_pull_back needs for its own use with the same arguments.
+cudaError_t pull_back_workspace(const PullBackArgs& args, DType dtype, int device,
+                                PullBackVariant variant, int split, int64_t& bytes);
 cudaError_t launch_pull_back(const PullBackArgs& args, DType dtype, int device,
-                             PullBackVariant variant, int split, cudaStream_t stream);
+                             PullBackVariant variant, int split, void* workspace,
+                             cudaStream_t stream);
 cudaError_t launch_t_product(const TProductArgs& args, DType dtype, int device,
                              cudaStream_t stream);
 

@@ -41,6 +41,11 @@ __device__ __forceinline__ void split_tf32(Unit x, Unit& high, Unit& low) {
   low = __float_as_uint(__uint_as_float(x) - __uint_as_float(high));
 }
 
+// The matrix unit reads the leading 11 bits of a number; this is the exact rest.
+__device__ __forceinline__ Unit rest_of_tf32(Unit x) {
+  return __float_as_uint(__uint_as_float(x) - __uint_as_float(x & 0xffffe000u));
+}
+
 // Copy 16 bytes to shared memory, or zeros where `bytes` is 0.
 __device__ __forceinline__ void copy_async(Granule* to, const void* from, int bytes) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));

@@ -36,9 +36,10 @@ __device__ __forceinline__ Word read_word(const PullBackArgs& args, int w) {
   return {s0, t0, static_cast<int>(s1 - s0), static_cast<int>(t1 - t0)};
 }
 
-// Tiles are numbered group after group; each group has ceil(words / kWords) of them.
-// Returns false where tile `index` does not exist. Called by all threads of the block; `counts` is
-// scratch of kMaxGroups integers in shared memory.
+// Tiles are numbered group after group, the last group first, because long tubes usually come last
+// and take longest; each group has ceil(words / kWords) of them. Returns false where tile `index`
+// does not exist. Called by all threads of the block; `counts` is scratch of kMaxGroups integers in
+// shared memory.
 template <int kWords>
 __device__ bool find_tile(const PullBackArgs& args, int64_t index, Tile<kWords>& tile,
                           int* counts) {
@@ -51,23 +52,32 @@ __device__ bool find_tile(const PullBackArgs& args, int64_t index, Tile<kWords>&
     my_group = __ldg(args.word_groups + tid);
     my_word = read_word(args, tid);
   }
-  if (tid < 32 && lane < groups) {
-    faces_from = __ldg(args.face_offsets + lane);
-    faces_to = __ldg(args.face_offsets + lane + 1);
+  if (tid < 32 && 31 - lane < groups) {
+    faces_from = __ldg(args.face_offsets + 31 - lane);
+    faces_to = __ldg(args.face_offsets + 31 - lane + 1);
   }
   for (int g = tid; g < groups; g += threads) counts[g] = 0;
   if (tid == 0) tile.group = -1;
   __syncthreads();
   for (int w = tid; w < words; w += threads) {
     const int64_t g = w == tid ? my_group : __ldg(args.word_groups + w);
-    if (g >= 0 && g < groups) atomicAdd(&counts[g], 1);
+    if (g >= 0 && g < groups) {  // one addition for all lanes of the warp that agree
+      const unsigned peers = __match_any_sync(__activemask(), static_cast<int>(g));
+      if (lane == __ffs(static_cast<int>(peers)) - 1) atomicAdd(&counts[g], __popc(peers));
+    }
   }
   __syncthreads();
   if (warp == 0) {
     int64_t before = 0;
-    for (int base = 0; base < groups; base += 32) {
-      const int g = base + lane;
-      const int mine = g < groups ? (counts[g] + kWords - 1) / kWords : 0;
+    for (int last = (groups - 1) / 32 * 32; last >= 0; last -= 32) {
+      const int g = last + 31 - lane;  // lanes run from the last group to the first
+      int64_t first = 0, tube = 0;
+      if (g < groups) {
+        first = last == 0 ? faces_from : __ldg(args.face_offsets + g);
+        tube = (last == 0 ? faces_to : __ldg(args.face_offsets + g + 1)) - first;
+      }
+      const bool fits = first >= 0 && tube >= 1 && first + tube <= args.n_faces;
+      const int mine = fits ? (counts[g] + kWords - 1) / kWords : 0;
       int sum = mine;
       for (int d = 1; d < 32; d *= 2) {
         const int left = __shfl_up_sync(~0u, sum, d);
@@ -77,18 +87,15 @@ __device__ bool find_tile(const PullBackArgs& args, int64_t index, Tile<kWords>&
       if (index >= start && index < start + mine) {
         tile.group = g;
         tile.part = static_cast<int>(index - start);
-        const int64_t first = base == 0 ? faces_from : __ldg(args.face_offsets + g);
-        const int64_t tube = (base == 0 ? faces_to : __ldg(args.face_offsets + g + 1)) - first;
-        const bool fits = first >= 0 && tube >= 1 && first + tube <= args.n_faces;
         tile.first_face = first;
-        tile.tube = fits ? static_cast<int>(tube) : 0;
+        tile.tube = static_cast<int>(tube);
       }
       before += __shfl_sync(~0u, sum, 31);
     }
   }
   __syncthreads();
   const int group = tile.group;
-  if (group < 0 || tile.tube < 1) return false;
+  if (group < 0) return false;
   const int first_rank = tile.part * kWords;
   int seen = 0;
   for (int base = 0, turn = 0; base < words && seen < first_rank + kWords;

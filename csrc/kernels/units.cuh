@@ -54,6 +54,7 @@ template <>
 struct Units<__nv_bfloat16> {
   static constexpr int kPerUnit = 2;
   static constexpr int kParts = 1;
+  static constexpr bool kBrain = true;
   static __device__ __forceinline__ __nv_bfloat162 v(Unit a) {
     __nv_bfloat162 r;
     *reinterpret_cast<Unit*>(&r) = a;
@@ -91,6 +92,7 @@ template <>
 struct Units<__half> {
   static constexpr int kPerUnit = 2;
   static constexpr int kParts = 1;
+  static constexpr bool kBrain = false;
   static __device__ __forceinline__ __half2 v(Unit a) {
     __half2 r;
     *reinterpret_cast<Unit*>(&r) = a;

@@ -33,6 +33,7 @@ struct DeviceTraits {
   int multiprocessors = 0;
   int shared_bytes = 0;  // most a block may ask for
   bool clusters = false;
+  bool hopper = false;  // runs sm_90a
 };
 
 cudaError_t device_traits(int device, DeviceTraits& traits);

@@ -4,6 +4,7 @@
 
 #include "../kernels/pull_back.cuh"
 #include "common.h"
+#include "tiles.h"
 
 namespace fuse_index {
 
@@ -11,12 +12,6 @@ namespace fuse_index {
 // four (measured: docs/kernels.md).
 constexpr int kMostSplit = 2;
 constexpr int kMostSplitShared = 4;  // where a multiprocessor holds two blocks
-
-// Most tiles that `words` words of at most `groups` groups can need.
-inline int64_t most_tiles(int64_t words, int64_t groups, int64_t per_tile) {
-  const int64_t used = groups < words ? groups : words;
-  return used + (words - used) / per_tile;
-}
 
 // Blocks of a grid whose sums are not split.
 template <class C>
@@ -79,30 +74,26 @@ constexpr int most_bytes() {
 template <class T>
 cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBackVariant variant,
                    int split, cudaStream_t stream) {
-  using One = Config<T, 4, 1, 2, 1, 2, true, 2>;   // 64 columns, 8 words, two a multiprocessor
-  using Few = Config<T, 2, 1, 4, 2, 3, true, 1>;   // 32 columns, 16 words
-  using Many = Config<T, 4, 2, 1, 4, 4, true, 1>;  // 64 columns, 64 words
-  // 128 columns, 64 words; float32 has not the registers.
-  using Bulk = Config<T, sizeof(T) == 2 ? 8 : 4, 2, 1, 4, sizeof(T) == 2 ? 3 : 4, true, 1>;
+  using One = Config<T, 4, 1, 2, 1, 2, true, 2>;    // 64 columns, 8 words, two a multiprocessor
+  using Few = Config<T, 2, 1, 4, 2, 3, true, 1>;    // 32 columns, 16 words
+  using Many = Config<T, 4, 2, 1, 4, 4, true, 1>;   // 64 columns, 64 words
   using Small = Config<T, 4, 1, 1, 2, 3, true, 1>;  // 64 columns, 16 words; sm_80 to sm_120
   using Loose = Config<T, 4, 1, 1, 2, 2, false, 1>;
-  static_assert(most_bytes<One, Few, Many, Bulk>() <= 232448, "sm_90 and sm_100");
+  static_assert(most_bytes<One, Few, Many>() <= 232448, "sm_90 and sm_100");
   static_assert(most_bytes<Small, Loose>() <= 101376, "sm_86, sm_89, sm_120");
   if (!is_aligned(args, sizeof(T))) return launch<Loose>(args, device, split, stream);
-  if (device.shared_bytes < most_bytes<One, Few, Many, Bulk>()) {
+  if (device.shared_bytes < most_bytes<One, Few, Many>()) {
     return launch<Small>(args, device, split, stream);
   }
   if (variant == PullBackVariant::kAuto) {
     const int64_t used = args.groups < args.words ? args.groups : args.words;
     const bool thin = args.words <= used * Few::kWords;
-    variant = args.words > used * 2 * Many::kWords                    ? PullBackVariant::kBulk
-              : !thin                                                 ? PullBackVariant::kMany
+    variant = !thin                                                   ? PullBackVariant::kMany
               : 4 * blocks_of<Few>(args) < 3 * device.multiprocessors ? PullBackVariant::kOne
                                                                       : PullBackVariant::kFew;
   }
   if (variant == PullBackVariant::kOne) return launch<One>(args, device, split, stream);
   if (variant == PullBackVariant::kFew) return launch<Few>(args, device, split, stream);
-  if (variant == PullBackVariant::kBulk) return launch<Bulk>(args, device, split, stream);
   return launch<Many>(args, device, split, stream);
 }
 

@@ -17,19 +17,25 @@ from fuse_index.ops._checks import Layout
 
 # DType in csrc/kernels/args.h.
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-# Multiply-adds of one t-product, direct form, that take the kernel: an estimate (about the launches
-# of the composition at 10 TFLOP/s), not yet a measurement.
-T_PRODUCT_CROSSOVER = 1 << 27
+# Measured on one H200 (docs/kernels.md): terms of one sum, that is faces times inner width, up to
+# which the kernel is faster than the composition, and most multiply-adds it was faster with.
+T_PRODUCT_CROSSOVER = {torch.float32: 128, torch.bfloat16: 256, torch.float16: 256}
+T_PRODUCT_MOST = 1 << 28
 
 
 class Variant(Enum):
-    """Shapes of the pull-back kernel (``PullBackVariant`` in csrc/kernels/args.h)."""
+    """Kernels of the pull-back (``PullBackVariant`` in csrc/kernels/args.h).
+
+    The last two are for many words on Hopper, 64 or 128 of them a block; elsewhere, and where the
+    data is not aligned, they fall back to the others.
+    """
 
     AUTO = 0
     FEW = 1
     MANY = 2
-    BULK = 3
-    ONE = 4
+    ONE = 3
+    BULK64 = 4
+    BULK128 = 5
 
 
 def _ready(value: Tensor) -> Tensor:
@@ -54,7 +60,7 @@ def launch_pull_back(
         layout: see :class:`Layout`.
         source_rows: P.
         variant: block shape; the benchmark times each.
-        split: blocks that share one sum (1, 2, 4 or 8); 0 lets the launcher choose.
+        split: parts of one sum, each a block's (1, 2, 4 or 8); 0 lets the launcher choose.
 
     Returns:
         ``(P, d_src)``.
@@ -64,7 +70,7 @@ def launch_pull_back(
     target_grad, faces = _ready(target_grad), _ready(faces)
     indices = [value.contiguous() for value in layout]
     out = target_grad.new_empty((source_rows, faces.shape[1]))
-    native.pull_back(
+    args = native.PullBackArgs(
         target_grad.data_ptr(),
         faces.data_ptr(),
         out.data_ptr(),
@@ -72,12 +78,12 @@ def launch_pull_back(
         indices[1].shape[0],
         indices[0].shape[0] - 1,
         *(faces.shape[0], source_rows, target_grad.shape[0], faces.shape[1], faces.shape[2]),
-        _CODES[target_grad.dtype],
-        target_grad.device.index,
-        variant.value,
-        split,
-        torch.cuda.current_stream(target_grad.device).cuda_stream,
     )
+    choice = (_CODES[target_grad.dtype], target_grad.device.index, variant.value, split)
+    needed = native.pull_back_bytes(args, *choice)
+    workspace = target_grad.new_empty(needed, dtype=torch.uint8) if needed else None
+    stream = torch.cuda.current_stream(target_grad.device).cuda_stream
+    native.pull_back(args, *choice, workspace.data_ptr() if workspace is not None else 0, stream)
     return out
 
 
@@ -114,10 +120,16 @@ def launch_t_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def t_product(a: Tensor, b: Tensor) -> Tensor:
-    """``fuse_index::t_product`` on CUDA: the kernel for small products, else the composition."""
+    """``fuse_index::t_product`` on CUDA: one product, the kernel or the composition."""
     _library.check_t_product(a, b)
-    small = a.numel() * b.shape[-1] * a.shape[-3] <= T_PRODUCT_CROSSOVER
-    if small and a.dtype in _CODES and _native.cuda_module() is not None:
+    tube, _, inner = a.shape[-3:]
+    if tube == 1:  # the library's product accumulates in float32 and rounds once
+        return torch.matmul(a, b)
+    small = (
+        tube * inner <= T_PRODUCT_CROSSOVER.get(a.dtype, 0)
+        and a.numel() * b.shape[-1] * tube <= T_PRODUCT_MOST
+    )
+    if small and _native.cuda_module() is not None:
         return launch_t_product(a, b)
     return _library.t_product_torch(a, b)
 

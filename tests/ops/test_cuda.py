@@ -41,6 +41,42 @@ def test_every_block_shape_gives_the_definition(dtype, variant, split):
 
 
 @pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("variant", [_cuda.Variant.BULK64, _cuda.Variant.BULK128])
+@pytest.mark.parametrize("tube", [1, 2, 3, 4])
+@pytest.mark.parametrize("split", [1, 2, 8])
+def test_long_sums_go_round_the_rings(dtype, variant, tube, split):
+    """Full tiles, a tile with an idle half, more target tokens than the tube; same every time."""
+    words = [(0, tube, tube)] * 150 + [(1, tube, 2 * tube + 1)] * 20
+    case = make_case(words, [tube, tube], 72, 1544, dtype=dtype, device="cuda")
+    args = (case.target, case.faces, Layout(*case.layout), case.source.shape[0])
+    out = _cuda.launch_pull_back(*args, variant=variant, split=split)
+    exact = pull_back(case.target.double(), case.faces.double(), *case.layout, args[-1])
+    assert relative_error(out, exact.cpu()) <= TOLERANCE[dtype]
+    for _ in range(3):
+        again = _cuda.launch_pull_back(*args, variant=variant, split=split)
+        assert torch.equal(out, again)
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+def test_a_large_batch_in_a_graph(dtype):
+    """Large enough for the bulk kernel, whose workspace then belongs to the graph."""
+    words = [(w % 2, 1 + w % 3, 1 + w % 2) for w in range(80)]
+    case = make_case(words, [2, 6], 2048, 2048, dtype=dtype, device="cuda")
+    args = (case.faces, *case.layout, case.source.shape[0])
+    grad = torch.zeros_like(case.target)
+    pull_back(grad, *args)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = pull_back(grad, *args)
+    grad.copy_(case.target)
+    graph.replay()
+    torch.cuda.synchronize()
+    exact = pull_back(case.target.double(), case.faces.double(), *args[1:])
+    assert relative_error(out, exact.cpu()) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
 def test_capture_in_a_graph(dtype):
     case = make_case(WORDS, TUBES, 64, 128, dtype=dtype, device="cuda")
     args = (case.faces, *case.layout, case.source.shape[0])
