@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn import functional
 
-from fuse_index.errors import OptionError
+from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, choose, register
@@ -19,10 +19,13 @@ from fuse_index.objectives.labels import LabelSpace, align_labels, label_space
 from fuse_index.objectives.shared import SharedStart
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from fuse_index.models.base import Model
     from fuse_index.models.batch import Batch
+    from fuse_index.words.ragged import Ragged
 
 
 class Reduction(str, Enum):
@@ -51,10 +54,13 @@ class Fluency(_LanguageObjective):
     Attributes:
         reduction: mean or sum over the tokens.
         include_suffix: also count the tokens of the suffix, which then continue the prompt.
+        include_end: also count the token that ends a text, so that the prompt is to be a whole
+            sentence; it stands behind the suffix.
     """
 
     reduction: Reduction = Reduction.MEAN
     include_suffix: bool = False
+    include_end: bool = False
 
     type: ClassVar[str] = "fluency"
 
@@ -207,6 +213,27 @@ class _LanguageLoss(Loss):
 class _FluencyLoss(_LanguageLoss):
     objective: Fluency
 
+    def __init__(self, objective: Fluency, model: Model) -> None:
+        super().__init__(objective, model)
+        self._end: tuple[int, ...] = ()
+        if objective.include_end:
+            end = getattr(model.tokenizer, "eos_token_id", None)
+            if end is None:
+                raise ModelError(
+                    f"{model.name}: its tokenizer has no token that ends a text",
+                    expected="one, for include_end",
+                    remedy="leave include_end out",
+                )
+            self._end = (int(end),)
+
+    def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
+        """Frame prompts with the objective's prefix and suffix, and the end where it counts."""
+        if not self._end:
+            return super().batch(contents)
+        suffix = self.objective.suffix
+        after = self.model.words.encode_text(suffix) if suffix else ()
+        return self.model.batch(contents, self.objective.prefix, [*after, *self._end])
+
     def tokens(
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
@@ -215,10 +242,12 @@ class _FluencyLoss(_LanguageLoss):
         return -self.pick(log_probs, embeds, batch, labels, first)
 
     def wanted(self, batch: Batch) -> Tensor:
-        if not self.objective.include_suffix:
-            return batch.content
         positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        return batch.mask & (positions >= batch.start)
+        if self.objective.include_suffix:
+            return batch.mask & (positions >= batch.start)
+        if self._end:
+            return batch.content | (positions == batch.last[:, None])
+        return batch.content
 
 
 class _EnergyLoss(_LanguageLoss):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fuse_index.errors import OptionError, ShapeError
+from fuse_index.errors import ModelError, OptionError, ShapeError
 from fuse_index.models import Model, load_model
 from fuse_index.objectives import (
     EnergyLogProbability,
@@ -81,6 +81,34 @@ def test_fluency_is_the_mean_negative_log_likelihood(
         assert float(mean[i]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
         assert float(total[i]) == pytest.approx(sum(own), rel=1e-4, abs=1e-5)
         assert float(both[i]) == pytest.approx(sum(costs) / max(len(costs), 1), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["", " said."])
+def test_fluency_with_the_end_counts_the_token_that_ends_a_text(
+    saved: Callable[[str], Path], suffix: str
+) -> None:
+    model = load_model(str(saved("gpt2")), device="cpu")
+    model.tokenizer.eos_token = model.spell(5)
+    assert model.tokenizer.eos_token_id == 5
+    rows = rows_of(model)
+    after = model.words.encode_text(suffix) if suffix else []
+    own = Fluency(suffix=suffix, include_end=True, reduction="sum").prepare(model).score(rows)
+    options = {"include_suffix": True, "include_end": True, "reduction": "sum"}
+    both = Fluency(suffix=suffix, **options).prepare(model).score(rows)
+    for i, row in enumerate(rows):
+        costs = nll_by_hand(model, row, [], [*after, 5])
+        assert float(both[i]) == pytest.approx(sum(costs), rel=1e-4, abs=1e-5)
+        wanted = sum(costs[: len(costs) - len(after) - 1]) + costs[-1]
+        assert float(own[i]) == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+
+
+def test_the_end_is_refused_where_a_tokenizer_has_none(
+    saved: Callable[[str], Path],
+) -> None:
+    model = load_model(str(saved("gpt2")), device="cpu")
+    model.tokenizer.eos_token = None
+    with pytest.raises(ModelError, match=r"no token that ends a text; .*leave include_end out"):
+        Fluency(include_end=True).prepare(model)
 
 
 def relaxed_nll(model: Model, weights: torch.Tensor, prefix: list[int]) -> torch.Tensor:
