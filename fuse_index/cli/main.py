@@ -50,6 +50,11 @@ class Verb:
 
 
 VERBS = {
+    "demo": Verb(
+        "fuse_index.cli.demo",
+        "demo_command",
+        "Caption pictures with the models of the package; offline, in a minute.",
+    ),
     "build": Verb(
         "fuse_index.cli.build", "build_command", "Build an adapter bundle from text and two models."
     ),
