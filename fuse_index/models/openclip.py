@@ -138,7 +138,9 @@ def load_open_clip(
         ModelError: it does not exist, has no weights, or is not of that kind.
     """
     if kind not in (None, ModelKind.CLIP):
-        raise ModelError(f"{name.text}: an open_clip model as kind {kind}", expected="kind 'clip'")
+        raise ModelError(
+            f"{name.text}: an open_clip model as kind {kind.value!r}", expected="kind 'clip'"
+        )
     files = find_files(name, allow_random=allow_random, local_files_only=local_files_only)
     module, transform = _build(files, name, device, dtype or torch.float32)
     tokenizer = load_open_clip_tokenizer(files, name)

@@ -245,7 +245,7 @@ def require_finite(losses: Tensor, loss: Loss, batch: Batch) -> None:
     if bad:
         text = loss.texts(batch)[bad[0]]
         raise LossError(
-            f"{loss.name} is {float(losses[bad[0]])} for the prompt {text!r}"
+            f"{loss.name} is {losses[bad[0]].item()} for the prompt {text!r}"
             + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""),
             expected="a finite loss",
             remedy="run the model in float32 or bfloat16, or check its weights",
