@@ -16,6 +16,7 @@ cudaError_t choose(const PullBackArgs& args, const DeviceTraits& device, PullBac
 
 namespace {
 
+#ifdef FUSE_INDEX_WITH_SM90A
 // Measured crossovers to the bulk variants (docs/kernels.md): words times both widths, words a
 // group on average, and words a group from which 128 words a block beat 64.
 constexpr int64_t kBulkFrom = int64_t{1} << 28;
@@ -26,6 +27,7 @@ constexpr int64_t kMostWorkspace = int64_t{1} << 28;
 
 // Tubes up to this length have a transform.
 constexpr int kShortTube = 4;
+#endif
 
 bool is_bulk(PullBackVariant variant) {
   return variant == PullBackVariant::kBulk64 || variant == PullBackVariant::kBulk128;
