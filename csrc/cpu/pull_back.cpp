@@ -51,7 +51,7 @@ float widen(Float16 x) {
 }
 
 // sums[i][j] = dot(faces row i, gradient row j) for `rows` rows and `columns` gradient rows.
-constexpr int kRows = 2;
+constexpr int kRows = 3;
 constexpr int kColumns = 4;
 
 template <class T>
@@ -153,7 +153,7 @@ void run_rows(const Group& group, Sizes sizes, int64_t from, int64_t to) {
   }
 }
 
-constexpr int64_t kBlock = 32;  // source rows of one piece of work
+constexpr int64_t kBlock = 48;  // source rows, a multiple of kRows of one piece of work
 
 }  // namespace
 
