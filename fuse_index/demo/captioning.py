@@ -1,9 +1,11 @@
-"""Captions of the demo's scenes: the language model drafts, and guided revision corrects.
+"""Captions of the demo's scenes: the language model drafts, guided revision corrects.
 
 The language model writes drafts once for all scenes. For a request, those with the smallest loss
-are gone over from left to right by :class:`fuse_index.optimize.AutoDAN`: each token is chosen anew
-from those that the language model finds likely between its neighbours and the gradients of CLIP
-and the classifier, pulled back through the adapters, find helpful.
+are taken up. In every round the language model goes on from beginnings of the best in other words;
+the best is gone over from left to right by :class:`fuse_index.optimize.AutoDAN`, each token chosen
+anew from those that the language model finds likely between its neighbours and the gradients of
+CLIP and the classifier, pulled back through the adapters, find helpful; and words are inserted,
+left out and exchanged.
 """
 
 from __future__ import annotations
@@ -15,38 +17,22 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from fuse_index.demo.corpus import vocabulary
+from fuse_index.demo.drafts import Drafts, fluency
+from fuse_index.demo.drawing import draw
 from fuse_index.demo.graph import agreement
 from fuse_index.demo.lexicon import Sentiment
 from fuse_index.demo.parsing import graph_of_sentence
-from fuse_index.demo.writing import write_sentences
+from fuse_index.demo.shortlist import Shortlist
 from fuse_index.errors import OptionError
 from fuse_index.evaluate.graphs import Agreement
-from fuse_index.objectives import ClassifierLabel, Fluency, ImageSimilarity
-from fuse_index.optimize import (
-    AutoDAN,
-    Budget,
-    Greedy,
-    MethodOptions,
-    Problem,
-    Result,
-    RunOptions,
-    SearchOptions,
-    Stop,
-    Term,
-    optimize,
-)
-from fuse_index.words.ragged import Ragged
+from fuse_index.objectives import ClassifierLabel, ImageSimilarity
+from fuse_index.optimize import AutoDAN, MethodOptions, Problem, Term
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fuse_index.demo.cast import Cast
     from fuse_index.demo.scene import Scene
     from fuse_index.optimize.optimize import Callback
-
-_ROWS = 64
 
 
 class Request(str, Enum):
@@ -72,27 +58,34 @@ class GuideOptions:
     Attributes:
         seed: decides the drafts and every other draw.
         drafts: sentences the language model writes, for all scenes together.
-        starts: drafts that are revised for a caption, the best first.
-        sweeps: how often each is gone over.
-        search_width: tokens tried in each position.
+        width: drafts taken up for a caption, and captions whose beginnings are rewritten.
+        rounds: of rewriting, revision and edits.
+        rewrites: sentences written in a round.
+        starts: captions revised in a round.
+        search_width: tokens tried in each position of a revision.
         guidance: of the gradients against the likelihood, see :class:`AutoDAN`.
+        edits: insertions tried in a round.
         image_weight: of ``1 - cosine`` against a token's mean negative log-likelihood.
         sentiment_weight: of the classifier's cross-entropy, for requests with a sentiment.
     """
 
     seed: int = 0
-    drafts: int = 384
-    starts: int = 2
-    sweeps: int = 1
+    drafts: int = 512
+    width: int = 8
+    rounds: int = 2
+    rewrites: int = 64
+    starts: int = 1
     search_width: int = 12
     guidance: float = 2.0
-    image_weight: float = 22.0
+    edits: int = 80
+    image_weight: float = 14.0
     sentiment_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("drafts", "starts", "sweeps", "search_width"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)}", expected="at least 1")
+        least = {"drafts": 1, "width": 1, "rounds": 1, "search_width": 1}
+        for name, value in (least | dict.fromkeys(("rewrites", "starts", "edits"), 0)).items():
+            if getattr(self, name) < value:
+                raise OptionError(f"{name}={getattr(self, name)}", expected=f"at least {value}")
 
     def method(self, length: int) -> MethodOptions:
         """The method that revises a draft of so many tokens."""
@@ -101,7 +94,7 @@ class GuideOptions:
             search_width=self.search_width,
             weight=self.guidance,
             iterations=1,
-            sweeps=self.sweeps,
+            sweeps=1,
         )
 
 
@@ -154,70 +147,6 @@ class Finding:
             "loss": self.curve[-1][1],
             "seconds": self.seconds,
         }
-
-
-class Drafts:
-    """Sentences the language model wrote, and what every model makes of them.
-
-    Args:
-        cast: the models.
-        count: how many are written; repeats are dropped.
-        seed: decides them.
-    """
-
-    def __init__(self, cast: Cast, count: int, seed: int) -> None:
-        self.cast = cast
-        generator = torch.Generator().manual_seed(seed)
-        rows = write_sentences(cast.lm, [()] * count, generator)
-        kept = list(dict.fromkeys(rows))
-        survives = Problem(cast.lm, [Term(Fluency(), cast.lm)]).words.survives(
-            Ragged.from_lists(kept)
-        )
-        self.rows = [row for row, whole in zip(kept, survives, strict=True) if whole]
-        self.texts = [cast.lm.words.decode(list(row)).strip() for row in self.rows]
-
-    def score(self) -> None:
-        """Let every model look at them now rather than when first needed."""
-        _ = self.features, self.fluencies, self.opinions
-
-    @cached_property
-    def features(self) -> Tensor:
-        """``(n, d)``: CLIP's, of unit length."""
-        parts = []
-        for begin in range(0, len(self.texts), _ROWS):
-            texts = self.texts[begin : begin + _ROWS]
-            features = self.cast.clip.encode_texts(texts, normalize=True).features
-            assert features is not None
-            parts.append(features.float())
-        return torch.cat(parts)
-
-    @cached_property
-    def fluencies(self) -> Tensor:
-        """``(n,)``: mean negative log-likelihoods of their tokens and of their end."""
-        loss = fluency().prepare(self.cast.lm)
-        return _in_parts(loss.score, self.rows)
-
-    @cached_property
-    def opinions(self) -> Tensor:
-        """``(n, labels)``: negative log-probabilities of the classifier's labels."""
-        model = self.cast.sentiment
-
-        def ask(texts: Sequence[str]) -> Tensor:
-            logits = model.encode_texts(texts).logits
-            assert logits is not None
-            return -logits.float().log_softmax(dim=-1)
-
-        return _in_parts(ask, self.texts)
-
-
-def fluency() -> Fluency:
-    """What the language model is asked: a likely sentence that ends where it ends."""
-    return Fluency(include_end=True)
-
-
-def _in_parts(call: Any, rows: Sequence[Any]) -> Tensor:
-    parts = [call(rows[begin : begin + _ROWS]) for begin in range(0, len(rows), _ROWS)]
-    return torch.cat(parts)
 
 
 class SceneCaptioner:
@@ -278,61 +207,41 @@ class SceneCaptioner:
         Raises:
             KeyboardInterrupt: an interrupt came; there is no finding then.
         """
-        from fuse_index.demo.drawing import draw  # noqa: PLC0415
-
         begin = time.perf_counter()
         picture = draw(scene)
         problem = self.problem(picture, request)
-        results = []
-        for start in self.best_drafts(picture, request, self.options.starts):
-            found = self._revise(problem, start, callbacks)
-            if found.stop is Stop.INTERRUPTED:
-                raise KeyboardInterrupt
-            results.append(found)
-        best = min(results, key=lambda result: result.total)
-        text = best.text.strip()
+        words = vocabulary()
+        found = Shortlist(problem, self.cast.lm, words, self.options.seed, callbacks)
+        self.search(found, self.best_drafts(picture, request, self.options.width))
+        best = found.best()[0]
+        text = problem.decode(best).strip()
+        losses = dict(zip(problem.names, found.losses[best], strict=True))
         return Finding(
             scene=number,
             request=request,
             text=text,
             agreement=agreement(graph_of_sentence(text), scene.graph, scene.truths),
-            likeness=1 - best.losses["image"],
-            fluency=best.losses["fluency"],
+            likeness=1 - losses["image"],
+            fluency=losses["fluency"],
             verdict=self.verdict(text),
-            curve=joined_curve(results),
+            curve=tuple(found.curve),
             seconds=time.perf_counter() - begin,
         )
 
-    def _revise(
-        self, problem: Problem, start: tuple[int, ...], callbacks: Sequence[Callback]
-    ) -> Result:
-        return optimize(
-            problem,
-            [start],
-            method=self.options.method(len(start)),
-            search=self._search(),
-            budget=Budget(steps=len(start) * self.options.sweeps),
-            options=RunOptions(seed=self.options.seed),
-            callbacks=callbacks,
-        )
-
-    def _search(self) -> SearchOptions:
-        return Greedy()
+    def search(self, found: Shortlist, drafts: Sequence[tuple[int, ...]]) -> None:
+        """Go from drafts to the best caption: rewriting, guided revision and edits in turn."""
+        options = self.options
+        found.add(drafts)
+        for _ in range(options.rounds):
+            if options.rewrites:
+                found.rewrite(options.rewrites, options.width)
+            for ids in found.best(options.starts):
+                found.revise(ids, options.method(len(ids)), len(ids))
+            if options.edits:
+                found.edit(1, options.edits)
 
     def verdict(self, text: str) -> str:
         """Return the sentiment that the judge sees in a text."""
         logits = self.cast.judge.encode_texts([text]).logits
         assert logits is not None
         return self.cast.judge.labels[int(logits[0].argmax())]
-
-
-def joined_curve(results: Sequence[Result]) -> tuple[tuple[int, float], ...]:
-    """Put runs one after another: forward passes so far, and the smallest total so far."""
-    points: list[tuple[int, float]] = []
-    passes, best = 0, float("inf")
-    for result in results:
-        for point in result.trajectory:
-            best = min(best, point.best)
-            points.append((passes + point.forward_passes, best))
-        passes = points[-1][0]
-    return tuple(points)

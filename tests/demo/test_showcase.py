@@ -1,0 +1,204 @@
+"""The showcase: what it finds, its report, the second run, and what an interrupt leaves."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fuse_index.demo import (
+    Sentiment,
+    agreement,
+    draw,
+    graph_of_sentence,
+    make_scene,
+    vocabulary,
+)
+from fuse_index.demo.captioning import GuideOptions, Request, SceneCaptioner
+from fuse_index.demo.cast import Cast, assemble_cast
+from fuse_index.demo.edits import exchanges, insertions, omissions
+from fuse_index.demo.packaged import CHECKSUMS, FOLDER
+from fuse_index.demo.report import curve_svg, report_html
+from fuse_index.demo.showcase import Audience, Showcase, ShowcaseOptions, run_showcase
+from fuse_index.demo.splits import Split
+from fuse_index.demo.writing import write_sentences
+from fuse_index.errors import ModelError, OptionError
+from fuse_index.optimize.budget import Spent
+from fuse_index.optimize.scoring import Scorer
+from fuse_index.words.ragged import Ragged
+
+QUICK = GuideOptions(drafts=24, starts=1, search_width=4, edits=8, rewrites=4, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def cast() -> Cast:
+    return assemble_cast()
+
+
+@pytest.fixture(scope="module")
+def showcase() -> Showcase:
+    return run_showcase(ShowcaseOptions(scenes=1, guide=QUICK))
+
+
+def test_sentences_end_begin_as_told_and_repeat(cast):
+    start = tuple(cast.lm.words.encode_running(["a red star"])[0].tolist())
+    rows = [
+        write_sentences(cast.lm, [start] * 4 + [()] * 4, torch.Generator().manual_seed(3))
+        for _ in range(2)
+    ]
+    assert rows[0] == rows[1]
+    texts = [cast.lm.words.decode(list(row)) for row in rows[0]]
+    assert sum(text.startswith(" a red star") for text in texts) >= 3
+    assert all(cast.lm.frame.head[0] not in row for row in rows[0])
+    known = set(vocabulary())
+    words = [word for text in texts for word in text.split()]
+    assert sum(word in known for word in words) > 0.9 * len(words)
+
+
+def test_no_beginning_or_temperature_is_refused(cast):
+    generator = torch.Generator()
+    for starts, temperature in (([], 1.0), ([()], 0.0)):
+        with pytest.raises(OptionError, match="sentences at temperature"):
+            write_sentences(cast.lm, starts, generator, temperature=temperature)
+
+
+def test_edits_by_hand(cast):
+    assert exchanges(["a", "b", "a"]) == [["b", "a", "a"], ["a", "a", "b"]]
+    assert omissions(["a", "b"]) == [["b"], ["a"]]
+    assert omissions(["a", "b", "c"])[3:] == [["c"], ["a"]]
+    found = insertions(cast.lm, ["a", "red"], ["star", "of"], 1)
+    assert found == [["a", "red", "star"]]
+    assert len(insertions(cast.lm, ["a", "red"], ["star", "of"], 100)) == 6
+
+
+def test_a_finding_is_judged_by_its_own_text(showcase):
+    scene = make_scene(Split.TEST, 0)
+    assert [finding.request for finding in showcase.findings] == list(Request)
+    for finding in showcase.findings:
+        said = agreement(graph_of_sentence(finding.text), scene.graph, scene.truths)
+        assert finding.agreement == said
+        passes, losses = zip(*finding.curve, strict=True)
+        assert list(passes) == sorted(passes)
+        assert list(losses) == sorted(losses, reverse=True)
+        assert finding.to_json()["forward_passes"] == passes[-1] > 0
+        assert -1 <= finding.likeness <= 1
+    assert showcase.summary()["plain"]["captions"] == 1
+    assert set(showcase.quality) == {"clip", "sentiment"}
+    assert set(showcase.seconds) == {"check", "load", "build", "drafts", "captions", "all"}
+    assert not showcase.interrupted
+
+
+def test_a_second_run_gives_the_same_captions(showcase):
+    again = run_showcase(ShowcaseOptions(scenes=1, guide=QUICK))
+    assert [f.text for f in again.findings] == [f.text for f in showcase.findings]
+    assert [f.curve for f in again.findings] == [f.curve for f in showcase.findings]
+
+
+def test_the_request_decides_the_terms(cast):
+    captioner = SceneCaptioner(cast, QUICK)
+    assert Request.PLAIN.sentiment is None
+    assert Request.NEGATIVE.sentiment is Sentiment.NEGATIVE
+    picture = _picture()
+    assert len(captioner.problem(picture, Request.PLAIN).terms) == 2
+    problem = captioner.problem(picture, Request.POSITIVE)
+    assert problem.terms[2].objective.label == "positive"
+
+
+def _picture():
+    return draw(make_scene(Split.TEST, 0))
+
+
+def test_the_best_drafts_have_the_smallest_totals(cast):
+    captioner = SceneCaptioner(cast, QUICK)
+    problem = captioner.problem(_picture(), Request.POSITIVE)
+    rows = captioner.drafts.rows
+    totals = Scorer(problem, Spent()).score(Ragged.from_lists(rows)) @ problem.weights
+    best = captioner.best_drafts(_picture(), Request.POSITIVE, 3)
+    order = totals.argsort(kind="stable")[:3]
+    assert best == [rows[i] for i in order]
+
+
+def test_the_report_needs_nothing_else(showcase):
+    text = report_html(showcase)
+    assert text.count("data:image/png;base64,") == 1
+    assert text.count("<polyline") == 3
+    assert not re.search(r"(src|href)=['\"](?!data:)", text)
+    assert "http" not in text
+    for finding in showcase.findings:
+        assert finding.text in text
+    assert "Interrupted" not in text
+    assert "to clip" in text
+    assert "building two adapters" in text
+
+
+def test_a_curve_falls_from_the_upper_left_to_the_lower_right():
+    points = re.search(r"points='([^']*)'", curve_svg([(0, 3.0), (5, 2.0), (10, 1.0)], "red"))
+    assert points is not None
+    assert points[1] == "2.0,3.0 88.0,24.0 174.0,45.0"
+    assert "points='2.0,3.0'" in curve_svg([(4, 1.0)], "red")
+
+
+class _Interrupter(Audience):
+    """Interrupts when the second caption is begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[Request] = []
+
+    def begin(self, number, scene, request):
+        self.begun.append(request)
+        if len(self.begun) == 2:
+            raise KeyboardInterrupt
+        return []
+
+
+def test_an_interrupt_leaves_what_was_done(showcase):
+    audience = _Interrupter()
+    found = run_showcase(ShowcaseOptions(scenes=1, guide=QUICK), audience)
+    assert found.interrupted
+    assert [f.text for f in found.findings] == [showcase.findings[0].text]
+    text = report_html(found)
+    assert "Interrupted: 1 of 3 captions were finished." in text
+    assert text.count("<polyline") == 1
+
+
+class _EarlyInterrupter(Audience):
+    def stage(self, label, done, total):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_before_the_first_caption_leaves_an_empty_report():
+    found = run_showcase(ShowcaseOptions(scenes=2, guide=QUICK), _EarlyInterrupter())
+    assert found.interrupted
+    assert found.findings == ()
+    assert "Interrupted: 0 of 6" in report_html(found)
+
+
+def test_a_damaged_weight_file_is_named_with_its_checksum(tmp_path: Path):
+    folder = tmp_path / "weights"
+    shutil.copytree(FOLDER, folder)
+    damaged = next(folder.glob("sentiment/*.safetensors"))
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    expected = re.search(
+        f'"sentiment/{damaged.name}": "([0-9a-f]+)"', (folder / CHECKSUMS).read_text()
+    )
+    assert expected is not None
+    with pytest.raises(ModelError) as error:
+        run_showcase(ShowcaseOptions(scenes=1, guide=QUICK, folder=folder))
+    assert str(damaged) in str(error.value)
+    assert expected[1] in str(error.value)
+
+
+@pytest.mark.parametrize("scenes", [0, 1001])
+def test_a_number_of_scenes_outside_its_range_is_refused(scenes):
+    with pytest.raises(OptionError, match=f"scenes={scenes}; expected 1 to 1000"):
+        ShowcaseOptions(scenes=scenes)
+
+
+def test_options_of_the_guide_are_checked():
+    with pytest.raises(OptionError, match="drafts=0"):
+        GuideOptions(drafts=0)
