@@ -146,7 +146,7 @@ def start_ids(problem: Any, tokens: int) -> tuple[int, ...]:
             return tuple(drawn)
 
 
-def make_run(problem: Any, options: Any) -> Any:
+def make_run(problem: Any, options: Any, batch: int | None) -> Any:
     """A run that is ready for its first step."""
     from fuse_index.optimize import GCG, Greedy, Run, RunOptions
 
@@ -155,7 +155,7 @@ def make_run(problem: Any, options: Any) -> Any:
         [start_ids(problem, options.tokens)],
         method=GCG(search_width=options.candidates, top_k=256),
         search=Greedy(keep_current=False),
-        options=RunOptions(batch_size=options.batch),
+        options=RunOptions(batch_size=batch),
     )
 
 
@@ -274,6 +274,51 @@ def prototype_steps(problem: Any, options: Any, steps: int) -> list[float]:
     return seconds
 
 
+def measure_parts(
+    run: Any, lm: Any, clip: Any, device: torch.device, options: Any
+) -> dict[str, float]:
+    """Seconds of a step by part."""
+    timed_steps(run, device, 1)
+    parts = Parts(device)
+    originals = [(lm, "forward"), (lm, "prefill"), (clip, "forward"), (torch.autograd, "grad")]
+    kept = [(owner, name, getattr(owner, name)) for owner, name in originals]
+    instrument(run, parts, lm, clip)
+    parts.begin()
+    for _ in range(options.steps):
+        run.step()
+        with parts.within("everything else"):
+            pass
+    for owner, name, function in kept:
+        setattr(owner, name, function)
+    return {part: seconds / options.steps for part, seconds in parts.seconds.items()}
+
+
+def report(
+    options: Any,
+    batch: int | None,
+    plain: list[float],
+    theirs: list[float],
+    parts: dict[str, float],
+) -> list[dict[str, Any]]:
+    """Rows of one batch size: the step, and its parts."""
+    total = sum(parts.values())
+    models = sum(parts.get(part, 0.0) for part in LM_PARTS)
+    title = f"{options.tokens} tokens, {options.candidates} candidates, {options.dtype}"
+    title += "" if batch is None else f", batches of {batch}"
+    step = row(
+        f"step: {title}",
+        median(plain),
+        "through text, word by word",
+        median(theirs),
+        synchronized_step=total,
+        not_the_models=1.0 - models / total,
+    )
+    ordered = sorted(parts.items(), key=lambda item: -item[1])
+    return [step] + [
+        row(f"part: {part}", seconds, "", None, share=seconds / total) for part, seconds in ordered
+    ]
+
+
 def main() -> int:
     """Run the benchmark."""
     arguments = parser(__doc__)
@@ -283,7 +328,9 @@ def main() -> int:
     arguments.add_argument("--lm-tokenizer", help="folder of a causal model's tokenizer")
     arguments.add_argument("--clip-tokenizer", help="folder of CLIP's tokenizer")
     arguments.add_argument("--candidates", type=int, default=512 if cuda else 64)
-    arguments.add_argument("--batch", type=int, help="prompts of one forward pass, at most")
+    arguments.add_argument(
+        "--batch", type=int, action="append", help="prompts of one forward pass; repeatable"
+    )
     arguments.add_argument("--tokens", type=int, default=16, help="tokens of the prompt")
     arguments.add_argument("--steps", type=int, default=20 if cuda else 3)
     arguments.add_argument("--small", action="store_true", help="tiny models, to try it out")
@@ -292,32 +339,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         lm, clip = make_models(options, Path(folder))
         problem = make_problem(lm, clip)
-        plain = timed_steps(make_run(problem, options), device, options.steps)
         theirs = prototype_steps(problem, options, max(2, options.steps // 4))
-        parts = Parts(device)
-        run = make_run(problem, options)
-        timed_steps(run, device, 1)
-        instrument(run, parts, lm, clip)
-        parts.begin()
-        for _ in range(options.steps):
-            with parts.within("everything else"):
-                run.step()
-    total = sum(parts.seconds.values())
-    models = sum(parts.seconds.get(part, 0.0) for part in LM_PARTS)
-    rows = [
-        row(
-            f"step: {options.tokens} tokens, {options.candidates} candidates, {options.dtype}",
-            median(plain),
-            "through text, word by word",
-            median(theirs),
-            synchronized_step=total / options.steps,
-            not_the_models=1.0 - models / total,
-        )
-    ]
-    rows += [
-        row(f"part: {part}", seconds / options.steps, "", None, share=seconds / total)
-        for part, seconds in sorted(parts.seconds.items(), key=lambda item: -item[1])
-    ]
+        rows = []
+        for batch in options.batch or [None]:
+            parts = measure_parts(make_run(problem, options, batch), lm, clip, device, options)
+            # after the parts, so that the allocator knows the sizes
+            plain = timed_steps(make_run(problem, options, batch), device, options.steps)
+            rows += report(options, batch, plain, theirs, parts)
     publish("bench_step", rows, options.json, ("transformers",), device=str(device))
     return 0
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from fuse_index.words.ragged import Ragged
 
 
+_CHUNK_ROWS = 64
+
+
 class Reduction(str, Enum):
     """How the tokens of one prompt make one loss."""
 
@@ -210,6 +213,21 @@ class _LanguageLoss(Loss):
         return picked + (own - own.detach())
 
 
+def _log_probabilities(scores: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of tokens, (b, T, V) logits and (b, >= T) ids -> (b, T) float32.
+
+    A few rows at a time: over all of them the float32 copy would be most of the memory of scoring.
+    """
+    wanted = ids[:, : scores.shape[1], None]
+    parts = zip(scores.split(_CHUNK_ROWS), wanted.split(_CHUNK_ROWS), strict=True)
+    return torch.cat(
+        [
+            functional.log_softmax(part, dim=-1, dtype=torch.float32).gather(-1, own).squeeze(-1)
+            for part, own in parts
+        ]
+    )
+
+
 class _FluencyLoss(_LanguageLoss):
     objective: Fluency
 
@@ -237,7 +255,8 @@ class _FluencyLoss(_LanguageLoss):
     def tokens(
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
-        # one pass over the logits, which are most of what this loss moves
+        if not (torch.is_grad_enabled() and (scores.requires_grad or embeds.requires_grad)):
+            return -_log_probabilities(scores, batch.ids[: len(scores), first:])
         log_probs = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return -self.pick(log_probs, embeds, batch, labels, first)
 
