@@ -96,7 +96,7 @@ def _sum_up(showcase: Showcase, path: Path) -> None:
             str(found["captions"]),
             f"{found['f1']:.2f}",
             f"{found['clip']:.2f}",
-            "-" if request == "plain" else f"{found['kept']:.0%}",
+            f"{found['kept']:.0%}",
         ]
         for request, found in showcase.summary().items()
     ]
@@ -140,10 +140,9 @@ def plain_stage(bar: _console.ProgressBar, *, show: bool) -> Audience:
 
 
 def _line(finding: Finding) -> str:
-    judged = "" if finding.request.value == "plain" else f", judge: {finding.verdict}"
     return (
         f"{finding.request.value:<8}  {finding.text}  "
-        f"(F1 {finding.agreement.f1:.2f}, CLIP {finding.likeness:.2f}{judged})"
+        f"(F1 {finding.agreement.f1:.2f}, CLIP {finding.likeness:.2f}, judge: {finding.verdict})"
     )
 
 
@@ -186,8 +185,7 @@ def live_stage(console: Console) -> Iterator[Audience]:
             self._done.append(finding)
             self._doing = None
             if len(self._done) == len(REQUESTS):
-                console.print(self._row())
-                self._live.update("")
+                self._keep()
             else:
                 self._refresh()
 
@@ -195,8 +193,12 @@ def live_stage(console: Console) -> Iterator[Audience]:
             """Print a scene that is not finished, and clear what is in work."""
             self._doing = None
             if 0 < len(self._done) < len(REQUESTS):
-                console.print(self._row())
+                self._keep()
             self._live.update("")
+
+        def _keep(self) -> None:
+            self._live.update("")
+            console.print(self._row())
 
         def _refresh(self) -> None:
             self._live.update(self._row())
@@ -226,8 +228,8 @@ def scene_table(
         request = finding.request.value
         captions.append(f"{request}\n", f"bold {_COLOURS[request]}")
         captions.append(f"{_console.clean(finding.text)}\n")
-        judged = "" if request == "plain" else f", judge: {finding.verdict}"
-        figures = f"F1 {finding.agreement.f1:.2f}, CLIP {finding.likeness:.2f}{judged}"
+        judged = f"CLIP {finding.likeness:.2f}, judge: {finding.verdict}"
+        figures = f"F1 {finding.agreement.f1:.2f}, {judged}"
         captions.append(f"{figures}, {finding.seconds:.1f} s\n", "dim")
     if doing is not None:
         captions.append(f"{doing[0]}\n", f"bold {_COLOURS[doing[0]]}")

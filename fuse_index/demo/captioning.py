@@ -5,7 +5,8 @@ are taken up. In every round the language model goes on from beginnings of the b
 the best is gone over from left to right by :class:`fuse_index.optimize.AutoDAN`, each token chosen
 anew from those that the language model finds likely between its neighbours and the gradients of
 CLIP and the classifier, pulled back through the adapters, find helpful; and words are inserted,
-left out and exchanged.
+left out and exchanged. A caption with a sentiment begins from the plain one, with beginnings and
+endings of drafts of that sentiment before and behind it.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ class Request(str, Enum):
     """What is asked of a caption."""
 
     PLAIN = "plain"
-    """What is in the picture."""
+    """What is in the picture, without feeling."""
     POSITIVE = "positive"
     """Also with liking."""
     NEGATIVE = "negative"
     """Also with dislike."""
 
     @property
-    def sentiment(self) -> Sentiment | None:
-        """The sentiment that is wanted, None where any will do."""
-        return None if self is Request.PLAIN else Sentiment(self.value)
+    def sentiment(self) -> Sentiment:
+        """The sentiment that is wanted."""
+        return Sentiment.NEUTRAL if self is Request.PLAIN else Sentiment(self.value)
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ class GuideOptions:
         search_width: tokens tried in each position of a revision.
         guidance: of the gradients against the likelihood, see :class:`AutoDAN`.
         edits: insertions tried in a round.
+        grafts: drafts whose beginnings and endings give a plain caption a sentiment.
         image_weight: of ``1 - cosine`` against a token's mean negative log-likelihood.
-        sentiment_weight: of the classifier's cross-entropy, for requests with a sentiment.
+        sentiment_weight: of the classifier's cross-entropy.
     """
 
     seed: int = 0
-    drafts: int = 512
+    drafts: int = 640
     width: int = 8
     rounds: int = 2
     rewrites: int = 64
@@ -78,8 +80,9 @@ class GuideOptions:
     search_width: int = 12
     guidance: float = 2.0
     edits: int = 80
+    grafts: int = 10
     image_weight: float = 14.0
-    sentiment_weight: float = 1.0
+    sentiment_weight: float = 2.0
 
     def __post_init__(self) -> None:
         least = {"drafts": 1, "width": 1, "rounds": 1, "search_width": 1}
@@ -127,8 +130,7 @@ class Finding:
     @property
     def kept(self) -> bool:
         """Whether the judge sees the sentiment that was asked for."""
-        wanted = self.request.sentiment
-        return wanted is None or self.verdict == wanted.value
+        return self.verdict == self.request.sentiment.value
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as a JSON object."""
@@ -170,12 +172,12 @@ class SceneCaptioner:
         """Return what is minimized for a picture and a request."""
         cast, options = self.cast, self.options
         likeness = ImageSimilarity(images=picture, weight=options.image_weight)
-        terms = [Term(fluency(), cast.lm), Term(likeness, cast.clip, cast.to_clip)]
-        if request.sentiment is not None:
-            feeling = ClassifierLabel(
-                label=request.sentiment.value, weight=options.sentiment_weight
-            )
-            terms.append(Term(feeling, cast.sentiment, cast.to_sentiment))
+        feeling = ClassifierLabel(label=request.sentiment.value, weight=options.sentiment_weight)
+        terms = [
+            Term(fluency(), cast.lm),
+            Term(likeness, cast.clip, cast.to_clip),
+            Term(feeling, cast.sentiment, cast.to_sentiment),
+        ]
         return Problem(cast.lm, terms)
 
     def best_drafts(self, picture: Any, request: Request, count: int) -> list[tuple[int, ...]]:
@@ -183,9 +185,8 @@ class SceneCaptioner:
         options, drafts = self.options, self.drafts
         features = self.cast.clip.encode_image([picture], normalize=True)[0].float()
         totals = drafts.fluencies + options.image_weight * (1 - drafts.features @ features)
-        if request.sentiment is not None:
-            label = self.cast.sentiment.label_id(request.sentiment.value)
-            totals = totals + options.sentiment_weight * drafts.opinions[:, label]
+        label = self.cast.sentiment.label_id(request.sentiment.value)
+        totals = totals + options.sentiment_weight * drafts.opinions[:, label]
         order = totals.argsort(stable=True)[:count].tolist()
         return [drafts.rows[index] for index in order]
 
@@ -195,6 +196,7 @@ class SceneCaptioner:
         number: int,
         request: Request,
         callbacks: Sequence[Callback] = (),
+        basis: str = "",
     ) -> Finding:
         """Look for a caption of a scene's picture.
 
@@ -203,6 +205,7 @@ class SceneCaptioner:
             number: its number, for the finding.
             request: what is asked.
             callbacks: called after every step of every run.
+            basis: a plain caption to begin from, for a request with a sentiment.
 
         Raises:
             KeyboardInterrupt: an interrupt came; there is no finding then.
@@ -212,7 +215,10 @@ class SceneCaptioner:
         problem = self.problem(picture, request)
         words = vocabulary()
         found = Shortlist(problem, self.cast.lm, words, self.options.seed, callbacks)
-        self.search(found, self.best_drafts(picture, request, self.options.width))
+        if basis:
+            self.recolour(found, tuple(problem.encode(basis)), request)
+        else:
+            self.search(found, self.best_drafts(picture, request, self.options.width))
         best = found.best()[0]
         text = problem.decode(best).strip()
         losses = dict(zip(problem.names, found.losses[best], strict=True))
@@ -239,6 +245,17 @@ class SceneCaptioner:
                 found.revise(ids, options.method(len(ids)), len(ids))
             if options.edits:
                 found.edit(1, options.edits)
+
+    def recolour(self, found: Shortlist, basis: tuple[int, ...], request: Request) -> None:
+        """Go from a plain caption to the best with a sentiment."""
+        label = self.cast.sentiment.label_id(request.sentiment.value)
+        order = self.drafts.opinions[:, label].argsort(stable=True)[: self.options.grafts].tolist()
+        found.add([basis])
+        found.graft(basis, [self.drafts.rows[index] for index in order])
+        best = found.best()[0]
+        found.revise(best, self.options.method(len(best)), len(best))
+        if self.options.edits:
+            found.edit(1, self.options.edits)
 
     def verdict(self, text: str) -> str:
         """Return the sentiment that the judge sees in a text."""

@@ -84,7 +84,7 @@ def _summary(showcase: Showcase) -> str:
             str(found["captions"]),
             f"{found['f1']:.2f}",
             f"{found['clip']:.2f}",
-            "-" if request == Request.PLAIN.value else f"{found['kept']:.0%}",
+            f"{found['kept']:.0%}",
         ]
         for request, found in showcase.summary().items()
     ]
@@ -106,9 +106,8 @@ def _said(finding: Finding) -> str:
         f"F1 {finding.agreement.f1:.2f} &middot; CLIP {finding.likeness:.2f} &middot; "
         f"{finding.curve[-1][0]:,} forward passes &middot; {finding.seconds:.1f} s"
     )
-    if finding.request is not Request.PLAIN:
-        kind = "" if finding.kept else " class='bad'"
-        figures += f" &middot; <span{kind}>judge: {html.escape(finding.verdict)}</span>"
+    kind = "" if finding.kept else " class='bad'"
+    figures += f" &middot; <span{kind}>judge: {html.escape(finding.verdict)}</span>"
     return (
         f"<div class='said'><span class='tag' style='background:{colour}'>"
         f"{finding.request.value}</span><div>{html.escape(finding.text)}"

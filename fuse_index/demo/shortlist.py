@@ -10,7 +10,16 @@ import torch
 
 from fuse_index.demo.edits import exchanges, insertions, omissions
 from fuse_index.demo.writing import write_sentences
-from fuse_index.optimize import Budget, Greedy, MethodOptions, Problem, RunOptions, Stop, optimize
+from fuse_index.optimize import (
+    Budget,
+    Greedy,
+    MethodOptions,
+    Problem,
+    RunOptions,
+    SearchOptions,
+    Stop,
+    optimize,
+)
 from fuse_index.optimize.budget import Spent
 from fuse_index.optimize.scoring import Scorer
 from fuse_index.words.ragged import Ragged
@@ -82,8 +91,23 @@ class Shortlist:
                     self.totals[row], self.losses[row] = total, tuple(own)
         self._record()
 
-    def revise(self, ids: Ids, method: MethodOptions, steps: int) -> None:
+    def revise(
+        self,
+        ids: Ids,
+        method: MethodOptions,
+        steps: int | None,
+        *,
+        passes: int | None = None,
+        search: SearchOptions | None = None,
+    ) -> None:
         """Run a method on one caption, and take up what it finds.
+
+        Args:
+            ids: the caption.
+            method: how it is changed.
+            steps: of the run, at most.
+            passes: forward passes of the run, at most.
+            search: which captions the run keeps; by default the best.
 
         Raises:
             KeyboardInterrupt: an interrupt ended the run.
@@ -93,8 +117,8 @@ class Shortlist:
             self.problem,
             [ids],
             method=method,
-            search=Greedy(),
-            budget=Budget(steps=steps),
+            search=search or Greedy(),
+            budget=Budget(steps=steps, forward_passes=passes),
             options=RunOptions(seed=self.seed),
             callbacks=self._callbacks,
         )
@@ -125,6 +149,21 @@ class Shortlist:
             starts.append(row[: cuts[cut]])
         self.spent.predicted += count
         self.add(write_sentences(self.lm, starts, self._generator))
+
+    def graft(self, ids: Ids, others: Sequence[Ids], words: int = 6) -> None:
+        """Put beginnings of other sentences before a caption, and endings of them behind it.
+
+        Args:
+            ids: the caption.
+            others: sentences, such as drafts with the sentiment that is wanted.
+            words: of the longest beginning or ending.
+        """
+        rows: list[Ids] = []
+        for other in others:
+            cuts = [at for at in range(1, len(other)) if self._begins_word[other[at]]]
+            rows += [(*other[:cut], *ids) for cut in cuts[:words]]
+            rows += [(*ids, *other[cut:]) for cut in cuts[-words:]]
+        self.add(rows)
 
     def edit(self, width: int, count: int) -> None:
         """Exchange, leave out and insert words of the best captions.

@@ -166,7 +166,8 @@ def _perform(options: ShowcaseOptions, audience: Audience, tally: _Tally) -> Non
         tally.scenes.append(scene)
         for request in REQUESTS:
             callbacks = audience.begin(number, scene, request)
-            finding = captioner.caption(scene, number, request, callbacks)
+            plain = next((f.text for f in tally.findings if f.scene == number), "")
+            finding = captioner.caption(scene, number, request, callbacks, plain)
             tally.findings.append(finding)
             tally.seconds["captions"] = time.perf_counter() - begin
             audience.found(finding)
