@@ -197,7 +197,7 @@ def live_stage(console: Console) -> Iterator[Audience]:
             self._live.update("")
 
         def _keep(self) -> None:
-            self._live.update("")
+            self._live.update("", refresh=True)
             console.print(self._row())
 
         def _refresh(self) -> None:
