@@ -254,8 +254,6 @@ class SceneCaptioner:
         found.graft(basis, [self.drafts.rows[index] for index in order])
         best = found.best()[0]
         found.revise(best, self.options.method(len(best)), len(best))
-        if self.options.edits:
-            found.edit(1, self.options.edits)
 
     def verdict(self, text: str) -> str:
         """Return the sentiment that the judge sees in a text."""
