@@ -27,7 +27,7 @@ RANDOM = "random"
 
 def methods(width: int) -> dict[str, Any]:
     """Every method by name; all but the last kind score ``width`` candidates a step."""
-    from fuse_index.optimize import GCG, WordSwaps
+    from fuse_index.optimize import GCG, RandomSearch, WordSwaps
 
     own = {"search_width": width, "top_k": 256}
     best = {"search_width": width // 2, "draw": "best", "places": 1}
@@ -44,6 +44,7 @@ def methods(width: int) -> dict[str, Any]:
         "word, best, 4 anchors": WordSwaps(guide="word", **anchored),
         "mixture, best, 4 anchors": WordSwaps(guide="mixture", **anchored),
         "adapter, tokens (GCG)": GCG(search_width=width, top_k=256),
+        "random, tokens": RandomSearch(search_width=width),
     }
 
 
