@@ -219,7 +219,7 @@ def _log_probabilities(scores: Tensor, ids: Tensor) -> Tensor:
     A few rows at a time: over all of them the float32 copy would be most of the memory of scoring.
     """
     wanted = ids[:, : scores.shape[1], None]
-    parts = zip(scores.split(_CHUNK_ROWS), wanted.split(_CHUNK_ROWS), strict=True)
+    parts = zip(torch.split(scores, _CHUNK_ROWS), torch.split(wanted, _CHUNK_ROWS), strict=True)
     return torch.cat(
         [
             functional.log_softmax(part, dim=-1, dtype=torch.float32).gather(-1, own).squeeze(-1)
