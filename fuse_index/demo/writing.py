@@ -61,10 +61,9 @@ def write_sentences(
     ids = torch.full((len(starts), 1), end, dtype=torch.int64)
     cache = None
     for step in range(longest):
-        output = model.module(
-            inputs_embeds=model.embed(ids.to(model.device)), past_key_values=cache, use_cache=True
-        )
-        cache = output.past_key_values
+        kept = {model.cache_name: cache, "use_cache": True}
+        output = model.module(inputs_embeds=model.embed(ids.to(model.device)), **kept)
+        cache = getattr(output, model.cache_name)
         drawn = _draw(output.logits[:, -1], temperature, generator)
         for index, start in enumerate(starts):
             if step < len(start):

@@ -47,6 +47,9 @@ class CausalModel(Model):
                 remedy="choose another model",
             )
         self._keeps_logits = "logits_to_keep" in accepted
+        self.cache_name = "cache" if "cache" in accepted else "past_key_values"
+        """What the module's forward and output call the keys and values; renamed by transformers
+        5.24."""
         self._self_check()
 
     def forward(
@@ -80,7 +83,7 @@ class CausalModel(Model):
         done = 0
         if prefix is not None:
             done = self._check_prefix(prefix, batch.shared, length)
-            options = {"use_cache": True, "past_key_values": prefix.expanded(len(batch))}
+            options = {"use_cache": True, self.cache_name: prefix.expanded(len(batch))}
         start = max(logits_from, done)
         if self._keeps_logits and start > done:
             options["logits_to_keep"] = length - start
@@ -117,13 +120,13 @@ class CausalModel(Model):
             raise OptionError(f"logits_from={logits_from}", expected=f"{done} to {len(ids) - 1}")
         options: dict[str, Any] = {"use_cache": True}
         if prefix is not None:
-            options["past_key_values"] = prefix.expanded(1)
+            options[self.cache_name] = prefix.expanded(1)
         if self._keeps_logits:
             options["logits_to_keep"] = kept
         with torch.no_grad():
             embeds = self.embed(torch.tensor([ids[done:]], device=self.device))
             output = self.module(inputs_embeds=embeds, **options)
-        cache = getattr(output, "past_key_values", None)
+        cache = getattr(output, self.cache_name, None)
         check_cacheable(cache, self.name)
         logits = output.logits[0, -kept:, : self.vocabulary_size]
         return Prefix(ids, cache, None if logits_from is None else logits)
