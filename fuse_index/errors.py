@@ -6,6 +6,8 @@ one line and exits with code 2; anything that is not a :class:`FuseIndexError` i
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FuseIndexError(Exception):
     """Base of every error this package raises on purpose.
@@ -15,6 +17,9 @@ class FuseIndexError(Exception):
         expected: what would have been accepted.
         remedy: what the user can do now.
     """
+
+    result: Any = None
+    """What was found before a run failed, where there is something."""
 
     def __init__(self, given: str, *, expected: str = "", remedy: str = "") -> None:
         self.given = given

@@ -236,7 +236,7 @@ class Output:
             failure = _storage_error(error)
             if latest:
                 latest[0].stop = Stop.FAILED
-                failure.result = latest[0].result(self._budget)  # type: ignore[attr-defined]
+                failure.result = latest[0].result(self._budget)
             self._fail(failure, on_failure)
             raise failure from error
         if self._events is not None:

@@ -180,7 +180,7 @@ def _caption_all(
                 if result.stop is Stop.INTERRUPTED:
                     break
     except FuseIndexError as error:
-        error.result = Captions(tuple(done))  # type: ignore[attr-defined]
+        error.result = Captions(tuple(done))
         raise
     finally:
         captions = Captions(tuple(done))

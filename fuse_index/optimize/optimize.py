@@ -92,7 +92,7 @@ def optimize(
         _loop(run, budget, path, checkpoint_every, callbacks)
     except FuseIndexError as error:
         run.stop = Stop.FAILED
-        error.result = run.result(budget)  # type: ignore[attr-defined]
+        error.result = run.result(budget)
         raise
     return run.result(budget)
 

@@ -147,5 +147,5 @@ def test_a_run_gives_up_where_the_full_prompt_refuses_all(
     method = RandomSearch(search_width=60)
     with pytest.raises(PromptError, match=r"no candidate of the last 5 steps survives") as caught:
         optimize(lm_problem, START, method=method)
-    assert caught.value.result.spent["scored"] > _EMPTY_CANDIDATES  # type: ignore[attr-defined]
-    assert caught.value.result.ids == tuple(lm_problem.encode(START))  # type: ignore[attr-defined]
+    assert caught.value.result.spent["scored"] > _EMPTY_CANDIDATES
+    assert caught.value.result.ids == tuple(lm_problem.encode(START))

@@ -62,7 +62,7 @@ class Proposals:
 
 
 @dataclass(frozen=True)
-class MethodOptions:
+class MethodOptions(ABC):
     """Options of a method; a subclass a method."""
 
     type: ClassVar[str] = ""
@@ -81,9 +81,9 @@ class MethodOptions:
         """Whether it needs an adapter for every model with other tokens than the source."""
         return self.follows_gradient
 
+    @abstractmethod
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts."""
-        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as a JSON object with the type name."""

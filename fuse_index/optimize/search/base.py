@@ -13,15 +13,15 @@ from fuse_index.optimize.state import Losses, Scored, State, reweighted
 
 
 @dataclass(frozen=True)
-class SearchOptions:
+class SearchOptions(ABC):
     """Options of a search; a subclass a search."""
 
     type: ClassVar[str] = ""
     """Name in files and on the command line."""
 
+    @abstractmethod
     def start(self, states: Sequence[State]) -> Search:
         """Begin a search from scored prompts."""
-        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as a JSON object with the type name."""
