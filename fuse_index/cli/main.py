@@ -53,7 +53,7 @@ VERBS = {
     "demo": Verb(
         "fuse_index.cli.demo",
         "demo_command",
-        "Caption pictures with the models of the package; offline, in a minute.",
+        "Caption pictures with the models of the package; offline.",
     ),
     "build": Verb(
         "fuse_index.cli.build", "build_command", "Build an adapter bundle from text and two models."
