@@ -1,4 +1,4 @@
-"""``fuse-index demo``: the whole idea in a minute, offline."""
+"""``fuse-index demo``: the whole idea at work, offline."""
 
 from __future__ import annotations
 

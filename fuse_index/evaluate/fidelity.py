@@ -22,13 +22,13 @@ from fuse_index.evaluate.predictors import (
     PREDICTORS,
     WEIGHTED,
     Anchors,
-    Expansion,
     Vocabulary,
     by_weighted_anchors,
     mean_word,
 )
 from fuse_index.evaluate.ranking import Estimate, share_found, spearman
 from fuse_index.evaluate.sampling import Task, draw_tasks
+from fuse_index.optimize.word_gradient import Expansion
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:

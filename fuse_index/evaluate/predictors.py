@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import torch
@@ -16,22 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.adapter.adapter import Adapter
+from fuse_index.optimize.word_gradient import Expansion
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 
 Rows = NDArray[np.int64]
 _CHUNK_WORDS = 8192
-
-
-class Expansion(str, Enum):
-    """Where the gradient is taken that a prediction starts from."""
-
-    CURRENT = "current"
-    """At the unchanged text, as optimizers of the field do."""
-    MEAN_WORD = "mean word"
-    """With the mean embedding of the vocabulary's words in the position."""
-    ANCHORS = "anchors"
-    """With random words of the vocabulary in the position; the average of the gradients."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -158,11 +158,10 @@ class Run:
 
     def _scored(self, prompts: Ragged, losses: Losses, *, checked: bool = True) -> Scored:
         totals = losses @ self.weights
-        accept: Callable[[Ids], bool] = lambda ids: True  # noqa: E731
-        if checked and self.options.check_retokenization:
-            accept = self.check
         totals = np.where(np.isfinite(losses).all(axis=1), totals, np.inf)
-        return Scored(prompts, losses, totals, accept)
+        if checked and self.options.check_retokenization:
+            return Scored(prompts, losses, totals, self.check)
+        return Scored(prompts, losses, totals)
 
     def step(self, most: int | None = None) -> None:
         """Do one step.
