@@ -281,6 +281,7 @@ class Adapter:
             fallbacks=manifest.fallbacks,
             quality=manifest.quality,
             identity=manifest.identity,
+            published=manifest.published,
         )
         write_bundle(path, contents, overwrite)
 

@@ -20,12 +20,14 @@ Of symmetric products only the tiles on and above the diagonal are computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.adapter._spectrum import dft_rows, face_weights
@@ -207,6 +209,24 @@ class GroupGram:
         if self._unflushed:
             self._workers.map(_flush, self._tiles)
             self._unflushed = 0
+
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        """Return the sums as arrays, to be kept or sent, and given to :meth:`add_state`."""
+        self.flush()
+        return {
+            "grams": self._grams.cpu().numpy(),
+            "crosses": self._crosses.cpu().numpy(),
+            "scalars": np.array([self.target_energy, float(self.single)]),
+        }
+
+    def add_state(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """Fold in the sums of other words of the same problem."""
+        self.flush()
+        self._grams.add_(torch.from_numpy(state["grams"]).to(self._grams.device))
+        self._crosses.add_(torch.from_numpy(state["crosses"]).to(self._crosses.device))
+        energy, single = state["scalars"].tolist()
+        self.target_energy += energy
+        self.single |= bool(single)
 
     def add_face(self, other: GroupGram, target_tokens: int) -> None:
         """Fold in face 0 of another group's sums, as the fallback's problem weights them.

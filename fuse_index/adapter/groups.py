@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.adapter.options import FitOptions, Grouping
-from fuse_index.adapter.stream import Rows
 
 if TYPE_CHECKING:
     from fuse_index.words.table import WordTable
@@ -28,16 +27,16 @@ class WordGroup:
         k: tube length, the largest number of tokens on either side.
         q: target tokens of every word.
         shared: whether every word has one source token.
-        train: rows of the word table to fit on.
-        held_out: rows of the word table to measure on.
+        train: words to fit on: rows of the word table, or of a file.
+        held_out: words to measure on.
     """
 
     name: str
     k: int
     q: int
     shared: bool
-    train: Rows
-    held_out: Rows
+    train: Any
+    held_out: Any
 
 
 def group_words(table: WordTable, options: FitOptions) -> list[WordGroup]:
@@ -47,10 +46,10 @@ def group_words(table: WordTable, options: FitOptions) -> list[WordGroup]:
     """
     p, q = table.source.lengths, table.target.lengths
     if options.holdout > 0 or options.max_words is not None:
-        keys = _word_keys(table.words, options.seed)
+        keys = word_keys(table.words, options.seed)
     else:  # nothing to draw
         keys = np.zeros(len(table.words), dtype=np.uint64)
-    held_out = keys < np.uint64(int(options.holdout * 2**64))
+    held_out = keys < held_out_below(options)
     if held_out.all():
         held_out[:] = False
     by_pair = options.grouping is Grouping.PAIR
@@ -78,7 +77,13 @@ def group_words(table: WordTable, options: FitOptions) -> list[WordGroup]:
     return groups
 
 
-def _word_keys(words: Sequence[str], seed: int) -> NDArray[np.uint64]:
+def held_out_below(options: FitOptions) -> np.uint64:
+    """The number below which a word's key holds it out."""
+    below: np.uint64 = np.uint64(int(options.holdout * 2**64))
+    return below
+
+
+def word_keys(words: Sequence[str], seed: int) -> NDArray[np.uint64]:
     """Return one uniform 64-bit number per word: a keyed hash of the word itself."""
     key = seed.to_bytes((seed.bit_length() + 7) // 8 or 1, "little")
     digests = [

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -34,6 +33,8 @@ _SINGLE_WORTHWHILE = 1 << 30
 _SINGLE_ANISOTROPY = 16.0
 
 Tick = Callable[[int], None]
+Summing = Callable[[Problem, torch.dtype, bool, Tick | None], GroupGram]
+"""How the sums of a problem of several shards are made: :func:`sum_shards`, or with its result."""
 
 
 class Method(str, Enum):
@@ -82,6 +83,7 @@ def solve_problem(
     single: bool = True,
     tick: Tick | None = None,
     gram: GroupGram | None = None,
+    summing: Summing | None = None,
 ) -> Solution:
     """Minimize ``||X * G - Y||^2 + penalty ||G||^2`` over adapters ``G``.
 
@@ -95,6 +97,7 @@ def solve_problem(
         single: whether float32 products may be used where the condition number allows it.
         tick: called with the number of words of each chunk, once for every word.
         gram: the sums of the problem where they are known already.
+        summing: makes the sums of many words; :func:`sum_shards` if not given.
 
     Raises:
         ModelError: an embedding is not finite.
@@ -102,14 +105,15 @@ def solve_problem(
     if gram is None and problem.rows < problem.widths[0]:
         return _solve_dual(problem, ridge, tick)
     if gram is None and single and _single_pays(problem, ridge):
-        gram = _accumulate(problem, torch.float32, ridge, tick)
+        gram = _accumulate(problem, torch.float32, ridge, tick, summing)
     if gram is not None and gram.single:
         solved = _solve_systems(problem, gram.systems(torch.float32), ridge)
         if solved is not None:
             return _finish(problem, solved, gram)
-        gram = _accumulate(problem, torch.float64, ridge, None)  # every word has been reported
+        gram = _accumulate(problem, torch.float64, ridge, None, summing)  # words were reported
         return replace(_solve_primal(problem, ridge, gram), rejected_single=True)
-    return _solve_primal(problem, ridge, gram or _accumulate(problem, torch.float64, ridge, tick))
+    gram = gram or _accumulate(problem, torch.float64, ridge, tick, summing)
+    return _solve_primal(problem, ridge, gram)
 
 
 def _solve_primal(problem: Problem, ridge: Ridge, gram: GroupGram | None) -> Solution:
@@ -134,23 +138,52 @@ def _single_pays(problem: Problem, ridge: Ridge) -> bool:
 
 
 def _accumulate(
-    problem: Problem, dtype: torch.dtype, ridge: Ridge, tick: Tick | None
+    problem: Problem,
+    dtype: torch.dtype,
+    ridge: Ridge,
+    tick: Tick | None,
+    summing: Summing | None = None,
 ) -> GroupGram | None:
-    """Fold all words in; ``None`` where the first chunk shows that float32 will not do."""
-    gram = GroupGram(
-        problem.k,
-        *problem.widths,
-        workers=problem.workers,
-        device=problem.device,
-        energy=ridge == "auto",
-    )
-    chunks = problem.read(dtype)
-    if dtype is torch.float32:
-        first = next(chunks)
-        if _is_anisotropic(first[0]):
-            return None
-        chunks = chain([first], chunks)
-    prepared = (gram.prepare(*chunk) for chunk in chunks)
+    """Sum all words; ``None`` where the first chunk shows that float32 will not do."""
+    if dtype is torch.float32 and _is_anisotropic(next(iter(problem.read(dtype)))[0]):
+        return None
+    energy = ridge == "auto"
+    shards = problem.shards
+    if shards is None or problem.rows <= shards.words:
+        return sum_chunks(problem, dtype, energy, tick)
+    return (summing or sum_shards)(problem, dtype, energy, tick)
+
+
+def sum_shards(problem: Problem, dtype: torch.dtype, energy: bool, tick: Tick | None) -> GroupGram:
+    """Sum shard after shard, and add the sums up in their order."""
+    shards = problem.shards
+    assert shards is not None
+    total = empty_sums(problem, energy)
+    for start in range(0, problem.rows, shards.words):
+        part = shards.problem(start, min(start + shards.words, problem.rows))
+        total.add_state(sum_chunks(part, dtype, energy, tick).state())
+    return total
+
+
+def empty_sums(problem: Problem, energy: bool) -> GroupGram:
+    """Return the sums of no word yet."""
+    widths, workers, device = problem.widths, problem.workers, problem.device
+    return GroupGram(problem.k, *widths, workers=workers, device=device, energy=energy)
+
+
+def sum_chunks(
+    problem: Problem, dtype: torch.dtype, energy: bool, tick: Tick | None = None
+) -> GroupGram:
+    """Fold all words in, chunk after chunk.
+
+    Args:
+        problem: the words.
+        dtype: of the products.
+        energy: whether to add up the squares of the targets.
+        tick: called with the number of words of each chunk.
+    """
+    gram = empty_sums(problem, energy)
+    prepared = (gram.prepare(*chunk) for chunk in problem.read(dtype))
     running: deque[tuple[int, list[Future[None]]]] = deque()
     for sums in prepared:
         running.append((sums.source.shape[1], gram.start(sums)))

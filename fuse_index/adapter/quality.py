@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fuse_index.adapter.groups import FALLBACK, WordGroup
-from fuse_index.adapter.stream import Rows, WordStream
+from fuse_index.adapter.stream import EmbeddingStream
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def predict(faces: Tensor, source: Tensor, count: int) -> Tensor:
 
 
 def report(
-    stream: WordStream,
+    stream: EmbeddingStream,
     groups: Sequence[WordGroup],
     adapters: dict[str, Tensor],
     tick: Callable[[int], None],
@@ -108,7 +109,7 @@ def report(
     return QualityReport(results)
 
 
-def _means(stream: WordStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]:
+def _means(stream: EmbeddingStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]:
     """Return the mean target tokens of every group, ``(q, width)``, and of all, ``(1, width)``."""
     if not any(len(group.held_out) for group in groups):
         return {}
@@ -120,8 +121,8 @@ def _means(stream: WordStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]
 
 
 def _measure(
-    stream: WordStream,
-    rows: Rows,
+    stream: EmbeddingStream,
+    rows: Any,
     *,
     faces: tuple[Tensor | None, Tensor],
     means: tuple[Tensor, Tensor],

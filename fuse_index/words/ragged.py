@@ -61,6 +61,16 @@ class Ragged:
         values = np.fromiter(chain.from_iterable(rows), np.int64, int(offsets[-1]))
         return cls(offsets, values)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Join rows of rows, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        lengths = [part.lengths for part in parts]
+        values = [part.values for part in parts]
+        empty = np.empty(0, np.int64)
+        return cls(offsets_of(np.concatenate([empty, *lengths])), np.concatenate([empty, *values]))
+
     @property
     def lengths(self) -> Int64:
         """``(n,)`` int64: the number of values in each row."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,10 @@ from fuse_index.words.ragged import Ragged
 from fuse_index.words.tokenization import WordTokenizer, is_valid_text
 
 logger = logging.getLogger(__name__)
+
+SHARD_WORDS = 1 << 18
+"""Words that are tokenized and tried for the law together. A part of the definition of a table:
+a word's random company is drawn among the words of its shard."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,26 @@ class WordTable:
         """``(n, 2)`` int64: the token counts (p, q) of every word."""
         return np.stack([self.source.lengths, self.target.lengths], axis=1)
 
+    def blocks(self) -> Iterator[WordTable]:
+        """Yield the table in parts, as tables that do not fit into the memory must: one part."""
+        yield self
+
+    def sizes(self) -> dict[tuple[int, int], int]:
+        """How many words there are of ``p`` source and ``q`` target tokens, by ``(p, q)``."""
+        pairs, counts = np.unique(self.shapes, axis=0, return_counts=True)
+        listed = zip(pairs.tolist(), counts.tolist(), strict=True)
+        return {(p, q): count for (p, q), count in listed}
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[WordTable]) -> WordTable:
+        """Join tables, one after the other."""
+        return cls(
+            tuple(word for table in tables for word in table.words),
+            np.concatenate([table.counts for table in tables]),
+            Ragged.concatenate([table.source for table in tables]),
+            Ragged.concatenate([table.target for table in tables]),
+        )
+
     def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> WordTable:
         """The table of some of its words, by index or mask."""
         indices = np.arange(len(self))[rows]
@@ -109,13 +133,59 @@ def build_word_table(
         VocabularyError: if no word is left.
     """
     options = options or TableOptions()
+    tables, left_out = [], Counter[str]()
+    for start in range(0, len(counts), SHARD_WORDS):
+        stop = start + SHARD_WORDS
+        part = WordCounts(counts.words[start:stop], counts.counts[start:stop])
+        report = _reporter(progress, 2 * start, 2 * len(counts))
+        table, reasons = tabulate(part, source, target, options, report)
+        tables.append(table)
+        left_out.update(reasons)
+    return WordTable.concatenate(tables), finish_table(len(counts), sum(map(len, tables)), left_out)
+
+
+def finish_table(counted: int, kept: int, left_out: Mapping[str, int]) -> dict[str, int]:
+    """Return why words were left out of a finished table, in the order of a manifest.
+
+    Raises:
+        VocabularyError: no word is left.
+    """
+    reasons = {reason: count for reason, count in sorted(left_out.items()) if count}
+    if not kept:
+        raise VocabularyError(
+            f"none of {counted} words can be tokenized by both models; left out: {reasons}",
+            expected="at least one word",
+            remedy="use another corpus, or raise the limit of tokens a word",
+        )
+    logger.info("%d of %d words enter the table; left out: %s", kept, counted, reasons)
+    return reasons
+
+
+def tabulate(
+    counts: WordCounts,
+    source: WordTokenizer,
+    target: WordTokenizer,
+    options: TableOptions,
+    report: Callable[[int], None],
+) -> tuple[WordTable, Counter[str]]:
+    """Make the part of a table that belongs to one shard of at most :data:`SHARD_WORDS` words.
+
+    Args:
+        counts: the words of the shard.
+        source: the source's tokenizer.
+        target: the target's tokenizer.
+        options: see :class:`TableOptions`.
+        report: called with the steps done since the last call; a step is a word in one tokenizer.
+
+    Returns:
+        The words that both treat as words, perhaps none, and how many were left out by reason.
+    """
     alive = np.flatnonzero(np.fromiter(map(is_valid_text, counts.words), np.bool_, len(counts)))
     left_out = Counter({"not valid Unicode": len(counts) - len(alive)})
     sides: list[Ragged] = []
-    for number, (side, tokenizer) in enumerate((("source", source), ("target", target))):
+    for side, tokenizer in (("source", source), ("target", target)):
         words = [counts.words[i] for i in alive]
         rows = tokenizer.encode_words(words)
-        report = _reporter(progress, number, len(counts))
         keep = np.ones(len(words), np.bool_)
         for reason, bad in _faults(tokenizer, rows, options.max_tokens):
             left_out[f"{side}: {reason}"] += int((keep & bad).sum())
@@ -129,16 +199,8 @@ def build_word_table(
         kept = candidates[lawful]
         alive = alive[kept]
         sides = [rows.select(kept) for rows in (*sides, rows)]
-    reasons = {reason: count for reason, count in sorted(left_out.items()) if count}
-    if not len(alive):
-        raise VocabularyError(
-            f"none of {len(counts)} words can be tokenized by both models; left out: {reasons}",
-            expected="at least one word",
-            remedy="use another corpus, or raise the limit of tokens a word",
-        )
-    logger.info("%d of %d words enter the table; left out: %s", len(alive), len(counts), reasons)
     words_kept = tuple(counts.words[i] for i in alive)
-    return WordTable(words_kept, counts.counts[alive], *sides), reasons
+    return WordTable(words_kept, counts.counts[alive], *sides), left_out
 
 
 def _faults(tokenizer: WordTokenizer, rows: Ragged, max_tokens: int) -> Iterator[tuple[str, Flags]]:
@@ -160,15 +222,14 @@ def _rows_with(rows: Ragged, ids: Collection[int]) -> Flags:
 
 
 def _reporter(
-    progress: Callable[[int, int], None] | None, side: int, words: int
+    progress: Callable[[int, int], None] | None, done: int, total: int
 ) -> Callable[[int], None]:
-    """Turn "words tested since last time" into the caller's (done, total) over both sides."""
-    done = side * words
+    """Turn "steps since last time" into the caller's (done, total)."""
 
     def report(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
-            progress(done, 2 * words)
+            progress(done, total)
 
     return report

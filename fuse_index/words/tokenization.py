@@ -134,7 +134,7 @@ class WordTokenizer:
         Raises:
             VocabularyError: if a text holds a lone surrogate, which no tokenizer can read.
         """
-        rows: list[list[int]] = []
+        parts: list[Ragged] = []
         for start in range(0, len(texts), _BATCH):
             batch = texts[start : start + _BATCH]
             for text in batch:
@@ -142,8 +142,8 @@ class WordTokenizer:
                     raise VocabularyError(
                         f"text {text[:40]!r} holds a lone surrogate", expected="valid Unicode text"
                     )
-            rows += self._backend.encode_batch(batch)
-        return Ragged.from_lists(rows)
+            parts.append(Ragged.from_lists(self._backend.encode_batch(batch)))
+        return Ragged.concatenate(parts) if parts else Ragged.from_lists([])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids into text exactly as the tokenizer's own ``decode`` does, special tokens kept.
