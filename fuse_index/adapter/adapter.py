@@ -281,7 +281,6 @@ class Adapter:
             fallbacks=manifest.fallbacks,
             quality=manifest.quality,
             identity=manifest.identity,
-            published=manifest.published,
         )
         write_bundle(path, contents, overwrite)
 
