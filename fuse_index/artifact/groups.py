@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from fuse_index.artifact.tensors import (
     require_finite,
     tensor_bytes,
 )
-from fuse_index.artifact.wordfile import assign_groups
+from fuse_index.artifact.wordfile import Blocks, assign_groups, group_position
 from fuse_index.errors import BundleError, OptionError, ShapeError
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
@@ -68,7 +69,7 @@ class GroupTensor:
 
 
 def embed_groups(
-    table: WordTable,
+    table: Blocks,
     names: Sequence[str],
     source_embeddings: Tensor,
     target_embeddings: Tensor,
@@ -76,7 +77,7 @@ def embed_groups(
     """Describe the group tensors of a word table; nothing is computed before they are written.
 
     Args:
-        table: the words.
+        table: the words, in memory or not.
         names: group names as the manifest will hold them
             (:func:`~fuse_index.artifact.layout.order_groups`).
         source_embeddings: (source vocabulary, source width).
@@ -87,36 +88,47 @@ def embed_groups(
         group in table order, zero-padded to ``k``, the most tokens of any word of the group in
         either model.
     """
-    groups = assign_groups(table, names)
-    lengths = np.maximum(table.source.lengths, table.target.lengths)
-    tensors = []
-    for index, name in enumerate(names):
-        rows = np.flatnonzero(groups == index)
-        k = max(parse_group(name).smallest_tube, int(lengths[rows].max(initial=1)))
-        for side, ids, embeddings in (
-            ("source", table.source, source_embeddings),
-            ("target", table.target, target_embeddings),
-        ):
-            tensors.append(_embedded(f"{side}.{name}", ids, rows, k, embeddings))
-    return tensors
+    words, tubes = [0] * len(names), [parse_group(name).smallest_tube for name in names]
+    for (p, q), count in table.sizes().items():
+        index = group_position(names, p, q)
+        words[index] += count
+        tubes[index] = max(tubes[index], p, q)
+    return [
+        _embedded(side, table, partial(_rows_of, names, index), (name, count, k), embeddings)
+        for index, (name, count, k) in enumerate(zip(names, words, tubes, strict=True))
+        for side, embeddings in (("source", source_embeddings), ("target", target_embeddings))
+    ]
+
+
+def _rows_of(names: Sequence[str], index: int, block: WordTable) -> NDArray[np.int64]:
+    """The words of a group in a part of a table."""
+    return np.flatnonzero(assign_groups(block, names) == index)
 
 
 def _embedded(
-    name: str, ids: Ragged, rows: NDArray[np.int64], k: int, embeddings: Tensor
+    side: str,
+    table: Blocks,
+    rows_of: Callable[[WordTable], NDArray[np.int64]],
+    group: tuple[str, int, int],
+    embeddings: Tensor,
 ) -> GroupTensor:
+    name, n, k = group
     width = int(embeddings.shape[1])
     step = max(1, _CHUNK_BYTES // (k * width * embeddings.element_size()))
 
     def chunks() -> Iterator[Tensor]:
         import torch  # noqa: PLC0415 - reading manifests and words works without it
 
-        for start in range(0, len(rows), step):
-            padded = torch.from_numpy(ids.select(rows[start : start + step]).padded(k))
-            padded = padded.to(embeddings.device)
-            values = embeddings.detach()[padded.clamp(min=0)]  # (m, k, width)
-            yield values.masked_fill_(padded[..., None] < 0, 0)
+        for block in table.blocks():
+            rows = rows_of(block)
+            ids: Ragged = getattr(block, side)
+            for start in range(0, len(rows), step):
+                padded = torch.from_numpy(ids.select(rows[start : start + step]).padded(k))
+                padded = padded.to(embeddings.device)
+                values = embeddings.detach()[padded.clamp(min=0)]  # (m, k, width)
+                yield values.masked_fill_(padded[..., None] < 0, 0)
 
-    return GroupTensor(name, (len(rows), k, width), embeddings.dtype, chunks)
+    return GroupTensor(f"{side}.{name}", (n, k, width), embeddings.dtype, chunks)
 
 
 def group_sources(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,18 @@ _DTYPES = {
 _FETCH_AGAIN = "fetch or build the bundle again"
 
 
+class Blocks(Protocol):
+    """A table of words in parts: a :class:`~fuse_index.words.table.WordTable`, or a stored one."""
+
+    def blocks(self) -> Iterator[WordTable]:
+        """Yield the parts in their order."""
+
+    def sizes(self) -> Mapping[tuple[int, int], int]:
+        """How many words there are of ``p`` source and ``q`` target tokens, by ``(p, q)``."""
+
+    def __len__(self) -> int: ...
+
+
 def assign_groups(table: WordTable, names: Sequence[str]) -> NDArray[np.int64]:
     """Find the group of every word.
 
@@ -53,21 +65,24 @@ def assign_groups(table: WordTable, names: Sequence[str]) -> NDArray[np.int64]:
     Raises:
         OptionError: a word's group is not among the names and there is no fallback.
     """
-    positions = {name: index for index, name in enumerate(names)}
-    fallback = positions.get(FALLBACK, -1)
-    p, q = table.source.lengths, table.target.lengths
-    pairs, inverse = np.unique(np.stack([p, q], axis=1), axis=0, return_inverse=True)
-    found = np.array(
-        [positions.get(f"{a}x{b}", positions.get(f"x{b}", fallback)) for a, b in pairs.tolist()],
-        dtype=np.int64,
-    )
-    if (found < 0).any():
-        a, b = pairs[int(np.argmax(found < 0))].tolist()
-        raise OptionError(
-            f"words with {a} source and {b} target tokens have no group among {list(names)}",
-            expected=f"'{a}x{b}', 'x{b}' or 'fallback'",
-        )
+    pairs, inverse = np.unique(table.shapes, axis=0, return_inverse=True)
+    found = np.array([group_position(names, p, q) for p, q in pairs.tolist()], dtype=np.int64)
     return found[inverse.reshape(-1)]
+
+
+def group_position(names: Sequence[str], p: int, q: int) -> int:
+    """Find the group of the words of ``p`` source and ``q`` target tokens.
+
+    Raises:
+        OptionError: it is not among the names and there is no fallback.
+    """
+    for name in (f"{p}x{q}", f"x{q}", FALLBACK):
+        if name in names:
+            return names.index(name)
+    raise OptionError(
+        f"words with {p} source and {q} target tokens have no group among {list(names)}",
+        expected=f"'{p}x{q}', 'x{q}' or 'fallback'",
+    )
 
 
 def word_sources(
@@ -83,10 +98,19 @@ def word_sources(
     Raises:
         OptionError: the table is one that the strict reader would refuse.
     """
+    columns = _columns_of(table, groups)
+    try:
+        _check_columns(columns, manifest, "word table")
+    except BundleError as error:
+        raise OptionError(error.given, expected="words that fit both models") from None
+    return [array_source(name, column) for name, column in columns.items()]
+
+
+def _columns_of(table: WordTable, groups: NDArray[np.int64]) -> dict[str, Column]:
     encoded = [word.encode("utf-8") for word in table.words]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(word) for word in encoded], out=offsets[1:])
-    columns: dict[str, Column] = {
+    return {
         "words.bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
         "words.offsets": offsets,
         "words.counts": table.counts,
@@ -96,11 +120,48 @@ def word_sources(
         "target.offsets": table.target.offsets,
         "target.ids": table.target.values,
     }
-    try:
-        _check_columns(columns, manifest, "word table")
-    except BundleError as error:
-        raise OptionError(error.given, expected="words that fit both models") from None
-    return [array_source(name, column) for name, column in columns.items()]
+
+
+def streamed_word_sources(table: Blocks, names: Sequence[str]) -> list[TensorSource]:
+    """Lay a table that is not in memory out as :func:`word_sources` does, with the same bytes.
+
+    Every column is a pass over the table, a part in memory at a time. The parts come from
+    tokenizers and are not checked once more.
+
+    Args:
+        table: the words.
+        names: of the groups, as the manifest has them.
+    """
+    sizes = dict.fromkeys(_DTYPES, 0)
+    for block in table.blocks():
+        for name, column in _columns_of(block, block.counts).items():
+            sizes[name] += len(column) - name.endswith(".offsets")
+
+    def source(name: str) -> TensorSource:
+        more = name.endswith(".offsets")
+        spec = TensorSpec(name, _DTYPES[name], (sizes[name] + more,))
+
+        def chunks() -> Iterator[memoryview]:
+            last = 0
+            if more:
+                yield _bytes_of(np.zeros(1, np.int64))
+            for block in table.blocks():
+                groups = assign_groups(block, names)
+                column = _columns_of(block, groups)[name]
+                if more:
+                    column = column[1:] + last
+                    last = int(column[-1]) if len(column) else last
+                yield _bytes_of(column)
+
+        return TensorSource(spec, chunks)
+
+    return [source(name) for name in _DTYPES]
+
+
+def _bytes_of(column: Column) -> memoryview:
+    kind = "u1" if column.dtype == np.uint8 else "<i8"
+    data: memoryview = np.ascontiguousarray(column, dtype=kind).view(np.uint8).data
+    return data
 
 
 def parse_words(

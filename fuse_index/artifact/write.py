@@ -8,9 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 import fuse_index
 from fuse_index.artifact.card import render_card
 from fuse_index.artifact.files import READ_CHUNK, HashingWriter, hashed_file
@@ -31,7 +28,13 @@ from fuse_index.artifact.manifest import FileRecord, GroupRecord, Manifest
 from fuse_index.artifact.staging import check_output, require_space, staged
 from fuse_index.artifact.tensorfile import TensorSource, file_size, write_tensors
 from fuse_index.artifact.tensors import adapter_sources
-from fuse_index.artifact.wordfile import assign_groups, word_sources
+from fuse_index.artifact.wordfile import (
+    Blocks,
+    assign_groups,
+    group_position,
+    streamed_word_sources,
+    word_sources,
+)
 from fuse_index.errors import OptionError
 from fuse_index.words.table import WordTable
 
@@ -48,7 +51,7 @@ class BundleContents:
     Attributes:
         source: the source model; its embedding hash must be known.
         target: the target model; its embedding hash must be known.
-        table: the words with their token ids in both models.
+        table: the words with their token ids in both models, in memory or in parts on the disk.
         adapters: (k, source width, target width) by group name: "1x2" or "x2", and "fallback".
             Empty for a bundle of one model with itself (``identity``).
         corpus_sha256: ``WordCounts.sha256()`` of the words that were counted.
@@ -66,7 +69,7 @@ class BundleContents:
 
     source: ModelIdentity
     target: ModelIdentity
-    table: WordTable
+    table: Blocks
     adapters: Mapping[str, Tensor]
     corpus_sha256: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -99,8 +102,7 @@ class BundleContents:
         """Group names in the order the bundle stores: those of the adapters, or of the words."""
         if not self.identity:
             return order_groups(self.adapters)
-        p, q = self.table.source.lengths, self.table.target.lengths
-        return order_groups({f"{a}x{b}" for a, b in zip(p.tolist(), q.tolist(), strict=True)})
+        return order_groups({f"{p}x{q}" for p, q in self.table.sizes()})
 
 
 def write_bundle(
@@ -130,22 +132,25 @@ def write_bundle(
     """
     output = check_output(path, overwrite)
     names = contents.group_names
-    assigned = assign_groups(contents.table, names)
-    words = np.bincount(assigned, minlength=len(names)).tolist()
+    words = [0] * len(names)
+    for (p, q), count in contents.table.sizes().items():
+        words[group_position(names, p, q)] += count
     records = tuple(GroupRecord(*pair) for pair in zip(names, words, strict=True))
     draft = _draft(contents, records)
-    files = _tensor_files(contents, assigned, draft)
+    files = _tensor_files(contents, draft)
     with staged(output, overwrite) as folder:
         report = _Reporter(progress, _total(files, contents.index_files))
         require_space(folder, report.total)
         return _fill(folder, files, contents.index_files, draft, report)
 
 
-def _tensor_files(
-    contents: BundleContents, assigned: NDArray[np.int64], draft: Manifest
-) -> dict[str, list[TensorSource]]:
+def _tensor_files(contents: BundleContents, draft: Manifest) -> dict[str, list[TensorSource]]:
     """Check all tensors before anything is written, and say what goes into which file."""
-    files = {WORDS: word_sources(contents.table, assigned, draft)}
+    table, names = contents.table, draft.group_names
+    if isinstance(table, WordTable):
+        files = {WORDS: word_sources(table, assign_groups(table, names), draft)}
+    else:
+        files = {WORDS: streamed_word_sources(table, names)}
     widths = {"source": contents.source.width, "target": contents.target.width}
     if not contents.identity:
         files[ADAPTER] = adapter_sources(contents.adapters, *widths.values())
