@@ -81,6 +81,10 @@ class StorageError(FuseIndexError):
     """Files cannot be written: the folder exists, the disk is full, permission is missing."""
 
 
+class ClusterError(FuseIndexError):
+    """A cluster does not answer, or its workers keep dying."""
+
+
 class MissingDependencyError(FuseIndexError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

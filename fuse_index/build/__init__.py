@@ -1,7 +1,7 @@
 """The offline builder: corpus and two models in, a bundle out."""
 
 from fuse_index.build.indexing import IndexModel, IndexResult, index_bundle
-from fuse_index.build.options import DEFAULT_MIN_COUNT, BuildOptions, Stage
+from fuse_index.build.options import DEFAULT_MIN_COUNT, BuildOptions, Resources, Stage
 from fuse_index.build.pipeline import BuildResult, build_bundle
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "BuildResult",
     "IndexModel",
     "IndexResult",
+    "Resources",
     "Stage",
     "build_bundle",
     "index_bundle",

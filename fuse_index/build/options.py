@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from fuse_index.adapter.options import FitOptions
 from fuse_index.build.indexing import IndexModel
+from fuse_index.errors import OptionError
 from fuse_index.index import IndexOptions
 from fuse_index.words.corpus import CorpusOptions
 from fuse_index.words.table import TableOptions
@@ -27,6 +29,17 @@ class Stage(str, Enum):
     INDEX = "building the word index"
     """Only where one is asked for."""
     WRITE = "writing the bundle"
+
+    @property
+    def unit(self) -> str:
+        """What its progress counts."""
+        counts = {
+            Stage.COUNT: "bytes",
+            Stage.TOKENIZE: "words",
+            Stage.FIT: "words",
+            Stage.WRITE: "bytes",
+        }
+        return counts.get(self, "")
 
 
 @dataclass(frozen=True)
@@ -69,3 +82,30 @@ class BuildOptions:
             "ridge": fit.ridge,
             "seed": fit.seed,
         }
+
+
+@dataclass(frozen=True)
+class Resources:
+    """With what, and from where, a build is done; nothing here changes the bundle.
+
+    Attributes:
+        max_memory: bytes of resident memory that the process keeps to; ``None`` sets no ceiling,
+            though every stage but a word index takes a fixed amount whatever the number of words.
+        work_dir: folder for what is kept while the build is under way; beside the output if not
+            given.
+        resume: whether to go on from a build that was interrupted.
+        ray: address of a Ray cluster that does the shards; ``"auto"`` takes the one that runs or
+            starts one here; ``None`` does everything in this process.
+
+    Raises:
+        OptionError: ``max_memory`` is below 1.
+    """
+
+    max_memory: int | None = None
+    work_dir: Path | None = None
+    resume: bool = False
+    ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_memory is not None and self.max_memory < 1:
+            raise OptionError(f"max_memory={self.max_memory}", expected="at least 1 byte, or None")

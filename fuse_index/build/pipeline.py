@@ -6,12 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from fuse_index.adapter.fit import fit_adapter
+from fuse_index.adapter.fit import Fit, fit_adapter
 from fuse_index.artifact import (
     BundleContents,
     Manifest,
@@ -20,15 +19,23 @@ from fuse_index.artifact import (
     embed_groups,
     write_bundle,
 )
-from fuse_index.build.indexing import make_index
-from fuse_index.build.options import BuildOptions, Stage
-from fuse_index.errors import CorpusError
-from fuse_index.index import WordIndex, save_index
+from fuse_index.build.execute import Executor, Here, Tabulator, Words
+from fuse_index.build.indexing import IndexModel, make_index
+from fuse_index.build.memory import Ceiling
+from fuse_index.build.options import BuildOptions, Resources, Stage
+from fuse_index.build.streaming import Streaming
+from fuse_index.build.work import Work, make_plan
+from fuse_index.errors import CorpusError, OptionError
+from fuse_index.index import IndexOptions, WordIndex, save_index
 from fuse_index.models.embeddings import Embeddings, load_embeddings
-from fuse_index.words.corpus import WordCounts, count_words, read_word_list
-from fuse_index.words.table import build_word_table
+from fuse_index.words.corpus import read_word_list
+from fuse_index.words.reading import Source, find_sources
+from fuse_index.words.stored import StoredTable
+from fuse_index.words.table import WordTable
 
 logger = logging.getLogger(__name__)
+
+_INDEX_WORD_BYTES = 250  # of a word, its count and its tokens as Python objects
 
 Progress = Callable[[Stage, int, int | None], None]
 """Called with the stage, how much of it is done, and how much there is (``None``: unknown)."""
@@ -90,52 +97,137 @@ def build_bundle(
     overwrite: bool = False,
     local_files_only: bool = False,
     progress: Progress | None = None,
+    resources: Resources | None = None,
 ) -> BuildResult:
     """Build an adapter bundle.
+
+    The corpus and its words may be larger than the memory: what is larger than one shard is done
+    shard by shard, and kept until the bundle is there.
 
     Args:
         source: the model whose tokens are optimized: Hub id, directory, or ``open_clip:`` name.
         target: the model whose loss is differentiated.
         output: the folder to make.
-        corpus: text files, gzip files, folders, or ``"-"`` for standard input.
+        corpus: text, gzip and Parquet files, folders, patterns and fsspec URLs of them, or ``"-"``
+            for standard input.
         word_list: a file of words, one a line, instead of a corpus.
         options: see :class:`BuildOptions`.
         overwrite: whether an existing bundle at ``output`` may be replaced.
         local_files_only: never ask the Hub.
         progress: see :data:`Progress`.
+        resources: see :class:`Resources`.
 
     Returns:
         The bundle's manifest, its path, and how long every stage took.
 
     Raises:
-        CorpusError: there is no text, or it cannot be read.
+        CorpusError: there is no text, or it cannot be read; the message names the shard.
+        OptionError: ``resume`` with other options than before, or too little memory is allowed.
+        ClusterError: a Ray cluster does not answer, or its workers keep dying.
         ModelError: a model cannot be loaded or its table is not usable.
         VocabularyError: no word can be tokenized by both models.
         StorageError: the bundle cannot be written; nothing is left behind.
     """
-    options = options or BuildOptions()
+    options, resources = options or BuildOptions(), resources or Resources()
     output = check_output(output, overwrite)
+    sources = _sources(corpus, word_list, resume=resources.resume)
+    plan = make_plan(
+        {"source": source, "target": target},
+        {**options.to_dict(), "index": options.index, "index_model": options.index_model},
+        sources,
+    )
     run = _Run(progress)
-    with run.stage(Stage.COUNT) as report:
-        counts = _count(corpus, word_list, options, report)
-    with run.stage(Stage.LOAD) as report:
-        source_model = load_embeddings(source, local_files_only=local_files_only)
-        report(1, 2)
-        target_model = load_embeddings(target, local_files_only=local_files_only)
-    with run.stage(Stage.TOKENIZE) as report:
-        table, left_out = build_word_table(
-            counts, source_model.words, target_model.words, options.table, report
+    work = Work(output, plan, folder=resources.work_dir, resume=resources.resume)
+    with work, _executor(resources) as executor:
+        streaming = Streaming(work, Ceiling(resources.max_memory), executor)
+        with run.stage(Stage.COUNT) as report:
+            if word_list is not None:
+                words: Words = read_word_list(word_list, options.corpus)
+            else:
+                words = streaming.count(sources, options.corpus, report)
+        with run.stage(Stage.LOAD) as report:
+            models = _load(work, (source, target), local_files_only, report)
+        contents, table = _contents(streaming, run, words, models, options)
+        if options.index is not None:
+            with run.stage(Stage.INDEX) as report:
+                settings = IndexSettings(options.index, options.index_model, local_files_only)
+                index = _index(streaming.ceiling, table, models, settings, report)
+                folder = work.folder("index")
+                contents = _with_index(contents, index, options.index_model.value, folder)
+        with run.stage(Stage.WRITE) as report:
+            manifest = write_bundle(output, contents, overwrite, report)
+    return BuildResult(output, manifest, len(words), run.seconds, _notes(models, manifest))
+
+
+def _sources(
+    corpus: Sequence[str | Path], word_list: str | Path | None, *, resume: bool
+) -> list[Source]:
+    if word_list is not None and corpus:
+        raise CorpusError("both a corpus and a word list", expected="one of the two")
+    if word_list is None and not corpus:
+        raise CorpusError(
+            "no corpus",
+            expected="at least one text file, folder, URL or '-' for standard input",
+            remedy="name it with --corpus, or a list of words with --words",
         )
-    identity = _same(source_model.identity, target_model.identity)
+    sources = find_sources(corpus if word_list is None else [word_list])
+    for source in sources:
+        if resume and not source.again:
+            raise OptionError(
+                f"--resume with {source.name}",
+                expected="a corpus that can be read again",
+                remedy="put the text into a file",
+            )
+    return sources
+
+
+def _executor(resources: Resources) -> AbstractContextManager[Executor]:
+    if resources.ray is None:
+        return nullcontext(Here())
+    from fuse_index.build.rays import Cluster  # noqa: PLC0415 - an extra
+
+    return Cluster(resources.ray)
+
+
+def _load(
+    work: Work, names: tuple[str, str], local_files_only: bool, report: Callable[[int, int], None]
+) -> tuple[Embeddings, Embeddings]:
+    loaded = []
+    for number, (side, name) in enumerate(zip(("source", "target"), names, strict=True)):
+        loaded.append(load_embeddings(name, local_files_only=local_files_only))
+        work.record(f"{side}-model", loaded[-1].identity.to_json())
+        report(number + 1, 2)
+    return loaded[0], loaded[1]
+
+
+def _contents(
+    streaming: Streaming,
+    run: _Run,
+    words: Words,
+    models: tuple[Embeddings, Embeddings],
+    options: BuildOptions,
+) -> tuple[BundleContents, WordTable | StoredTable]:
+    """Make the word table and the adapters, and put them together."""
+    source, target = models
+    with run.stage(Stage.TOKENIZE) as report:
+        tabulator = Tabulator(source.words, target.words, options.table)
+        table, left_out = streaming.tabulate(words, tabulator, report)
+    identity = _same(source.identity, target.identity)
+    fit: Fit | None = None
     with run.stage(Stage.FIT) as report:
-        tables = source_model.table, target_model.table
-        fit = None if identity else fit_adapter(table, *tables, options.fit, report)
+        tables = source.table, target.table
+        if identity:
+            pass
+        elif isinstance(table, StoredTable):
+            fit = streaming.fit(table, tables, options.fit, report)
+        else:
+            fit = fit_adapter(table, *tables, options.fit, report)
     contents = BundleContents(
-        source=source_model.identity,
-        target=target_model.identity,
+        source=source.identity,
+        target=target.identity,
         table=table,
         adapters=fit.adapters if fit else {},
-        corpus_sha256=counts.sha256(),
+        corpus_sha256=words.sha256(),
         options=options.to_dict() | ({"ridges": fit.ridges} if fit else {}),
         left_out=left_out,
         fallbacks=fit.fallbacks if fit else {},
@@ -143,25 +235,42 @@ def build_bundle(
         identity=identity,
     )
     if options.groups:
-        tensors = embed_groups(table, contents.group_names, source_model.table, target_model.table)
+        tensors = embed_groups(table, contents.group_names, *tables)
         contents = replace(contents, groups=tensors)
-    with TemporaryDirectory() as folder:
-        if options.index is not None:
-            with run.stage(Stage.INDEX) as report:
-                models = {"source": source_model, "target": target_model}
-                chosen = {side: models[side] for side in options.index_model.sides}
-                index = make_index(
-                    table,
-                    chosen,
-                    options.index,
-                    local_files_only=local_files_only,
-                    progress=report,
-                )
-                contents = _with_index(contents, index, options.index_model.value, Path(folder))
-        with run.stage(Stage.WRITE) as report:
-            manifest = write_bundle(output, contents, overwrite, report)
-    notes = _notes((source_model, target_model), manifest)
-    return BuildResult(output, manifest, len(counts), run.seconds, notes)
+    return contents, table
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """The word index that a build makes."""
+
+    options: IndexOptions
+    model: IndexModel
+    local_files_only: bool
+
+
+def _index(
+    ceiling: Ceiling,
+    table: WordTable | StoredTable,
+    models: tuple[Embeddings, Embeddings],
+    settings: IndexSettings,
+    report: Callable[[int, int | None], None],
+) -> WordIndex:
+    """Build a word index, which holds all words in memory."""
+    chosen = {
+        side: model
+        for side, model in zip(("source", "target"), models, strict=True)
+        if side in settings.model.sides
+    }
+    width = sum(model.table.shape[1] for model in chosen.values())
+    ceiling.require(len(table) * (width * 4 + _INDEX_WORD_BYTES), Stage.INDEX.value)
+    return make_index(
+        table.load() if isinstance(table, StoredTable) else table,
+        chosen,
+        settings.options,
+        local_files_only=settings.local_files_only,
+        progress=report,
+    )
 
 
 def _with_index(
@@ -171,25 +280,6 @@ def _with_index(
     save_index(index, folder, name)
     files = {path.name: path for path in sorted(folder.iterdir())}
     return replace(contents, index_files=files, indexes={name: index.report})
-
-
-def _count(
-    corpus: Sequence[str | Path],
-    word_list: str | Path | None,
-    options: BuildOptions,
-    report: Callable[[int, int | None], None],
-) -> WordCounts:
-    if word_list is not None and corpus:
-        raise CorpusError("both a corpus and a word list", expected="one of the two")
-    if word_list is not None:
-        return read_word_list(word_list, options.corpus)
-    if not corpus:
-        raise CorpusError(
-            "no corpus",
-            expected="at least one text file, folder or '-' for standard input",
-            remedy="name it with --corpus, or a list of words with --words",
-        )
-    return count_words(corpus, options.corpus, report)
 
 
 def _same(source: ModelIdentity, target: ModelIdentity) -> bool:

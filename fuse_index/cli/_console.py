@@ -150,6 +150,7 @@ class ProgressBar:
         self._console = console
         self._lock = threading.Lock()
         self._state: tuple[str, int, int | None] = ("", 0, None)
+        self._unit = ""
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._drawn = ("", False)
@@ -175,6 +176,7 @@ class ProgressBar:
         """Show that ``done`` of ``total`` (``None``: unknown) steps of stage ``label`` are done."""
         text = str(label.value) if isinstance(label, Enum) else label
         with self._lock:
+            self._unit = getattr(label, "unit", "")
             self._state = (text, done, total)
             self._draw()
 
@@ -190,6 +192,7 @@ class ProgressBar:
             TaskProgressColumn,
             TextColumn,
             TimeElapsedColumn,
+            TimeRemainingColumn,
         )
 
         with self._lock:
@@ -200,7 +203,9 @@ class ProgressBar:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
+                TextColumn("{task.fields[amount]}", markup=False),
                 TimeElapsedColumn(),
+                TimeRemainingColumn(),
                 console=self._console or stderr_console(),
                 transient=True,
             )
@@ -215,6 +220,17 @@ class ProgressBar:
         if self._task is None or self._drawn != (label, total is None):
             if self._task is not None:
                 self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(label, total=total)
+            self._task = self._progress.add_task(label, total=total, amount="")
             self._drawn = (label, total is None)
-        self._progress.update(self._task, total=total, completed=done)
+        task = self._progress.tasks[-1]
+        amount = amount_and_rate(done, task.speed, self._unit)
+        self._progress.update(self._task, total=total, completed=done, amount=amount)
+
+
+def amount_and_rate(done: int, speed: float | None, unit: str) -> str:
+    """Say how much is done and how fast, such as ``1,250,000 words, 48,000 words/s``."""
+    if not unit or not done:
+        return ""
+    size, name = (1e6, "MB") if unit == "bytes" else (1.0, unit)
+    rate = f", {speed / size:,.0f} {name}/s" if speed else ""
+    return f"{done / size:,.0f} {name}{rate}"

@@ -32,7 +32,8 @@ def build_command(
             "--corpus",
             "-c",
             metavar="PATH",
-            help="Text file, .gz file or folder; '-' is standard input. Can be repeated.",
+            help="Text, gzip or Parquet: file, folder, pattern or fsspec URL (s3://...); '-' is "
+            "standard input. Can be repeated.",
         ),
     ] = None,
     words: Annotated[
@@ -85,6 +86,28 @@ def build_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from a build of the same that was interrupted."),
+    ] = False,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="BYTES", help="Keep to so much memory, such as 2G.  [default: free]"),
+    ] = None,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where unfinished work is kept.  [default: beside BUNDLE]"
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Do the shards on a Ray cluster; without an address on the one that runs, or "
+            "one started here.",
+        ),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -92,9 +115,11 @@ def build_command(
 
     Counts the words of the text, tokenizes them under both tokenizers, fits one t-product
     least-squares adapter per word group, and writes everything to the folder BUNDLE, complete or
-    not at all. The same inputs give the same bytes.
+    not at all. The same inputs give the same bytes, however often it was interrupted and resumed,
+    and whoever did the work. Corpus and words may be larger than the memory.
     """
-    from fuse_index.build import build_bundle
+    from fuse_index.build import Resources, build_bundle
+    from fuse_index.build.memory import parse_bytes
 
     if min_count is None:
         min_count = 1 if words is not None else None
@@ -117,6 +142,8 @@ def build_command(
         groups=groups,
         index=(index, index_model),
     )
+    limit = None if max_memory is None else parse_bytes(max_memory)
+    resources = Resources(limit, work_dir, resume, ray)
     with _console.ProgressBar() as bar:
         result = build_bundle(
             source,
@@ -128,6 +155,7 @@ def build_command(
             overwrite=overwrite,
             local_files_only=offline,
             progress=bar,
+            resources=resources,
         )
     for note in result.notes:
         _console.note(f"note: {note}")

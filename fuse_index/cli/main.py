@@ -41,12 +41,14 @@ class Verb:
         function: the typer command, a plain annotated function.
         summary: one line for the list of verbs; the function's docstring is the full help.
         has_fields: whether ``--section.field VALUE`` is short for ``--set section.field=VALUE``.
+        defaults: options that may stand without a value, with the value they get.
     """
 
     module: str
     function: str
     summary: str
     has_fields: bool = False
+    defaults: tuple[tuple[str, str], ...] = ()
 
 
 VERBS = {
@@ -56,7 +58,10 @@ VERBS = {
         "Caption pictures with the models of the package; offline.",
     ),
     "build": Verb(
-        "fuse_index.cli.build", "build_command", "Build an adapter bundle from text and two models."
+        "fuse_index.cli.build",
+        "build_command",
+        "Build an adapter bundle from text and two models.",
+        defaults=(("--ray", "auto"),),
     ),
     "inspect": Verb(
         "fuse_index.cli.inspect",
@@ -110,6 +115,8 @@ class LazyCommand(TyperCommand):
         """Import the verb and let it parse its own arguments."""
         if self._verb.has_fields:
             args = settings_of_fields(args)
+        for option, value in self._verb.defaults:
+            args = with_value(args, option, value)
         return self.load().make_context(info_name, args, parent=parent, **extra)
 
     def load(self) -> Any:
@@ -120,6 +127,18 @@ class LazyCommand(TyperCommand):
         application = typer.Typer(add_completion=False, rich_markup_mode=None)
         application.command(self.name, context_settings=_SETTINGS)(function)
         return get_command(application)
+
+
+def with_value(arguments: Sequence[str], option: str, value: str) -> list[str]:
+    """Give an option its value where it stands alone: at the end, or before another option."""
+    found: list[str] = []
+    for position, item in enumerate(arguments):
+        found.append(item)
+        if item == option and (
+            position + 1 == len(arguments) or arguments[position + 1].startswith("-")
+        ):
+            found.append(value)
+    return found
 
 
 def settings_of_fields(arguments: Sequence[str]) -> list[str]:

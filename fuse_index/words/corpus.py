@@ -80,6 +80,12 @@ class WordCounts:
     def __len__(self) -> int:
         return len(self.words)
 
+    def part(self, start: int, stop: int) -> WordCounts:
+        """The words from ``start`` to ``stop``."""
+        if start == 0 and stop >= len(self):
+            return self
+        return WordCounts(self.words[start:stop], self.counts[start:stop])
+
     def sha256(self) -> str:
         """The hash, in hex, of words and counts: equal if and only if both are."""
         digest = hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass"))
@@ -88,7 +94,7 @@ class WordCounts:
 
 
 def count_words(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path] | Sequence[Source],
     options: CorpusOptions | None = None,
     progress: Progress | None = None,
 ) -> WordCounts:
@@ -98,7 +104,8 @@ def count_words(
     which it is read. Memory grows with the number of distinct words only.
 
     Args:
-        sources: files, gzip files, folders (every file below), or ``"-"`` for standard input.
+        sources: text, gzip and Parquet files, folders (every file below), patterns, fsspec URLs,
+            or ``"-"`` for standard input; or what ``find_sources`` made of them.
         options: see :class:`CorpusOptions`.
         progress: called with (bytes read, bytes in total or None).
 
@@ -109,7 +116,9 @@ def count_words(
         CorpusError: if a source is missing or unreadable, or no word is left.
     """
     options = options or CorpusOptions()
-    found = find_sources(sources)
+    given = [item for item in sources if not isinstance(item, Source)]
+    found = [item for item in sources if isinstance(item, Source)]
+    found += find_sources(given) if given or not found else []
     report = _reporter(found, progress)
     counter: Counter[str] = Counter()
     for source in found:

@@ -148,7 +148,9 @@ def merge_counts(
             _sum(connection, [lowered], merged)
             lowered.unlink()
         source = _files([merged])
-        distinct, top = connection.execute(f"SELECT count(*), max(n) FROM {source}").fetchone()
+        distinct, top = connection.execute(
+            f"SELECT count(*), max(n) FROM {source}"
+        ).fetchall()[0]
         if not distinct:
             raise CorpusError(
                 f"the corpus is empty: no word in {names}", expected="text with at least one word"
@@ -258,7 +260,7 @@ def _quoted(text: str) -> str:
 
 def _copy(connection: Any, query: str, output: Path) -> None:
     part = output.with_name(output.name + ".part")
-    connection.execute(f"COPY ({query}) TO {_quoted(str(part))} (FORMAT parquet)")
+    connection.execute(f"COPY ({query}) TO {_quoted(str(part))} (FORMAT parquet)").fetchall()
     os.replace(part, output)
 
 

@@ -135,8 +135,7 @@ def build_word_table(
     options = options or TableOptions()
     tables, left_out = [], Counter[str]()
     for start in range(0, len(counts), SHARD_WORDS):
-        stop = start + SHARD_WORDS
-        part = WordCounts(counts.words[start:stop], counts.counts[start:stop])
+        part = counts.part(start, start + SHARD_WORDS)
         report = _reporter(progress, 2 * start, 2 * len(counts))
         table, reasons = tabulate(part, source, target, options, report)
         tables.append(table)

@@ -1,0 +1,206 @@
+"""The folder of a build that is under way: what is done is kept, so that a killed build goes on.
+
+It lies beside the output, hidden, or where the user says; a finished build removes it. Everything
+in it appears complete or not at all. ``plan.json`` says which build it belongs to: only the same
+build, of the same corpus, may go on from it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+import fuse_index
+from fuse_index.artifact.jsontext import plain
+from fuse_index.artifact.staging import storage_error
+from fuse_index.errors import OptionError, StorageError
+from fuse_index.words.reading import Source
+from fuse_index.words.stored import write_json
+
+logger = logging.getLogger(__name__)
+
+_PLAN = "plan.json"
+_LOCK = "lock"
+_FORMAT = 1
+
+
+def make_plan(
+    models: Mapping[str, str], options: Mapping[str, Any], sources: Sequence[Source]
+) -> dict[str, Any]:
+    """Describe a build: everything that its result depends on.
+
+    Args:
+        models: names of source and target.
+        options: of the build.
+        sources: of the corpus, or the list of words.
+    """
+    corpus = {}
+    for source in sources:
+        stamp = None
+        if source.path is not None:
+            with suppress(OSError):
+                stamp = source.path.stat().st_mtime_ns
+        corpus[source.name] = {"size": source.size, "modified": stamp}
+    found = {
+        **models,
+        **options,
+        "corpus": corpus,
+        "version": fuse_index.__version__,
+        "work_format": _FORMAT,
+    }
+    return json.loads(json.dumps(plain(found)))  # type: ignore[no-any-return]
+
+
+class Work:
+    """The folder of one build; use as a context manager.
+
+    When the block ends the folder is removed. When it raises, the folder stays if it holds a
+    checkpoint (:meth:`checkpoint`), and is removed otherwise.
+
+    Args:
+        output: the bundle that is built.
+        plan: of :func:`make_plan`.
+        folder: where to put the folder; beside the output if not given.
+        resume: whether to go on from what is there; otherwise that is removed.
+
+    Raises:
+        OptionError: it is to be resumed, but the plan has changed; the message names in what.
+        StorageError: the folder cannot be made, or another build is at work in it.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        plan: Mapping[str, Any],
+        *,
+        folder: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        base = output.parent / f".{output.name}" if folder is None else folder / output.name
+        self.root = base.with_name(base.name + ".work")
+        self._output = output
+        self._plan = plan
+        self._resume = resume
+        self._missing = [parent for parent in self.root.parents if not parent.exists()]
+        self._kept = False
+        self._lock = FileLock(str(self.root / _LOCK), timeout=0)
+
+    def __enter__(self) -> Work:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._prepare()
+        except Timeout:
+            raise StorageError(
+                f"another build is at work in {self.root}",
+                expected="one build to one place at a time",
+                remedy="wait for it, or choose another output",
+            ) from None
+        except OSError as error:
+            raise storage_error(error, self.root) from error
+        except OptionError:
+            self._lock.release()
+            raise
+        return self
+
+    def _prepare(self) -> None:
+        path = self.root / _PLAN
+        if self._resume and path.exists():
+            self._compare(json.loads(path.read_text(encoding="ascii")))
+            self._kept = True
+            logger.info("going on from %s", self.root)
+            return
+        if self._resume:
+            logger.info("nothing to go on from at %s: the build starts anew", self.root)
+        self._check_ours()
+        for entry in self.root.iterdir():
+            if entry.name != _LOCK:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        write_json(path, self._plan)
+
+    def _check_ours(self) -> None:
+        """Never remove what no build has made."""
+        names = {entry.name for entry in self.root.iterdir()} - {_LOCK, f"{_PLAN}.part"}
+        if names and _PLAN not in names:
+            raise StorageError(
+                f"{self.root} is not the work of a build, so it is not replaced",
+                expected="a folder that does not exist yet",
+                remedy="choose another --work-dir, or delete it yourself",
+            )
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
+        names = sorted(set(before) | set(self._plan))
+        changed = [
+            _change(name, before.get(name), self._plan.get(name))
+            for name in names
+            if before.get(name) != self._plan.get(name)
+        ]
+        if changed:
+            raise OptionError(
+                f"--resume: {'; '.join(changed)}",
+                expected="the options and the corpus of the build that was interrupted",
+                remedy="give the same, or leave --resume out to start anew",
+            )
+
+    def folder(self, name: str) -> Path:
+        """Return a folder inside, made if it is missing."""
+        path = self.root / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def checkpoint(self) -> None:
+        """Say that something is done that is worth keeping."""
+        self._kept = True
+
+    def record(self, name: str, value: Any) -> Any:
+        """Keep a small value under a name, or return what was kept before.
+
+        Raises:
+            OptionError: another value was kept: a model changed since the build was interrupted.
+        """
+        path = self.root / f"{name}.json"
+        value = json.loads(json.dumps(plain(value)))
+        if path.exists():
+            before = json.loads(path.read_text(encoding="ascii"))
+            if before != value:
+                raise OptionError(
+                    f"--resume: {name} changed since the build was interrupted",
+                    expected=f"{json.dumps(before)[:160]}",
+                    remedy="restore it, or leave --resume out to start anew",
+                )
+        else:
+            write_json(path, value)
+        return value
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        keep = error is not None and self._kept
+        if keep:
+            logger.warning(
+                "what was done is kept in %s; the same command with --resume goes on", self.root
+            )
+            self._lock.release()
+            return
+        self._lock.release()
+        shutil.rmtree(self.root, ignore_errors=True)
+        for parent in self._missing:  # only those that are empty
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    if name == "corpus" and isinstance(before, Mapping) and isinstance(now, Mapping):
+        for file in sorted(set(before) | set(now)):
+            if file not in now:
+                return f"{file} is no longer in the corpus"
+            if file not in before:
+                return f"{file} is new in the corpus"
+            if before[file] != now[file]:
+                return f"{file} changed"
+    return f"{name} was {json.dumps(before)}, now {json.dumps(now)}"
