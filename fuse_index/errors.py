@@ -81,6 +81,16 @@ class StorageError(FuseIndexError):
     """Files cannot be written: the folder exists, the disk is full, permission is missing."""
 
 
+class RemoteError(FuseIndexError):
+    """A hub or a bucket cannot be reached, has no such thing, or does not let us.
+
+    Attributes:
+        unreachable: whether nobody answered, so that a copy in a cache is the best there is.
+    """
+
+    unreachable = False
+
+
 class ClusterError(FuseIndexError):
     """A cluster does not answer, or its workers keep dying."""
 

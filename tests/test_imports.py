@@ -21,6 +21,7 @@ FLOORS = (
     "tensors",
     "words",
     "artifact",
+    "share",
     "adapter",
     "index",
     "models",
@@ -180,7 +181,7 @@ def test_nothing_is_unpickled_and_no_foreign_code_runs(module):
         assert "weights_only=True" in found
 
 
-READS_THE_ENVIRONMENT = "fuse_index.run.cache"
+READS_THE_ENVIRONMENT = "fuse_index.share.cache"
 """The one module beside the operators that does: where the cache is."""
 
 

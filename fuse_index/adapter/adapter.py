@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -230,23 +230,45 @@ class Adapter:
         target: ModelIdentity | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Adapter:
         """Load the adapter of a bundle; everything is verified before use.
 
+        From the Hub or a URL only words and adapters are fetched, once, all of one revision.
+
         Args:
-            path: the bundle's folder.
+            path: the bundle's folder; ``owner/name[@revision]`` of the Hub; or an fsspec URL. A
+                folder of that name comes first.
             source: the source model at hand, compared with the bundle's; ``None`` does not compare.
             target: the target model at hand, likewise.
             device: where the adapters go.
             dtype: their dtype.
+            revision: branch, tag or commit of the Hub.
+            token: of the Hub; ``None`` takes the one that ``hf auth login`` stored.
+            local_files_only: take what the cache holds, and ask nobody.
+            storage_options: what fsspec makes the file system of a URL with.
 
         Raises:
             BundleError: the bundle is damaged.
             IdentityError: it was built for other models.
+            RemoteError: it is not there, may not be read, or cannot be reached.
+            OptionError: the name is malformed.
         """
         from fuse_index.artifact import read_bundle  # noqa: PLC0415 - numpy and safetensors
+        from fuse_index.share.pull import locate  # noqa: PLC0415 - so is this
 
-        bundle = read_bundle(path, expect_source=source, expect_target=target)
+        folder = locate(
+            path,
+            revision=revision,
+            token=token,
+            storage_options=storage_options,
+            local_files_only=local_files_only,
+        )
+        bundle = read_bundle(folder, expect_source=source, expect_target=target)
         widths = bundle.manifest.source.width, bundle.manifest.target.width
         return cls(bundle.adapters, widths, bundle).to(device, dtype)
 
@@ -281,6 +303,7 @@ class Adapter:
             fallbacks=manifest.fallbacks,
             quality=manifest.quality,
             identity=manifest.identity,
+            published=manifest.published,
         )
         write_bundle(path, contents, overwrite)
 

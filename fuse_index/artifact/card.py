@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ _COLUMNS = (
     "baseline_cosine",
 )
 _INDEX_COLUMNS = ("kind", "metric", "representation", "recall", "recall_at", "seconds")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@[\w./-]+)?")
+"""A model that others find by its name: owner/name, with or without a revision."""
 _MARKUP = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>()#+!|~"} | {"\n": " "})
 
 
@@ -32,8 +35,7 @@ def render_card(manifest: Manifest) -> str:
     """
     source, target = manifest.source, manifest.target
     parts = [
-        "---\nlibrary_name: fuse_index\ntags:\n- fuse_index\n- fuse-adapter\n"
-        "- cross-tokenizer-gradients\n---",
+        _front_matter(manifest),
         f"# Gradients of {escape(target.name)} for {escape(source.name)}",
         "A fuse_index bundle: it carries gradients of a loss of the target model back to the token "
         "embeddings of the source model, although the two have different tokenizers."
@@ -54,8 +56,23 @@ def render_card(manifest: Manifest) -> str:
         parts.append("## Word indexes\n\n" + _indexes(manifest))
     if manifest.options:
         parts.append("## Built with\n\n" + _pairs("option", "value", manifest.options))
-    parts.append(_USE.format(version=manifest.package_version))
+    if licence := manifest.published.get("license"):
+        parts.append(f"## License\n\n{escape(licence)}, as its publisher says.")
+    parts.append(_use(manifest))
     return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(manifest: Manifest) -> str:
+    """Write the YAML that model hubs read; JSON's text is YAML's double-quoted text."""
+    lines = ["library_name: fuse_index"]
+    if licence := manifest.published.get("license"):
+        lines.append(f"license: {json.dumps(licence)}")
+    models = [_HUB_ID.fullmatch(model.name) for model in (manifest.source, manifest.target)]
+    known = dict.fromkeys(match[1] for match in models if match)
+    if known:
+        lines += ["base_model:", *(f"- {json.dumps(name)}" for name in known)]
+    lines += ["tags:", "- fuse_index", "- fuse-adapter", "- cross-tokenizer-gradients"]
+    return "\n".join(["---", *lines, "---"])
 
 
 def quality_rows(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
@@ -138,12 +155,17 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def _use(manifest: Manifest) -> str:
+    place = manifest.published.get("name", "path/to/this/folder")
+    return _USE.format(place=json.dumps(place), version=manifest.package_version)
+
+
 _USE = """## Use
 
 ```python
 from fuse_index import Adapter
 
-adapter = Adapter.from_pretrained("path/to/this/folder")
+adapter = Adapter.from_pretrained({place})
 ```
 
 `fuse-index inspect FOLDER` verifies the checksums, `fuse-index validate FOLDER` measures how good

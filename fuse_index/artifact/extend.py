@@ -60,7 +60,7 @@ def add_index_files(
         (folder / INDEX_FOLDER).mkdir()
         require_space(folder, sum(memoryview(data).nbytes for data in members.values()))
         for member, record in kept.items():
-            _carry(root, member, record, folder / member)
+            carry(root, member, record, folder / member)
             records[member] = record
         for member, data in members.items():
             with hashed_file(folder / member, records, member) as writer:
@@ -74,8 +74,18 @@ def add_index_files(
     return written
 
 
-def _carry(root: Path, member: str, record: FileRecord, to: Path) -> None:
-    """Check a file and link it, or copy it."""
+def carry(root: Path, member: str, record: FileRecord, to: Path) -> None:
+    """Check a file of a bundle and link it, or copy it.
+
+    Args:
+        root: the bundle's folder.
+        member: the file's path inside it.
+        record: what the manifest says of it.
+        to: the path to make.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
     with os.fdopen(check_member(root, member, record), "rb") as stream:
         try:
             os.link(os.path.realpath(root / member), to)

@@ -207,10 +207,13 @@ def check_member(root: Path, name: str, record: FileRecord, report: Report = _si
 def check_no_strangers(root: Path, files: Mapping[str, FileRecord]) -> None:
     """Refuse a folder with files that its manifest does not list; hidden files are not looked at.
 
+    In the Hub's cache only the names of a bundle's files are looked at: a repository may hold a
+    licence or pictures beside the bundle.
+
     Raises:
         BundleError: naming the first such file.
     """
-    known = {*files, "manifest.json"}
+    known, in_cache = {*files, "manifest.json"}, root.parent.name == "snapshots"
     for folder, prefix in ((root, ""), (root / INDEX_FOLDER, f"{INDEX_FOLDER}/")):
         try:
             names = sorted(entry.name for entry in os.scandir(folder))
@@ -221,6 +224,7 @@ def check_no_strangers(root: Path, files: Mapping[str, FileRecord]) -> None:
         for name in names:
             path = prefix + name
             listed = path in known or path == INDEX_FOLDER
+            listed |= in_cache and not is_member_name(path)
             if not listed and not name.startswith("."):
                 kind = "a file of another build" if is_member_name(path) else "not a bundle's file"
                 raise BundleError(

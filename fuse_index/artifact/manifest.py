@@ -62,6 +62,8 @@ class Manifest:
         quality: the quality report on held-out words (JSON values).
         indexes: word indexes by name: kind, metric, representation, measured recall and latency
             (JSON values); not stored where there are none.
+        published: what its publisher said: ``name``, under which it is found, and ``license``
+            (text); not stored where nothing was said.
         package_version: the fuse_index that wrote it.
     """
 
@@ -76,10 +78,11 @@ class Manifest:
     fallbacks: Mapping[str, str] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
     indexes: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
     package_version: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("options", "left_out", "fallbacks", "quality", "indexes"):
+        for name in ("options", "left_out", "fallbacks", "quality", "indexes", "published"):
             object.__setattr__(self, name, plain(getattr(self, name)))
         if self.group_names != order_groups(self.group_names):
             raise OptionError("groups are not sorted by (p, q)", expected="order_groups' order")
@@ -89,6 +92,7 @@ class Manifest:
         _check_counts("groups", {group.name: group.words for group in self.groups})
         if any(type(value) is not str for value in self.fallbacks.values()):
             raise OptionError("fallbacks hold more than text", expected="group name -> reason")
+        _check_published(self.published)
         if self.identity and FALLBACK in self.group_names:
             raise OptionError(
                 "an identity adapter with a fallback group", expected="groups without adapters"
@@ -127,6 +131,8 @@ class Manifest:
         }
         if self.indexes:  # bundles without one are the same as ever
             content["indexes"] = self.indexes
+        if self.published:
+            content["published"] = self.published
         return {**content, "checksum": content_digest(content)}
 
     def to_bytes(self) -> bytes:
@@ -153,7 +159,7 @@ class Manifest:
         _check_format(value, where)
         if missing := _KEYS - set(value):
             raise BundleError(f"{where} lacks {sorted(missing)}", remedy=_FETCH_AGAIN)
-        if unknown := set(value) - _KEYS - {"indexes"}:
+        if unknown := set(value) - _KEYS - {"indexes", "published"}:
             raise BundleError(f"{where} has unknown keys {sorted(unknown)}", remedy=_FETCH_AGAIN)
         for key, (check, expected) in _TYPES.items():
             if not check(value[key]):
@@ -166,6 +172,10 @@ class Manifest:
                 f"{where}: indexes has the wrong type",
                 expected="an object of objects",
                 remedy=_FETCH_AGAIN,
+            )
+        if not _is_object(published := value.get("published", {})):
+            raise BundleError(
+                f"{where}: published has the wrong type", expected="an object", remedy=_FETCH_AGAIN
             )
         content = {key: item for key, item in value.items() if key != "checksum"}
         if value["checksum"] != content_digest(content):
@@ -181,6 +191,7 @@ class Manifest:
                 files={name: _record(name, item) for name, item in value["files"].items()},
                 **{key: value[key] for key in _PLAIN_KEYS},
                 indexes=indexes,
+                published=published,
             )
         except OptionError as error:
             raise BundleError(f"{where}: {error}", remedy=_FETCH_AGAIN) from None
@@ -237,6 +248,15 @@ def _check_counts(name: str, counts: Mapping[str, int]) -> None:
     for key, count in counts.items():
         if type(count) is not int or not 0 <= count < 1 << 40:
             raise OptionError(f"{name}[{key!r}] is {count!r}", expected="a count of words")
+
+
+def _check_published(published: Mapping[str, str]) -> None:
+    for key, value in published.items():
+        fits = isinstance(value, str) and value.isprintable() and 0 < len(value) <= 1024
+        if key not in ("license", "name") or not fits:
+            raise OptionError(
+                f"published[{key!r}] is {value!r}", expected="name and license, printable text"
+            )
 
 
 def _check_files(files: Mapping[str, FileRecord], identity: bool) -> None:

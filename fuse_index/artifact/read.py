@@ -166,7 +166,24 @@ def verify_bundle(
     Raises:
         BundleError: naming the first thing that is wrong.
     """
-    manifest, root = read_manifest(path), _root(path)
+    manifest = read_manifest(path)
+    verify_files(_root(path), manifest, progress)
+    return manifest
+
+
+def verify_files(
+    root: Path, manifest: Manifest, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Check every file of a bundle whose manifest is read already, wherever it is.
+
+    Args:
+        root: its folder.
+        manifest: what it says of itself.
+        progress: as for :func:`verify_bundle`.
+
+    Raises:
+        BundleError: naming the first thing that is wrong.
+    """
     check_no_strangers(root, manifest.files)
     report = _reporter(manifest, progress)
     for name, record in manifest.files.items():
@@ -183,7 +200,6 @@ def verify_bundle(
             groups.verify(report)
         finally:
             groups.close()
-    return manifest
 
 
 def _reporter(

@@ -64,6 +64,7 @@ class BundleContents:
         identity: whether source and target are the same model, so that the adapter is the identity.
         index_files: files to copy to ``index/``, by the name they get there.
         indexes: what the manifest says of the word indexes, by name (JSON values).
+        published: what its publisher says: "name" and "license".
         package_version: recorded in the manifest.
     """
 
@@ -80,6 +81,7 @@ class BundleContents:
     identity: bool = False
     index_files: Mapping[str, Path] = field(default_factory=dict)
     indexes: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
     package_version: str = fuse_index.__version__
 
     def __post_init__(self) -> None:
@@ -174,6 +176,7 @@ def _draft(contents: BundleContents, groups: tuple[GroupRecord, ...]) -> Manifes
         fallbacks=contents.fallbacks,
         quality=contents.quality,
         indexes=contents.indexes,
+        published=contents.published,
         package_version=contents.package_version,
     )
 

@@ -1,0 +1,208 @@
+"""A bundle at an fsspec URL: read by ranges, written so that the manifest comes last."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any
+
+from fuse_index.artifact.files import READ_CHUNK
+from fuse_index.artifact.jsontext import load_strict
+from fuse_index.artifact.layout import FORMAT, MANIFEST, MAX_MANIFEST_BYTES, is_member_name
+from fuse_index.artifact.manifest import FileRecord, Manifest
+from fuse_index.errors import BundleError, RemoteError, StorageError
+from fuse_index.share.download import Report
+from fuse_index.share.failures import bucket_errors
+from fuse_index.share.places import hide_password
+
+_STAGING = ".uploading-"
+_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "memory"}
+"""Stores where making a folder is needless, and may even make a bucket of a misspelt name."""
+
+
+class Bucket:
+    """A folder of an fsspec file system.
+
+    Args:
+        url: such as ``s3://bucket/folder``.
+        options: what the file system is made with (``anon``, ``endpoint_url``, ``token``, ...).
+
+    Raises:
+        MissingDependencyError: the package for this protocol is not installed.
+        RemoteError: fsspec knows no such protocol.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self.name = hide_password(url)
+        with self.errors():
+            from fsspec.core import url_to_fs  # noqa: PLC0415 - only for URLs
+
+            self._system, root = url_to_fs(url, **(options or {}))
+            self._system.invalidate_cache()
+        self._root = root.rstrip("/")
+        self._has_folders = url.partition("://")[0] not in _WITHOUT_FOLDERS
+
+    def errors(self, doing: str = "read") -> AbstractContextManager[None]:
+        """Turn what the file system raises into errors of ours."""
+        return bucket_errors(self.name, doing)
+
+    def announced(self, member: str) -> int | None:
+        """Return the size that the store gives a file."""
+        size = self._system.info(self._path(member)).get("size")
+        return size if isinstance(size, int) else None
+
+    def append(self, member: str, size: int, file: Any) -> None:
+        """Write a file on from the position where ``file`` is, by requests for ranges."""
+        with self._system.open(self._path(member), "rb", block_size=READ_CHUNK) as stream:
+            if file.tell():
+                stream.seek(file.tell())
+            while block := stream.read(READ_CHUNK):
+                file.write(block)
+
+    def read_manifest(self) -> bytes:
+        """Fetch the manifest.
+
+        Raises:
+            BundleError: there is none, or it is larger than any manifest.
+            RemoteError: the store cannot be reached, or refuses.
+        """
+        with self.errors():
+            try:
+                with self._system.open(self._path(MANIFEST), "rb") as stream:
+                    data: bytes = stream.read(MAX_MANIFEST_BYTES + 1)
+            except FileNotFoundError as error:
+                raise BundleError(
+                    f"{self.name} holds no bundle: no {MANIFEST} ({_said(error)})",
+                    expected="a bundle that 'fuse-index push' put there",
+                    remedy="check the spelling of the URL",
+                ) from error
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise BundleError(
+                f"{self.name}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes",
+                remedy="check that it is a bundle",
+            )
+        return data
+
+    def check_output(self, overwrite: bool) -> list[str]:
+        """Check that a bundle may be written here.
+
+        Args:
+            overwrite: whether a bundle that is there may be replaced.
+
+        Returns:
+            The files of a bundle, whole or unfinished, that are here.
+
+        Raises:
+            StorageError: a bundle is here and may not be replaced, or something else is here.
+            RemoteError: the store cannot be reached, or refuses.
+        """
+        names = self._list()
+        strangers = [name for name in names if name != MANIFEST and not is_member_name(name)]
+        if strangers:
+            what = f"holds {strangers[0]!r}, which is not a bundle's file"
+            raise StorageError(
+                f"{self.name} {what if strangers[0] else 'is a file'}",
+                expected="an empty place, or a bundle",
+                remedy="name another place",
+            )
+        if MANIFEST in names and not overwrite:
+            raise StorageError(
+                f"{self.name} holds a bundle",
+                expected="an empty place",
+                remedy="name another place, or allow overwriting (--overwrite)",
+            )
+        if MANIFEST in names:
+            self._require_bundle()
+        return names
+
+    def _require_bundle(self) -> None:
+        """Refuse to replace what only has a manifest of that name."""
+        with suppress(BundleError):
+            if load_strict(self.read_manifest(), MANIFEST).get("format") == FORMAT:
+                return
+        raise StorageError(
+            f"{self.name} holds a {MANIFEST} that is not a bundle's, so it is not overwritten",
+            expected="an empty place, or a bundle",
+            remedy="name another place",
+        )
+
+    def upload(self, folder: Path, manifest: Manifest, before: list[str], report: Report) -> None:
+        """Write a bundle here.
+
+        Where a bundle is replaced, the new files are sent to names beside it and copied by the
+        store, so that a failure while they are sent leaves the old bundle as it was. The manifest
+        comes last: until then nobody takes the new files for a bundle.
+
+        Args:
+            folder: the bundle, checked.
+            manifest: its manifest.
+            before: files that are here, as :meth:`check_output` returned them.
+            report: see :data:`~fuse_index.share.download.Report`.
+
+        Raises:
+            RemoteError: the store cannot be reached, or refuses.
+        """
+        members = {**manifest.files, MANIFEST: FileRecord(len(manifest.to_bytes()), "")}
+        prefix = f"{_STAGING}{secrets.token_hex(8)}/" if MANIFEST in before else ""
+        sent: list[str] = []
+        with self.errors("written"):
+            try:
+                for member, record in members.items():
+                    sent.append(prefix + member)
+                    self._send(folder / member, prefix + member, record, report)
+                if prefix:
+                    for member in members:
+                        self._system.cp_file(self._path(prefix + member), self._path(member))
+            except BaseException:
+                self._remove([name for name in sent if prefix or name not in before])
+                raise
+            self._system.invalidate_cache()
+            self._check_sent(members)
+        self._remove(sent if prefix else [])
+        self._remove([name for name in before if name not in members])
+
+    def _send(self, path: Path, name: str, record: FileRecord, report: Report) -> None:
+        to = self._path(name)
+        if self._has_folders:
+            self._system.makedirs(to.rpartition("/")[0], exist_ok=True)
+        with path.open("rb") as source, self._system.open(to, "wb") as stream:
+            while block := source.read(READ_CHUNK):
+                stream.write(block)
+                report(len(block))
+
+    def _check_sent(self, members: Mapping[str, FileRecord]) -> None:
+        for member, record in members.items():
+            if (size := self.announced(member)) not in (None, record.size):
+                raise RemoteError(
+                    f"{self.name}: {member} arrived with {size} bytes",
+                    expected=f"{record.size}",
+                    remedy="push again with --overwrite",
+                )
+
+    def _list(self) -> list[str]:
+        """Names of all files here; unfinished uploads of others are not looked at."""
+        with self.errors("written"):
+            try:
+                found = self._system.find(self._root)
+            except FileNotFoundError:
+                return []
+        names = [path[len(self._root) :].lstrip("/") for path in map(str, found)]
+        return sorted(name for name in names if not name.startswith(_STAGING))
+
+    def _remove(self, names: list[str]) -> None:
+        """Delete what is not needed any more; a failure leaves only bytes that nobody reads."""
+        for name in names:
+            with suppress(Exception):
+                self._system.rm_file(self._path(name))
+        with suppress(Exception):
+            for folder in {name.rpartition("/")[0] for name in names} - {"", "index"}:
+                self._system.rmdir(self._path(folder))
+
+    def _path(self, member: str) -> str:
+        return f"{self._root}/{member}"
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,0 +1,61 @@
+"""A Hub on the loopback interface, empty caches, and bundles to share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants as hub_constants
+import pytest
+
+from fuse_index.artifact import write_bundle
+from tests.artifact import sample
+from tests.share.hub_server import WRITER, Hub
+
+
+@pytest.fixture(autouse=True)
+def caches(monkeypatch, tmp_path) -> Path:
+    """Empty caches of our own and of the Hub."""
+    monkeypatch.setenv("FUSE_INDEX_CACHE", str(tmp_path / "cache" / "ours"))
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    monkeypatch.setattr(hub_constants, "HF_TOKEN_PATH", str(tmp_path / "cache" / "token"))
+    monkeypatch.setattr(hub_constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "cache" / "tokens"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[Hub]:
+    """A Hub that may be asked, whose token is stored."""
+    with Hub() as server:
+        monkeypatch.setattr(hub_constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub_constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        yield server
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    """A small bundle with group tensors and the files of an index."""
+    path = tmp_path / "bundle"
+    (tmp_path / "target.json").write_text("{}")
+    contents = sample.contents(
+        index_files={"target.json": tmp_path / "target.json"},
+        indexes={"target": {"kind": "flat", "seconds": 0.001}},
+    )
+    write_bundle(path, contents)
+    return path
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All files of a folder, by their path in it; hidden ones are left out."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*"))}
+    return {
+        name.as_posix(): path.read_bytes()
+        for name, path in found.items()
+        if path.is_file() and not any(part.startswith(".") for part in name.parts)
+    }
