@@ -68,6 +68,18 @@ VERBS = {
         "inspect_command",
         "Show what is in a bundle and how good it is; verify its checksums.",
     ),
+    "verify": Verb(
+        "fuse_index.cli.verify",
+        "verify_command",
+        "Check every file of a bundle; build it again and compare the bytes.",
+    ),
+    "diff": Verb(
+        "fuse_index.cli.diff", "diff_command", "Show what changed from one bundle to another."
+    ),
+    "push": Verb(
+        "fuse_index.cli.push", "push_command", "Publish a bundle on the Hub or in a bucket."
+    ),
+    "pull": Verb("fuse_index.cli.pull", "pull_command", "Fetch a bundle from the Hub or a bucket."),
     "index": Verb(
         "fuse_index.cli.index", "index_command", "Build a word index and put it into a bundle."
     ),

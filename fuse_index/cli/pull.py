@@ -1,0 +1,95 @@
+"""``fuse-index pull``: fetch a bundle from the Hub, a bucket or another folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fuse_index.cli import _console
+from fuse_index.cli._storage import STORAGE_HELP, storage_options
+
+if TYPE_CHECKING:
+    from fuse_index.share import Pulled
+
+
+def pull_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="HUB-ID[@REVISION]|URL",
+            help="owner/name of the Hub, a URL such as s3://bucket/folder, or a folder.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder to make.  [default: the cache]"),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the Hub, as after the @.")
+    ] = None,
+    groups: Annotated[
+        bool, typer.Option("--groups/--no-groups", help="Fetch the group tensors too.")
+    ] = True,
+    index: Annotated[
+        bool, typer.Option("--index/--no-index", help="Fetch the word indexes too.")
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a bundle at FOLDER.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Take what the cache holds; ask nobody.")
+    ] = False,
+    storage: Annotated[
+        list[str] | None, typer.Option("--storage", metavar="KEY=VALUE", help=STORAGE_HELP)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Fetch a bundle and check all of it.
+
+    All files are of one revision. Each is checked against the manifest before it is used, and
+    FOLDER appears complete or not at all; what was fetched when the connection broke is kept beside
+    it for the next time. Without --out the bundle goes into the cache, where
+    Adapter.from_pretrained("owner/name") finds it, also offline.
+    """
+    from fuse_index.share import pull
+
+    with _console.ProgressBar() as bar:
+        done = pull(
+            name,
+            out,
+            revision=revision,
+            groups=groups,
+            index=index,
+            overwrite=overwrite,
+            storage_options=storage_options(storage),
+            local_files_only=offline,
+            progress=bar.stage("fetching"),
+        )
+    if done.missing:
+        left = ", ".join(done.missing)
+        _console.note(f"note: not in the cache: {left}; --out FOLDER makes a bundle without them")
+    if json:
+        _console.print_json(as_json(done))
+    else:
+        typer.echo(
+            _console.clean(
+                f"{done.path}: {done.manifest.words:,} words, revision {done.revision[:12]}, "
+                "every file is intact"
+            )
+        )
+
+
+def as_json(done: Pulled) -> dict[str, Any]:
+    """Return what ``--json`` prints."""
+    files = sorted(set(done.manifest.files) - set(done.missing))
+    return {
+        "bundle": str(done.path),
+        "place": str(done.place),
+        "revision": done.revision,
+        "words": done.manifest.words,
+        "files": files,
+        "missing": done.missing,
+        "bytes": sum(done.manifest.files[name].size for name in files),
+    }
