@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from fuse_index.artifact.tensorfile import (
 )
 from fuse_index.errors import BundleError, FuseIndexError, OptionError
 from fuse_index.words.ragged import Ragged
+from fuse_index.words.stored import StoredTable
 from fuse_index.words.table import WordTable
 
 Column = NDArray[Any]
@@ -122,40 +124,69 @@ def _columns_of(table: WordTable, groups: NDArray[np.int64]) -> dict[str, Column
     }
 
 
-def streamed_word_sources(table: Blocks, names: Sequence[str]) -> list[TensorSource]:
+def streamed_word_sources(table: StoredTable, names: Sequence[str]) -> list[TensorSource]:
     """Lay a table that is not in memory out as :func:`word_sources` does, with the same bytes.
 
-    Every column is a pass over the table, a part in memory at a time. The parts come from
-    tokenizers and are not checked once more.
+    Every column is a pass over its files, a part in memory at a time. They come from tokenizers
+    and are not checked once more.
 
     Args:
         table: the words.
         names: of the groups, as the manifest has them.
     """
-    sizes = dict.fromkeys(_DTYPES, 0)
-    for block in table.blocks():
-        for name, column in _columns_of(block, block.counts).items():
-            sizes[name] += len(column) - name.endswith(".offsets")
+    words = len(table)
+    columns: dict[str, tuple[int, Callable[[], Iterator[Column]]]] = {
+        "words.bytes": (
+            sum(int(part.sum()) for part in table.column("lengths")),
+            partial(table.column, "words"),
+        ),
+        "words.offsets": (words + 1, partial(_rising_of, partial(table.column, "lengths"))),
+        "words.counts": (words, partial(table.column, "counts")),
+        "words.groups": (words, partial(_groups_of, table, names)),
+    }
+    for side in ("source", "target"):
+        lengths = partial(_lengths_of, table, side)
+        total = sum(int(part.sum()) for part in lengths())
+        columns[f"{side}.offsets"] = (words + 1, partial(_rising_of, lengths))
+        columns[f"{side}.ids"] = (total, partial(table.column, f"{side}_ids"))
+    return [
+        TensorSource(TensorSpec(name, _DTYPES[name], (size,)), partial(_stored_bytes, parts))
+        for name, (size, parts) in columns.items()
+    ]
 
-    def source(name: str) -> TensorSource:
-        more = name.endswith(".offsets")
-        spec = TensorSpec(name, _DTYPES[name], (sizes[name] + more,))
 
-        def chunks() -> Iterator[memoryview]:
-            last = 0
-            if more:
-                yield _bytes_of(np.zeros(1, np.int64))
-            for block in table.blocks():
-                groups = assign_groups(block, names)
-                column = _columns_of(block, groups)[name]
-                if more:
-                    column = column[1:] + last
-                    last = int(column[-1]) if len(column) else last
-                yield _bytes_of(column)
+def _stored_bytes(parts: Callable[[], Iterator[Column]]) -> Iterator[memoryview]:
+    for part in parts():
+        yield _bytes_of(part)
 
-        return TensorSource(spec, chunks)
 
-    return [source(name) for name in _DTYPES]
+def _lengths_of(table: StoredTable, side: str) -> Iterator[Column]:
+    for offsets in table.column(f"{side}_offsets"):
+        yield np.diff(offsets)
+
+
+def _rising_of(lengths: Callable[[], Iterator[Column]]) -> Iterator[Column]:
+    return _rising(lengths())
+
+
+def _rising(lengths: Iterable[Column]) -> Iterator[Column]:
+    """Offsets from lengths, part by part."""
+    last = 0
+    yield np.zeros(1, np.int64)
+    for part in lengths:
+        offsets = last + np.cumsum(part, dtype=np.int64)
+        last = int(offsets[-1]) if len(offsets) else last
+        yield offsets
+
+
+def _groups_of(table: StoredTable, names: Sequence[str]) -> Iterator[Column]:
+    positions = {(p, q): group_position(names, p, q) for p, q in table.sizes()}
+    lengths = _lengths_of(table, "source"), _lengths_of(table, "target")
+    for p, q in zip(*lengths, strict=True):
+        width = int(q.max(initial=0)) + 1
+        labels, inverse = np.unique(p * width + q, return_inverse=True)
+        found = [positions[divmod(label, width)] for label in labels.tolist()]
+        yield np.array(found, np.int64)[inverse.reshape(-1)]
 
 
 def _bytes_of(column: Column) -> memoryview:

@@ -29,13 +29,13 @@ from fuse_index.artifact.staging import check_output, require_space, staged
 from fuse_index.artifact.tensorfile import TensorSource, file_size, write_tensors
 from fuse_index.artifact.tensors import adapter_sources
 from fuse_index.artifact.wordfile import (
-    Blocks,
     assign_groups,
     group_position,
     streamed_word_sources,
     word_sources,
 )
 from fuse_index.errors import OptionError
+from fuse_index.words.stored import StoredTable
 from fuse_index.words.table import WordTable
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class BundleContents:
 
     source: ModelIdentity
     target: ModelIdentity
-    table: Blocks
+    table: WordTable | StoredTable
     adapters: Mapping[str, Tensor]
     corpus_sha256: str
     options: Mapping[str, Any] = field(default_factory=dict)

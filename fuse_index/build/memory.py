@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from fuse_index.errors import OptionError
@@ -12,6 +14,9 @@ ENGINE_OVERHEAD = 256 << 20
 """What the counting engine was measured to take beside the memory it is limited to."""
 ENGINE_LEAST = 128 << 20
 """With less the engine spills all the time."""
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_LARGE_BLOCK = 4 << 20
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
@@ -68,6 +73,8 @@ class Ceiling:
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
+        if limit is not None:
+            _give_back_large_blocks()
 
     def engine(self) -> int:
         """Return the bytes that the counting engine may use.
@@ -92,6 +99,17 @@ class Ceiling:
         """
         if self.limit is not None and resident_bytes() + more > self.limit:
             raise _too_low(self.limit, resident_bytes() + more, what)
+
+
+def _give_back_large_blocks() -> None:
+    """Let glibc return every large block at once.
+
+    By itself it raises the size from which it does so to that of the largest block so far, and the
+    blocks below stay in a heap that fragments: fits were measured to take twice the memory.
+    """
+    if sys.platform.startswith("linux"):
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def _too_low(limit: int, least: int, what: str) -> OptionError:

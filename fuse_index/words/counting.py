@@ -42,7 +42,7 @@ _ROW_BYTES = 1 << 13
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 1 << 17
 # Codecs that decode to lone surrogates, which an engine's strings cannot hold.
-_SURROGATES = ("utf-7", "unicode_escape", "raw_unicode_escape")
+_SURROGATES = ("utf_7", "unicode_escape", "raw_unicode_escape")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def has_engine() -> bool:
 
 def can_stream(encoding: str) -> bool:
     """Whether text in an encoding can be counted by the engine."""
-    return codecs.lookup(encoding).name not in _SURROGATES
+    return codecs.lookup(encoding).name.replace("-", "_") not in _SURROGATES
 
 
 def count_shard(
@@ -96,12 +96,12 @@ def count_shard(
         StorageError: the counts cannot be written.
         MissingDependencyError: the engine is not installed.
     """
-    failure: list[CorpusError] = []
+    failure: list[BaseException] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             yield from _text_batches(read_text(shard, encoding, progress or _ignore))
-        except CorpusError as error:  # the engine would wrap it into its own
+        except BaseException as error:  # the engine would wrap it into its own
             failure.append(error)
             raise
 
@@ -148,9 +148,7 @@ def merge_counts(
             _sum(connection, [lowered], merged)
             lowered.unlink()
         source = _files([merged])
-        distinct, top = connection.execute(
-            f"SELECT count(*), max(n) FROM {source}"
-        ).fetchall()[0]
+        distinct, top = connection.execute(f"SELECT count(*), max(n) FROM {source}").fetchall()[0]
         if not distinct:
             raise CorpusError(
                 f"the corpus is empty: no word in {names}", expected="text with at least one word"

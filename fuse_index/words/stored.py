@@ -142,13 +142,24 @@ class StoredTable:
         for part in range(self._parts):
             yield read_part(self.path(self._folder, part))[0]
 
+    def column(self, name: str) -> Iterator[NDArray[Any]]:
+        """Yield one column of every part as it is stored, without making words of it.
+
+        Args:
+            name: ``words`` (bytes), ``lengths`` (of the words), ``counts``, or of a side
+                ``source_offsets`` and ``source_ids``.
+        """
+        for part in range(self._parts):
+            with np.load(self.path(self._folder, part), allow_pickle=False) as data:
+                yield data[name]
+
     def sizes(self) -> Mapping[tuple[int, int], int]:
         """How many words there are of ``p`` source and ``q`` target tokens, by ``(p, q)``."""
         if self._sizes is None:
             self._sizes = Counter()
-            for part in range(self._parts):
-                with np.load(self.path(self._folder, part), allow_pickle=False) as data:
-                    p, q = np.diff(data["source_offsets"]), np.diff(data["target_offsets"])
+            sides = self.column("source_offsets"), self.column("target_offsets")
+            for offsets in zip(*sides, strict=True):
+                p, q = map(np.diff, offsets)
                 pairs, counts = np.unique(np.stack([p, q], axis=1), axis=0, return_counts=True)
                 for (a, b), count in zip(pairs.tolist(), counts.tolist(), strict=True):
                     self._sizes[a, b] += count

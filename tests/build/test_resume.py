@@ -1,0 +1,235 @@
+"""Builds that are interrupted, and go on: the same bytes, or a clear refusal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fuse_index.artifact import verify_bundle
+from fuse_index.build import BuildOptions, Resources, Stage, build_bundle
+from fuse_index.build.fitstore import FileFitStore
+from fuse_index.build.work import Work
+from fuse_index.errors import CorpusError, OptionError, StorageError
+from fuse_index.words.corpus import CorpusOptions
+from tests.build.helpers import RUN, digest, load_once, make_shards_small
+
+pytest.importorskip("duckdb")
+pytest.importorskip("pyarrow")
+
+SMALL = BuildOptions(corpus=CorpusOptions(min_count=2))
+
+
+@pytest.fixture
+def build(gpt2_dir, minilm_dir, captions_file, wikitext_file, monkeypatch):
+    make_shards_small(monkeypatch)
+    load_once(monkeypatch)
+
+    def run(output, options=SMALL, progress=None, corpus=(captions_file, wikitext_file), **given):
+        return build_bundle(
+            str(gpt2_dir),
+            str(minilm_dir),
+            output,
+            list(corpus),
+            options=options,
+            progress=progress,
+            resources=Resources(**given),
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, gpt2_dir, minilm_dir, captions_file, wikitext_file):
+    """A build that was never interrupted."""
+    folder = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as patch:
+        make_shards_small(patch)
+        load_once(patch)
+        corpus = [captions_file, wikitext_file]
+        build_bundle(str(gpt2_dir), str(minilm_dir), folder / "b", corpus, options=SMALL)
+    verify_bundle(folder / "b")
+    assert [path.name for path in folder.iterdir()] == ["b"]  # no work is left
+    return digest(folder / "b")
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_at(stage: Stage, share: float):
+    """Progress that fails somewhere in a stage."""
+
+    def progress(now, done, total):
+        if now is stage and done and (total is None or done >= share * total):
+            raise StopError
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("stage", "share"),
+    [
+        (Stage.COUNT, 0.4),
+        (Stage.TOKENIZE, 0.5),
+        (Stage.FIT, 0.7),
+        (Stage.FIT, 0.97),
+        (Stage.WRITE, 0.5),
+    ],
+)
+def test_a_build_that_goes_on_ends_with_the_same_bytes(build, reference, tmp_path, stage, share):
+    with pytest.raises(StopError):
+        build(tmp_path / "b", progress=stop_at(stage, share))
+    assert [path.name for path in tmp_path.iterdir()] == [".b.work"]
+    build(tmp_path / "b", resume=True)
+    assert digest(tmp_path / "b") == reference
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_was_done_is_not_done_again(build, tmp_path, monkeypatch):
+    from fuse_index.build import execute
+
+    with pytest.raises(StopError):
+        build(tmp_path / "b", progress=stop_at(Stage.FIT, 0.85))
+
+    def never(*_, **__):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(execute, "count_shard", never)
+    monkeypatch.setattr(execute.Tabulator, "write", never)
+    recalled = []
+    load = FileFitStore.load_group
+
+    def spy(self, number):
+        found = load(self, number)
+        recalled.append(found is not None)
+        return found
+
+    monkeypatch.setattr(FileFitStore, "load_group", spy)
+    build(tmp_path / "b", resume=True)
+    assert recalled[0]
+    assert not recalled[-1]
+
+
+def test_other_options_are_refused_and_named(build, tmp_path):
+    with pytest.raises(StopError):
+        build(tmp_path / "b", progress=stop_at(Stage.TOKENIZE, 0.5))
+    other = BuildOptions(corpus=CorpusOptions(min_count=5, lowercase=True), groups=False)
+    message = (
+        r"--resume: groups was true, now false; lowercase was false, now true; "
+        r"min_count was 2, now 5; expected the options"
+    )
+    with pytest.raises(OptionError, match=message):
+        build(tmp_path / "b", other, resume=True)
+    build(tmp_path / "b", resume=True)  # nothing was lost
+
+
+def test_another_corpus_is_refused_and_named(build, tmp_path, captions_file, wikitext_file):
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(wikitext_file.read_bytes())
+    corpus = [captions_file, copy]
+    out = tmp_path / "out" / "b"
+    with pytest.raises(StopError):
+        build(out, corpus=corpus, progress=stop_at(Stage.TOKENIZE, 0.5))
+    with pytest.raises(OptionError, match=r"copy\.txt is no longer in the corpus"):
+        build(out, corpus=[captions_file], resume=True)
+    copy.write_bytes(wikitext_file.read_bytes() + b"more")
+    with pytest.raises(OptionError, match=r"copy\.txt changed"):
+        build(out, corpus=corpus, resume=True)
+
+
+def test_a_build_without_resume_begins_anew(build, reference, tmp_path):
+    with pytest.raises(StopError):
+        build(tmp_path / "b", progress=stop_at(Stage.TOKENIZE, 0.5))
+    build(tmp_path / "b")
+    assert digest(tmp_path / "b") == reference
+    build(tmp_path / "c", resume=True)  # with nothing to go on from
+    assert digest(tmp_path / "c") == reference
+
+
+def test_work_may_lie_elsewhere(build, reference, tmp_path):
+    work = tmp_path / "fast" / "disk"
+    with pytest.raises(StopError):
+        build(tmp_path / "b", work_dir=work, progress=stop_at(Stage.FIT, 0.5))
+    assert [path.name for path in work.iterdir()] == ["b.work"]
+    build(tmp_path / "b", work_dir=work, resume=True)
+    assert digest(tmp_path / "b") == reference
+    assert not list(work.iterdir())
+
+
+def test_a_folder_that_no_build_made_is_never_removed(tmp_path):
+    (tmp_path / ".b.work").mkdir()
+    (tmp_path / ".b.work" / "thesis.txt").write_text("mine", encoding="ascii")
+    with pytest.raises(StorageError, match="is not the work of a build"), Work(tmp_path / "b", {}):
+        pass
+    assert (tmp_path / ".b.work" / "thesis.txt").exists()
+
+
+def test_two_builds_to_one_place(tmp_path):
+    with (
+        Work(tmp_path / "b", {}),
+        pytest.raises(StorageError, match="another build is at work"),
+        Work(tmp_path / "b", {}),
+    ):
+        pass
+
+
+def test_standard_input_cannot_be_resumed(build, tmp_path):
+    with pytest.raises(OptionError, match="--resume with standard input"):
+        build(tmp_path / "b", corpus=["-"], resume=True)
+
+
+def test_an_unreadable_shard_is_named_and_the_others_are_kept(
+    build, reference, tmp_path, captions_file, wikitext_file
+):
+    bad = tmp_path / "z.txt"
+    bad.write_bytes(b"caf\xe9 " * 9)
+    with pytest.raises(CorpusError, match=r"z\.txt is not utf-8: byte 0xe9 at byte offset 3"):
+        build(tmp_path / "b", corpus=[captions_file, wikitext_file, bad])
+    counted = [p.name for p in (tmp_path / ".b.work" / "counts").glob("*.parquet")]
+    assert len(counted) == 8  # all but the last
+
+
+@pytest.mark.slow
+def test_a_build_killed_again_and_again_ends_with_the_same_bytes(
+    reference, tmp_path, gpt2_dir, minilm_dir, captions_file, wikitext_file
+):
+    out = tmp_path / "b"
+    command = [sys.executable, "-c", RUN, "build", str(gpt2_dir), str(minilm_dir), "--resume"]
+    command += ["-c", str(captions_file), "-c", str(wikitext_file), "-o", str(out)]
+    killed = 0
+    for seconds in (2.0, 4.0, 5.0, 6.0, 7.0, 7.5, 8.0, 8.5, 9.0, 60.0, 300.0):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        end = time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+            process.wait()
+            assert not out.exists() or digest(out) == reference
+            continue
+        assert process.returncode == 0, process.stderr.read()
+        break
+    assert killed >= 3
+    assert digest(out) == reference
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_the_work_of_a_failed_small_build_is_removed(tmp_path, gpt2_dir, minilm_dir):
+    text = tmp_path / "text.txt"
+    text.write_text("a b a b", encoding="ascii")
+    with pytest.raises(StopError):
+        build_bundle(
+            str(gpt2_dir),
+            str(minilm_dir),
+            tmp_path / "deep" / "b",
+            [text],
+            progress=stop_at(Stage.LOAD, 0.5),
+        )
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["text.txt"]
