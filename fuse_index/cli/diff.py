@@ -27,8 +27,8 @@ def diff_command(
     """Show what changed from the first BUNDLE to the second.
 
     Models, build options, words, groups, the adapters' relative difference, quality and files; what
-    is equal is not shown. What is compared is checked first. Exit code: 0 when all bytes are equal, 1 when
-    something differs, 2 when a bundle cannot be read.
+    is equal is not shown. What is compared is checked first. Exit code: 0 when all bytes are equal,
+    1 when something differs, 2 when a bundle cannot be read.
     """
     from fuse_index.artifact import read_bundle
     from fuse_index.share import locate

@@ -84,7 +84,8 @@ class BoundedFile:
         """Drop what follows the position."""
         position = self._file.tell()
         self._report(position - self._file.seek(0, os.SEEK_END))
-        return self._file.truncate(position)
+        self._file.truncate(position)
+        return self._file.seek(position)
 
     def flush(self) -> None:
         """Write what is buffered."""

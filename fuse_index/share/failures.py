@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,12 +134,12 @@ def of_hub(error: Exception, name: str, doing: str) -> FuseIndexError:
         return RemoteError(
             f"{name}: the repository has no such revision", expected="a branch, a tag or a commit"
         )
-    if status == 401 and "Invalid" in _text(error):
+    if status == 401 and re.search("Invalid (credentials|user token)", _text(error)):
         return RemoteError(
             f"{name}: the Hub does not accept the token",
             remedy="run `hf auth login` again, or correct HF_TOKEN",
         )
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and doing == "read"):
         return RemoteError(
             f"{name}: the Hub has no such repository, or it is private and you may not see it",
             remedy="check the spelling; for a private one run `hf auth login` or set HF_TOKEN",

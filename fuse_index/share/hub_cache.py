@@ -100,7 +100,8 @@ class HubCache:
                 else:
                     self._fetch(remote, member, record, report)
             try:
-                self._put_manifest(remote, text)
+                if self.read_manifest(remote.commit) != manifest:
+                    self._put_manifest(remote, text)
                 if revision != remote.commit:
                     replace_file(self.folder / "refs" / revision, remote.commit.encode("ascii"))
             except OSError as error:
@@ -136,7 +137,8 @@ class HubCache:
             raise storage_error(error, self.folder) from error
 
     def _put_manifest(self, remote: HubRemote, text: bytes) -> None:
-        blob = self.folder / "blobs" / remote.about(MANIFEST).etag
+        with remote.errors():
+            blob = self.folder / "blobs" / remote.about(MANIFEST).etag
         replace_file(blob, text)
         _link(blob, self.snapshot(remote.commit) / MANIFEST)
 

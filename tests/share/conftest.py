@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +36,22 @@ def hub(monkeypatch) -> Iterator[Hub]:
         monkeypatch.setattr(hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(hub_constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(hub_constants, "DOWNLOAD_CHUNK_SIZE", 2)
         monkeypatch.setenv("HF_TOKEN", WRITER)
+        for module in ("file_download", "utils._http"):
+            clock = importlib.import_module(f"huggingface_hub.{module}")
+            monkeypatch.setattr(clock, "time", _Hurried)
         yield server
+
+
+class _Hurried:
+    """The module time, for retries that shall not wait."""
+
+    time, monotonic, perf_counter = time.time, time.monotonic, time.perf_counter
+
+    @staticmethod
+    def sleep(_seconds: float) -> None:
+        """Return at once."""
 
 
 @pytest.fixture

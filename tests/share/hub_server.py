@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -54,6 +55,8 @@ class Faults:
     """Status by a piece of the URL."""
     etag: str | None = None
     ignore_ranges: bool = False
+    on_content: Callable[[str], Any] = lambda path: None
+    """Called with the path before a file's content is sent."""
 
 
 class Hub:
@@ -66,19 +69,22 @@ class Hub:
         self.log: list[tuple[str, str, str]] = []
         """Method, path and range of every request."""
         self.lock = threading.Lock()
+        self.stopped = False
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> Hub:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
+        """Answer nobody any more, not even on connections that are kept open."""
+        self.stopped = True
         self.server.shutdown()
         self.server.server_close()
 
@@ -128,6 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
     def route(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.hub.stopped:
+            self.close_connection = True
+            return None
         with self.hub.lock:
             self.hub.log.append((self.command, path, self.headers.get("Range", "")))
         for piece, status in self.hub.faults.fail.items():
@@ -188,6 +197,17 @@ class _Handler(BaseHTTPRequestHandler):
         value = {"id": name, "sha": sha, "private": repository.private, "siblings": siblings}
         return self.answer({**value, "tags": [], "downloads": 0})
 
+    def tree(self, name: str, revision: str) -> None:
+        repository = self.repository(name)
+        if repository is None:
+            return None
+        files = repository.commits[repository.resolve(revision) or ""]
+        entries = [
+            {"type": "file", "path": path, "size": len(data), "oid": etag_of(path, data)}
+            for path, data in sorted(files.items())
+        ]
+        return self.answer(entries)
+
     def resolve(self, name: str, rest: str) -> None:
         repository = self.repository(name)
         if repository is None:
@@ -229,6 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
             data = data[:-1] + bytes([data[-1] ^ 1])
         if self.command == "HEAD":
             return self.send(200, b"", {**headers, "Content-Length": str(size)})
+        faults.on_content(path)
         start, status = 0, 200
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if span and not faults.ignore_ranges:
@@ -349,6 +370,7 @@ _ROUTES = (
     (("GET",), r"/api/whoami-v2", "whoami"),
     (("GET",), rf"/api/models/{_NAME}", "info"),
     (("GET",), rf"/api/models/{_NAME}/revision/(.+)", "info"),
+    (("GET",), rf"/api/models/{_NAME}/tree/(.+)", "tree"),
     (("HEAD", "GET"), rf"/{_NAME}/resolve/(.+)", "resolve"),
     (("HEAD", "GET"), r"/cdn/([0-9a-f]+)/(.+)", "cdn"),
     (("POST",), r"/api/repos/create", "create"),

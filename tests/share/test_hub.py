@@ -2,22 +2,421 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
+
 import pytest
+import torch
 
 from fuse_index import Adapter
-from fuse_index.share import PushOptions, pull, push
+from fuse_index.artifact import read_bundle, verify_bundle
+from fuse_index.errors import (
+    BundleError,
+    FuseIndexError,
+    IdentityError,
+    OptionError,
+    RemoteError,
+    StorageError,
+)
+from fuse_index.share import PushOptions, locate, pull, push
+from fuse_index.share.hub_cache import HubCache
+from tests.artifact import sample
 from tests.share.conftest import files_of
+from tests.share.hub_server import READER, Hub
+
+ADAPTER, WORDS, GROUPS = "adapter.safetensors", "words.safetensors", "groups.safetensors"
 
 
-def test_what_is_pushed_is_what_is_pulled(hub, bundle, tmp_path):
-    pushed = push(bundle, "org/name", PushOptions(license="mit"))
-    pulled = pull("org/name", tmp_path / "out")
-    assert pulled.revision == pushed.revision == hub.repositories["org/name"].branches["main"]
-    assert pulled.manifest == pushed.manifest
-    before, after = files_of(bundle), files_of(tmp_path / "out")
-    assert set(after) == set(before)
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"README.md", "manifest.json"}
-    card = after["README.md"].decode()
-    assert 'license: "mit"' in card
-    assert 'Adapter.from_pretrained("org/name")' in card
+@pytest.fixture
+def published(hub, bundle) -> str:
+    """The commit of a bundle that is on the Hub as ``org/name``."""
+    return hub.add("org/name", files_of(bundle) | {".gitattributes": b"", "LICENSE": b"MIT"})
+
+
+def blobs(hub_cache) -> list[str]:
+    return sorted(path.name for path in (hub_cache / "hub").rglob("blobs/*"))
+
+
+class TestPush:
+    def test_what_is_pushed_is_what_is_pulled(self, hub, bundle, tmp_path):
+        pushed = push(bundle, "org/name", PushOptions(license="mit"))
+        pulled = pull("org/name", tmp_path / "out")
+        assert pulled.revision == pushed.revision == hub.repositories["org/name"].branches["main"]
+        assert pulled.manifest == pushed.manifest == verify_bundle(tmp_path / "out")
+        before, after = files_of(bundle), files_of(tmp_path / "out")
+        assert set(after) == set(before)
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed == {"README.md", "manifest.json"}
+        card = after["README.md"].decode()
+        assert 'license: "mit"' in card
+        assert 'base_model:\n- "org/source-lm"\n- "org/target-encoder"' in card
+        assert 'Adapter.from_pretrained("org/name")' in card
+        assert not list(tmp_path.glob(".*"))
+
+    def test_a_new_repository_is_private_if_asked(self, hub, bundle):
+        push(bundle, "org/secret", PushOptions(private=True))
+        assert hub.repositories["org/secret"].private
+        push(bundle, "org/open")
+        assert not hub.repositories["org/open"].private
+        commits = len(hub.repositories["org/open"].commits)
+        with pytest.raises(RemoteError, match=r"org/open is public; expected a private repository"):
+            push(bundle, "org/open", PushOptions(private=True))
+        assert len(hub.repositories["org/open"].commits) == commits
+
+    def test_a_second_push_is_one_commit_without_the_files_left_out(self, hub, bundle):
+        push(bundle, "org/name")
+        repository = hub.repositories["org/name"]
+        assert {GROUPS, "index/target.json"} <= set(repository.commits[repository.branches["main"]])
+        count = len(repository.commits)
+        done = push(bundle, "org/name", PushOptions(groups=False, index=False))
+        assert len(repository.commits) == count + 1
+        files = repository.commits[done.revision]
+        assert set(files) == {ADAPTER, WORDS, "README.md", "manifest.json", ".gitattributes"}
+        assert "indexes" not in json.loads(files["manifest.json"])
+
+    def test_a_branch_is_made(self, hub, bundle):
+        push(bundle, "org/name")
+        done = push(bundle, "org/name@trial", PushOptions(groups=False))
+        branches = hub.repositories["org/name"].branches
+        assert branches["trial"] == done.revision != branches["main"]
+        assert GROUPS in pull("org/name").manifest.files
+        assert GROUPS not in pull("org/name@trial").manifest.files
+
+    def test_other_peoples_files_are_left_alone(self, hub, bundle):
+        hub.add("org/model", {"model.safetensors": b"weights", "config.json": b"{}"})
+        with pytest.raises(StorageError, match=r"org/model holds 'config.json' and no bundle"):
+            push(bundle, "org/model")
+        assert len(hub.repositories["org/model"].commits) == 1
+
+    @pytest.mark.parametrize(
+        ("token", "message"),
+        [
+            ("hf_wrong", r"org/name: the Hub does not accept the token; run `hf auth login` again"),
+            (READER, r"org/name cannot be written: permission denied"),
+            ("", r"org/name cannot be written: no token of the Hub; run `hf auth login`"),
+        ],
+    )
+    def test_wrong_tokens(self, hub, bundle, monkeypatch, token, message):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(RemoteError, match=message):
+            push(bundle, "org/name")
+        assert "org/name" not in hub.repositories
+
+    def test_a_damaged_bundle_is_not_sent(self, hub, bundle):
+        data = bytearray((bundle / GROUPS).read_bytes())
+        data[-1] ^= 1
+        (bundle / GROUPS).write_bytes(data)
+        with pytest.raises(BundleError, match=r"groups.safetensors is damaged"):
+            push(bundle, "org/name")
+        assert hub.log == []
+
+    @pytest.mark.parametrize("piece", ["/commit/", "/put/", "/preupload/", "/batch"])
+    def test_a_failure_leaves_the_old_commit(self, hub, bundle, piece):
+        push(bundle, "org/name", PushOptions(groups=False))
+        before = dict(hub.repositories["org/name"].branches)
+        hub.objects.clear()
+        hub.faults.fail[piece] = 400
+        with pytest.raises(RemoteError, match=r"org/name cannot be written"):
+            push(bundle, "org/name")
+        assert hub.repositories["org/name"].branches == before
+        assert sorted(path.name for path in bundle.parent.glob(".*")) == []
+
+    def test_bad_options(self, hub, bundle):
+        with pytest.raises(OptionError, match=r"license 'MIT License'; expected an identifier"):
+            PushOptions(license="MIT License")
+        with pytest.raises(OptionError, match=r"is a commit; expected a branch"):
+            push(bundle, "org/name@" + "a" * 40)
+
+
+class TestPull:
+    def test_one_commit_for_all_files_even_when_the_branch_moves(self, hub, bundle, published):
+        """The branch moves while the first file is fetched."""
+        newer = {name: b"newer" for name in files_of(bundle)}
+
+        def move(path):
+            if "words" in path:
+                hub.repositories["org/name"].commit(newer)
+
+        hub.faults.on_content = move
+        path = locate("org/name")
+        assert path.name == published != hub.repositories["org/name"].branches["main"]
+        assert read_bundle(path).table.words == sample.TABLE.words
+        asked = {p.split("/resolve/")[1].split("/")[0] for _, p, _ in hub.log if "/resolve/" in p}
+        assert asked == {"main", published}
+
+    def test_an_adapter_is_loaded_without_groups_and_index(self, hub, published):
+        adapter = Adapter.from_pretrained("org/name", sample.SOURCE, sample.TARGET)
+        for name, faces in sample.adapters().items():
+            assert torch.equal(adapter[name], faces)
+        assert not hub.fetched(GROUPS)
+        assert not hub.fetched("index/")
+        assert not hub.fetched("README")
+
+    def test_a_second_load_asks_only_for_the_revision(self, hub, published):
+        Adapter.from_pretrained("org/name")
+        hub.log.clear()
+        Adapter.from_pretrained("org/name")
+        assert [(m, p) for m, p, _ in hub.log] == [("HEAD", "/org/name/resolve/main/manifest.json")]
+        hub.log.clear()
+        Adapter.from_pretrained("org/name", revision=published)
+        assert hub.log == []
+
+    def test_a_load_offline(self, hub, published, monkeypatch):
+        import huggingface_hub.constants as hub_constants
+
+        with pytest.raises(
+            RemoteError, match=r"org/name: the Hub's cache has no copy, and the Hub"
+        ):
+            Adapter.from_pretrained("org/name", local_files_only=True)
+        Adapter.from_pretrained("org/name")
+        hub.log.clear()
+        Adapter.from_pretrained("org/name", local_files_only=True)
+        monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+        Adapter.from_pretrained("org/name")
+        with pytest.raises(RemoteError, match=r"has no README.md; expected a copy"):
+            pull("org/name")
+        with pytest.raises(
+            RemoteError, match=r"org/other: .* is not asked \(HF_HUB_OFFLINE is set"
+        ):
+            Adapter.from_pretrained("org/other")
+        assert hub.log == []
+
+    def test_without_a_network_the_cache_is_used_and_it_is_said(self, hub, published, caplog):
+        Adapter.from_pretrained("org/name")
+        hub.stop()
+        with caplog.at_level(logging.WARNING, "fuse_index"):
+            Adapter.from_pretrained("org/name")
+        assert f"using the copy of commit {published[:12]} in the cache" in caplog.text
+        with pytest.raises(
+            RemoteError, match=r"org/other cannot be read: no connection to the Hub"
+        ):
+            Adapter.from_pretrained("org/other")
+
+    def test_a_cache_that_another_library_filled_is_used(self, hub, published):
+        """For example by ``hf download`` on a machine that has a network."""
+        from huggingface_hub import snapshot_download
+
+        snapshot_download("org/name")
+        hub.stop()
+        Adapter.from_pretrained("org/name", local_files_only=True)
+        assert verify_bundle(HubCache("org/name").snapshot(published)).words == 5
+
+    def test_the_cache_is_one_that_other_libraries_read(self, hub, published):
+        from huggingface_hub import scan_cache_dir, try_to_load_from_cache
+
+        path = pull("org/name").path
+        assert try_to_load_from_cache("org/name", ADAPTER) == str(path / ADAPTER)
+        (repo,) = scan_cache_dir(str(path.parents[2])).repos
+        assert repo.repo_id == "org/name"
+        assert {file.file_name for revision in repo.revisions for file in revision.files} >= {
+            ADAPTER,
+            GROUPS,
+            "manifest.json",
+        }
+
+    def test_partial_pulls_are_whole_bundles(self, hub, published, tmp_path):
+        pull("org/name", tmp_path / "out", groups=False, index=False)
+        manifest = verify_bundle(tmp_path / "out")
+        assert set(manifest.files) == {ADAPTER, WORDS, "README.md"}
+        assert manifest.indexes == {}
+        assert not hub.fetched(GROUPS)
+        pulled = pull("org/name", groups=False, index=False)
+        assert pulled.missing == (GROUPS, "index/target.json")
+
+    def test_identity_is_checked(self, hub, published):
+        import dataclasses
+
+        other = dataclasses.replace(sample.SOURCE, name="org/mine", tokenizer_hash="f" * 64)
+        with pytest.raises(IdentityError, match=r"'org/mine' .* 'org/source-lm' at revision 0123"):
+            Adapter.from_pretrained("org/name", other)
+
+    def test_an_output_that_exists(self, hub, published, bundle):
+        before = files_of(bundle)
+        with pytest.raises(StorageError, match=r"exists; expected a folder .*--overwrite"):
+            pull("org/name", bundle)
+        assert hub.log == []
+        pull("org/name", bundle, groups=False, overwrite=True)
+        assert set(before) - set(files_of(bundle)) == {GROUPS}
+
+
+class TestBadNetwork:
+    def test_a_cut_connection_is_taken_up_where_it_stopped(self, hub, published, tmp_path):
+        hub.faults.cut[GROUPS] = [100, 50]
+        pull("org/name", tmp_path / "out")
+        spans = [span for path, span in hub.fetched("/cdn/") if GROUPS in path]
+        assert spans == ["", "bytes=100-", "bytes=150-"]
+        verify_bundle(tmp_path / "out")
+
+    def test_a_pull_that_failed_goes_on_where_it_stopped(self, hub, published, tmp_path):
+        hub.faults.cut[GROUPS] = [100] + [0] * 20
+        with pytest.raises(
+            RemoteError, match=r"cannot be read: no connection .* run the same again"
+        ):
+            pull("org/name", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(BundleError, match=r"does not exist"):
+            read_bundle(tmp_path / "out")
+        hub.faults.cut.clear()
+        hub.log.clear()
+        pull("org/name", tmp_path / "out")
+        assert [span for path, span in hub.fetched("/cdn/") if GROUPS in path] == ["bytes=100-"]
+        verify_bundle(tmp_path / "out")
+        assert not (tmp_path / ".out.pulling").exists()
+
+    def test_so_does_a_load_into_the_cache(self, hub, published, caches):
+        hub.faults.cut[ADAPTER] = [64] + [0] * 20
+        with pytest.raises(RemoteError, match=r"no connection"):
+            Adapter.from_pretrained("org/name")
+        assert not list(caches.rglob("snapshots/*/manifest.json"))
+        hub.faults.cut.clear()
+        hub.log.clear()
+        Adapter.from_pretrained("org/name")
+        assert [span for _, span in hub.fetched("/cdn/")] == ["bytes=64-"]
+
+    def test_a_server_that_ignores_ranges(self, hub, published, tmp_path):
+        hub.faults.cut[GROUPS] = [100]
+        hub.faults.ignore_ranges = True
+        pull("org/name", tmp_path / "out")
+        verify_bundle(tmp_path / "out")
+
+    def test_what_was_kept_is_not_trusted(self, hub, published, bundle, tmp_path):
+        record = verify_bundle(bundle).files[GROUPS]
+        part = tmp_path / ".out.pulling" / f"{record.sha256}.part"
+        part.parent.mkdir()
+        part.write_bytes(b"\0" * 100)
+        (part.parent / "of-another-revision.part").write_bytes(b"x")
+        pull("org/name", tmp_path / "out")
+        assert [span for path, span in hub.fetched("/cdn/") if GROUPS in path] == ["bytes=100-", ""]
+        verify_bundle(tmp_path / "out")
+
+    @pytest.mark.parametrize("member", [ADAPTER, WORDS, GROUPS, "README.md", "index/target.json"])
+    def test_an_altered_byte(self, hub, published, bundle, tmp_path, caches, member):
+        hub.faults.altered.add(member)
+        shutil.copytree(bundle, tmp_path / "out")
+        before = files_of(tmp_path / "out")
+        message = rf"org/name@{published[:12]}: {member} is damaged: sha256 .* by the manifest"
+        with pytest.raises(BundleError, match=message):
+            pull("org/name", tmp_path / "out", overwrite=True)
+        assert files_of(tmp_path / "out") == before
+        with pytest.raises(BundleError, match=message):
+            pull("org/name")
+        assert not list(caches.rglob("snapshots/*/manifest.json"))
+        hub.faults.altered.clear()
+        assert files_of(pull("org/name").path) == before
+
+    def test_an_altered_manifest(self, hub, published):
+        hub.faults.altered.add("manifest.json")
+        with pytest.raises(BundleError, match=r"org/name@\w+: manifest.json is not valid JSON"):
+            Adapter.from_pretrained("org/name")
+
+    def test_a_file_without_an_end(self, hub, published, caches):
+        hub.faults.lengthened[ADAPTER] = 1 << 20
+        with pytest.raises(
+            BundleError, match=r"adapter.safetensors is too long; expected \d+ bytes"
+        ):
+            Adapter.from_pretrained("org/name")
+        assert sum(path.stat().st_size for path in caches.rglob("*") if path.is_file()) < 1 << 16
+
+    @pytest.mark.parametrize(("member", "size"), [(ADAPTER, 1 << 50), ("manifest.json", 1 << 40)])
+    def test_a_size_that_is_not_the_manifests(self, hub, published, member, size):
+        hub.faults.announced[member] = size
+        with pytest.raises(BundleError, match=rf"{member} has {size} bytes"):
+            Adapter.from_pretrained("org/name")
+        assert not hub.fetched(ADAPTER)
+
+    def test_a_hostile_etag(self, hub, published, caches):
+        hub.faults.etag = "../../../../evil"
+        with pytest.raises(RemoteError, match=r"what answers at http://127.0.0.1:\d+ is not a Hub"):
+            Adapter.from_pretrained("org/name")
+        assert not list(caches.rglob("evil*"))
+
+    @pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "index/../evil", "a\\b", "x/y"])
+    def test_hostile_names_in_a_manifest(self, hub, bundle, tmp_path, name):
+        def edit(value):
+            value["files"][name] = value["files"][ADAPTER]
+
+        sample.edit_manifest(bundle, edit)
+        hub.add("org/evil", files_of(bundle) | {name: b"evil"})
+        with pytest.raises(BundleError, match=r"expected a bundle's file, or a plain name"):
+            pull("org/evil", tmp_path / "deep" / "er" / "out")
+        assert not list(tmp_path.rglob("evil*"))
+
+    def test_a_bundle_whose_checksums_fit_but_whose_content_does_not(self, hub, bundle, tmp_path):
+        sample.edit_column(bundle / ADAPTER, "adapter.fallback", lambda a: a * float("nan"))
+        sample.reseal(bundle)
+        hub.add("org/evil", files_of(bundle))
+        for out in (tmp_path / "out", None):
+            with pytest.raises(BundleError, match=r"'adapter.fallback' holds NaN or infinity"):
+                pull("org/evil", out)
+        assert not list(tmp_path.glob("*out*"))
+        assert not list(tmp_path.glob(".out*"))
+
+    def test_an_overloaded_hub(self, hub, published):
+        hub.faults.fail["/resolve/"] = 500
+        with pytest.raises(RemoteError, match=r"org/name cannot be read: the Hub has a problem"):
+            Adapter.from_pretrained("org/name")
+
+    def test_damage_in_the_cache_is_found_and_a_pull_heals_it(self, hub, published, bundle):
+        path = pull("org/name").path
+        data = bytearray((path / ADAPTER).read_bytes())
+        data[-1] ^= 1
+        (path / ADAPTER).write_bytes(data)
+        with pytest.raises(BundleError, match=r"adapter.safetensors is damaged"):
+            Adapter.from_pretrained("org/name")
+        hub.log.clear()
+        pull("org/name")
+        assert len(hub.fetched("/cdn/")) == 1
+        Adapter.from_pretrained("org/name")
+
+
+class TestMissing:
+    def test_an_id_that_does_not_exist(self, hub):
+        message = r"org/none: the Hub has no such repository, or it is private and you may not see"
+        with pytest.raises(RemoteError, match=message):
+            Adapter.from_pretrained("org/none")
+
+    def test_a_private_id(self, hub, bundle, monkeypatch):
+        hub.add("org/secret", files_of(bundle), private=True)
+        Adapter.from_pretrained("org/secret")
+        shutil.rmtree(HubCache("org/secret").folder)
+        monkeypatch.delenv("HF_TOKEN")
+        with pytest.raises(RemoteError, match=r"private .* run `hf auth login` or set HF_TOKEN"):
+            Adapter.from_pretrained("org/secret")
+        Adapter.from_pretrained("org/secret", token=READER)
+
+    def test_a_wrong_token(self, hub, published, monkeypatch):
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        with pytest.raises(
+            RemoteError, match=r"org/name: the Hub does not accept the token"
+        ) as info:
+            Adapter.from_pretrained("org/name")
+        assert "hf_wrong" not in str(info.value)
+
+    @pytest.mark.parametrize("revision", ["v9", "f" * 40, "feature/x"])
+    def test_a_revision_that_does_not_exist(self, hub, published, revision):
+        with pytest.raises(RemoteError, match=rf"org/name@{revision}: the repository has no such"):
+            Adapter.from_pretrained("org/name", revision=revision)
+
+    def test_a_repository_without_a_bundle(self, hub):
+        hub.add("org/model", {"config.json": b"{}"})
+        with pytest.raises(BundleError, match=r"org/model@main has no manifest.json; expected a"):
+            Adapter.from_pretrained("org/model")
+
+    def test_a_tag_and_a_commit_are_pins(self, hub, published, bundle):
+        hub.repositories["org/name"].branches["v1"] = published
+        hub.add("org/name", {"manifest.json": b"{}"})
+        for revision in ("v1", published):
+            assert locate(f"org/name@{revision}").name == published
+        with pytest.raises(FuseIndexError):
+            locate("org/name")
+
+    def test_a_failed_load_leaves_the_cached_revision(self, hub, published, bundle):
+        Adapter.from_pretrained("org/name")
+        sample.edit_manifest(bundle, lambda value: value["options"].update(seed=1))
+        hub.add("org/name", files_of(bundle) | {ADAPTER: b"x"})
+        with pytest.raises(BundleError, match=r"adapter.safetensors has 1 bytes"):
+            pull("org/name")
+        with Hub():
+            adapter = Adapter.from_pretrained("org/name", local_files_only=True)
+        assert adapter.bundle.path.name == published

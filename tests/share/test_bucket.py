@@ -1,0 +1,343 @@
+"""Push to and pull from URLs: an S3 server on the loopback interface, and a store in memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fuse_index import Adapter
+from fuse_index.artifact import verify_bundle
+from fuse_index.errors import (
+    BundleError,
+    MissingDependencyError,
+    OptionError,
+    RemoteError,
+    StorageError,
+)
+from fuse_index.share import PushOptions, locate, pull, push
+from fuse_index.share.bucket import Bucket
+from tests.artifact import sample
+from tests.share.conftest import files_of
+
+fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (extra fsspec)")
+
+ADAPTER, GROUPS = "adapter.safetensors", "groups.safetensors"
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    pytest.importorskip("s3fs", reason="s3fs is not installed (extra fsspec)")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> Iterator[str]:
+    """A bucket's URL."""
+    import boto3
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}"
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def memory() -> str:
+    return f"memory://{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["s3", "memory"])
+def store(request) -> str:
+    """A URL of either kind; nothing is there yet."""
+    return request.getfixturevalue(request.param) + "/bundles/mine"
+
+
+def test_what_is_pushed_is_what_is_pulled(store, bundle, tmp_path):
+    pushed = push(bundle, store)
+    assert pushed.url == store
+    pulled = pull(store, tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(bundle)
+    assert pulled.revision == pushed.revision == pulled.manifest.to_json()["checksum"]
+
+
+def test_the_manifest_comes_last(memory, bundle, monkeypatch):
+    sent: list[str] = []
+    send = Bucket._send
+
+    def watch(self, path, name, record, report):
+        sent.append(name)
+        send(self, path, name, record, report)
+
+    monkeypatch.setattr(Bucket, "_send", watch)
+    push(bundle, memory)
+    assert sent[-1] == "manifest.json"
+    assert sorted(sent) == sorted(files_of(bundle))
+
+
+def test_an_adapter_is_loaded_once_without_groups_and_index(memory, bundle, monkeypatch):
+    push(bundle, memory)
+    opened: list[str] = []
+    append = Bucket.append
+
+    def watch(self, member, size, file):
+        opened.append(member)
+        append(self, member, size, file)
+
+    monkeypatch.setattr(Bucket, "append", watch)
+    for _ in range(2):
+        adapter = Adapter.from_pretrained(memory, sample.SOURCE, sample.TARGET)
+        assert adapter["2x1"].tolist() == sample.adapters()["2x1"].tolist()
+    assert sorted(opened) == [ADAPTER, "words.safetensors"]
+    assert verify_bundle(locate(memory)).indexes == {}
+
+
+def test_a_full_pull_serves_later_loads_and_those_that_ask_nobody(memory, bundle):
+    push(bundle, memory)
+    with pytest.raises(RemoteError, match=r"the cache has no copy, and nobody is asked"):
+        locate(memory, local_files_only=True)
+    pulled = pull(memory)
+    assert locate(memory) == locate(memory, local_files_only=True) == pulled.path
+    fsspec.filesystem("memory").rm(memory.removeprefix("memory:/"), recursive=True)
+    assert pull(memory, local_files_only=True).path == pulled.path
+    Adapter.from_pretrained(memory, local_files_only=True)
+    with pytest.raises(BundleError, match=r"holds no bundle: no manifest.json"):
+        locate(memory)
+
+
+def test_damage_in_the_cache_is_healed_by_a_pull(memory, bundle):
+    push(bundle, memory)
+    path = pull(memory).path
+    (path / ADAPTER).write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"adapter.safetensors is truncated"):
+        Adapter.from_pretrained(memory)
+    assert pull(memory).path == path
+    Adapter.from_pretrained(memory)
+
+
+def test_a_bundle_is_replaced_only_if_asked(store, bundle, tmp_path):
+    push(bundle, store)
+    with pytest.raises(StorageError, match=r"holds a bundle; expected an empty place; .*overwrite"):
+        push(bundle, store)
+    push(bundle, store, PushOptions(groups=False, index=False, overwrite=True, license="mit"))
+    pull(store, tmp_path / "out")
+    assert set(files_of(tmp_path / "out")) == set(files_of(bundle)) - {GROUPS, "index/target.json"}
+    system, root = fsspec.core.url_to_fs(store)
+    system.invalidate_cache()
+    names = [path.removeprefix(root).lstrip("/") for path in system.find(root)]
+    assert set(names) == set(files_of(tmp_path / "out"))
+
+
+def test_a_push_that_fails_leaves_the_old_bundle(store, bundle, tmp_path, monkeypatch):
+    push(bundle, store)
+    send, before = Bucket._send, files_of(bundle)
+
+    def fail(self, path, name, record, report):
+        if name.endswith(GROUPS):
+            raise ConnectionResetError("cut")
+        send(self, path, name, record, report)
+
+    monkeypatch.setattr(Bucket, "_send", fail)
+    sample.edit_manifest(bundle, lambda value: value["options"].update(seed=1))
+    with pytest.raises(RemoteError, match=r"cannot be written \(ConnectionResetError: cut\)"):
+        push(bundle, store, PushOptions(overwrite=True))
+    pull(store, tmp_path / "out")
+    assert files_of(tmp_path / "out") == before
+    system, root = fsspec.core.url_to_fs(store)
+    system.invalidate_cache()
+    assert len(system.find(root)) == len(before)
+
+
+def test_a_first_push_that_fails_can_be_made_again(memory, bundle, monkeypatch):
+    send = Bucket._send
+
+    def fail(self, path, name, record, report):
+        if name.endswith(GROUPS):
+            raise ConnectionResetError("cut")
+        send(self, path, name, record, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "_send", fail)
+        with pytest.raises(RemoteError, match=r"cannot be written"):
+            push(bundle, memory)
+    with pytest.raises(BundleError, match=r"holds no bundle"):
+        locate(memory)
+    push(bundle, memory)
+    assert locate(memory).is_dir()
+
+
+def test_other_peoples_files_are_left_alone(store, bundle):
+    system, root = fsspec.core.url_to_fs(store)
+    system.pipe_file(f"{root}/notes.txt", b"mine")
+    with pytest.raises(StorageError, match=r"holds 'notes.txt', which is not a bundle's file"):
+        push(bundle, store, PushOptions(overwrite=True))
+    system.rm_file(f"{root}/notes.txt")
+    system.pipe_file(f"{root}/manifest.json", b'{"name": "an app"}')
+    with pytest.raises(StorageError, match=r"holds a manifest.json that is not a bundle's"):
+        push(bundle, store, PushOptions(overwrite=True))
+
+
+class _Cutting:
+    """A stream that breaks after some bytes."""
+
+    def __init__(self, stream: Any, after: int) -> None:
+        self.stream, self.left = stream, after
+
+    def __enter__(self) -> _Cutting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+
+    def seek(self, position: int) -> None:
+        self.stream.seek(position)
+
+    def read(self, size: int) -> bytes:
+        if self.left == 0:
+            raise ConnectionResetError("connection reset by peer")
+        data = self.stream.read(min(size, self.left))
+        self.left -= len(data)
+        return data
+
+
+def test_cut_connections_are_taken_up_where_they_stopped(store, bundle, tmp_path, monkeypatch):
+    push(bundle, store)
+    system, _ = fsspec.core.url_to_fs(store)
+    opened, cuts, real = [], [100, 60, 0], type(system).open
+
+    def opening(self, path, mode="rb", **options):
+        stream = real(self, path, mode, **options)
+        if not path.endswith(GROUPS) or mode != "rb":
+            return stream
+        opened.append(path)
+        return _Cutting(stream, cuts.pop(0) if cuts else -1)
+
+    monkeypatch.setattr(type(system), "open", opening)
+    with pytest.raises(RemoteError, match=r"ConnectionResetError: connection reset by peer"):
+        pull(store, tmp_path / "out")
+    assert len(opened) == 3
+    (part,) = [p for p in (tmp_path / ".out.pulling").iterdir() if p.stat().st_size == 160]
+    assert part.read_bytes() == (bundle / GROUPS).read_bytes()[:160]
+    pull(store, tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(bundle)
+    assert not (tmp_path / ".out.pulling").exists()
+
+
+@pytest.mark.parametrize("member", [ADAPTER, "words.safetensors", "index/target.json"])
+def test_an_altered_byte(store, bundle, tmp_path, member):
+    push(bundle, store)
+    system, root = fsspec.core.url_to_fs(store)
+    data = system.cat_file(f"{root}/{member}")
+    system.pipe_file(f"{root}/{member}", data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BundleError, match=rf"{member} is damaged: sha256 .* by the manifest"):
+        pull(store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    system.pipe_file(f"{root}/{member}", data + b"\0" * 100)
+    with pytest.raises(BundleError, match=rf"{member} has {len(data) + 100} bytes"):
+        pull(store)
+
+
+class TestS3:
+    def test_a_bucket_that_does_not_exist(self, s3, bundle):
+        with pytest.raises(BundleError, match=r"s3://no-such-bucket-x/b holds no bundle"):
+            locate("s3://no-such-bucket-x/b")
+        with pytest.raises(RemoteError, match=r"s3://no-such-bucket-x/b has no such bucket"):
+            push(bundle, "s3://no-such-bucket-x/b")
+
+    def test_no_credentials(self, s3, bundle, monkeypatch, tmp_path):
+        import s3fs
+
+        push(bundle, s3 + "/b")
+        s3fs.S3FileSystem.clear_instance_cache()
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            monkeypatch.setenv(name, str(tmp_path / "none"))
+        with pytest.raises(
+            RemoteError, match=r"cannot be read: no credentials .*--storage anon=true"
+        ):
+            locate(s3 + "/b")
+
+    def test_no_server(self, s3, monkeypatch):
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(RemoteError, match=r"cannot be read .*check the network"):
+            locate(s3 + "/b", storage_options={"config_kwargs": {"connect_timeout": 2}})
+
+    def test_a_bucket_without_permission(self, s3, s3_server, bundle, tmp_path):
+        """The server checks policies from here on, and this user has none."""
+        import boto3
+        import requests
+
+        push(bundle, s3 + "/b")
+        iam = boto3.client("iam")
+        iam.create_user(UserName="nobody")
+        key = iam.create_access_key(UserName="nobody")["AccessKey"]
+        options = {"key": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
+        address = f"{s3_server}/moto-api/reset-auth"
+        requests.post(address, data="0", timeout=10)
+        try:
+            with pytest.raises(RemoteError, match=r"cannot be read: permission denied"):
+                pull(s3 + "/b", tmp_path / "out", storage_options=options)
+            with pytest.raises(RemoteError, match=r"cannot be written: permission denied"):
+                push(bundle, s3 + "/other", storage_options=options)
+            wrong = {"key": "wrong", "secret": "wrong"}
+            with pytest.raises(RemoteError, match=r"cannot be read: permission denied"):
+                locate(s3 + "/b", storage_options=wrong)
+        finally:
+            requests.post(address, data="inf", timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("nosuch://x/y", RemoteError, "fsspec knows no such protocol"),
+        ("s3://", OptionError, "is no place for a bundle"),
+        ("s3://bucket/../other", OptionError, "is no place for a bundle"),
+        ("simplecache::s3://bucket/x", OptionError, "chain of file systems"),
+        ("memory://nothing/here", BundleError, "memory://nothing/here holds no bundle"),
+    ],
+)
+def test_bad_urls(url, error, message):
+    with pytest.raises(error, match=message):
+        locate(url)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'fuse-index\[fsspec\]'"):
+        locate("gs://bucket/x")
+
+
+def test_passwords_are_not_shown(monkeypatch):
+    with pytest.raises((RemoteError, MissingDependencyError)) as info:
+        locate("nosuch://user:secret@host/x?token=secret")
+    assert "secret" not in str(info.value)
+    assert "nosuch://host/x" in str(info.value)
+
+
+def test_private_is_for_the_hub(memory, bundle):
+    with pytest.raises(OptionError, match=r"--private for memory://.*; expected a Hub id"):
+        push(bundle, memory, PushOptions(private=True))
