@@ -99,10 +99,27 @@ def compare(rows: list[_bench.Row], predicted: dict[str, float], result: dict[st
 
 
 def predict(small: dict[str, Any], whole: dict[str, Any]) -> dict[str, float]:
-    """Take the rates from a small build and predict the stages of a large one."""
-    from fuse_index.build.cost import estimate_from
+    """Predict the stages of a build, with the rates that another one showed."""
+    from fuse_index.build.cost import estimate
 
-    return estimate_from(small, whole)
+    def estimated(result: dict[str, Any]) -> dict[str, float]:
+        groups = {
+            tuple(map(int, name.split("x"))): float(sum(counts))
+            for name, counts in result["groups"].items()
+            if name != "fallback"
+        }
+        words, corpus = int(sum(groups.values())), float(result["corpus"])
+        found = estimate(
+            words, tuple(result["widths"]), groups, corpus_bytes=corpus, with_groups=False
+        )
+        return found.seconds
+
+    before, after = estimated(small), estimated(whole)
+    return {
+        stage: after[stage] * small["stages"][stage] / before[stage]
+        for stage in after
+        if stage in small["stages"]
+    }
 
 
 def case(
@@ -172,7 +189,10 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     points: dict[str, list[tuple[float, int]]] = {}
 
     def progress(stage: Any, done: int, total: int | None) -> None:
-        del total
+        now = time.perf_counter()
+        if stage.value not in points or now - points["told"][-1][0] > 60:
+            points["told"] = [(now, 0)]
+            print(f"{time.strftime('%X')} {stage.value}: {done} of {total}", file=sys.stderr)
         points.setdefault(stage.value, []).append((time.perf_counter(), done))
 
     memory = given["memory"] and parse_bytes(given["memory"])

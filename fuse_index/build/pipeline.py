@@ -35,6 +35,7 @@ from fuse_index.words.table import WordTable
 
 logger = logging.getLogger(__name__)
 
+_TELL_SECONDS = 30.0
 _INDEX_WORD_BYTES = 250  # of a word, its count and its tokens as Python objects
 
 Progress = Callable[[Stage, int, int | None], None]
@@ -77,13 +78,30 @@ class _Run:
         start = time.perf_counter()
         logger.info("%s", stage.value)
 
+        told = start
+
         def report(done: int, total: int | None) -> None:
+            nonlocal told
+            now = time.perf_counter()
+            if done and now - told > _TELL_SECONDS:  # for those who watch a log, not a terminal
+                told = now
+                logger.info("%s: %s", stage.value, pace(done, total, now - start, stage.unit))
             if self.progress is not None:
                 self.progress(stage, done, total)
 
         report(0, None)
         yield report
         self.seconds[stage] = time.perf_counter() - start
+
+
+def pace(done: int, total: int | None, seconds: float, unit: str) -> str:
+    """Say how far a stage is, at what rate, and how long it will take yet."""
+    rate = done / max(seconds, 1e-9)
+    if total is None:
+        return f"{done:,} {unit}, {rate:,.0f} a second"
+    left = int((total - done) / rate)
+    clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+    return f"{done:,} of {total:,} {unit}, {rate:,.0f} a second, {clock} left"
 
 
 def build_bundle(

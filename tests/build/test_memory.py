@@ -39,7 +39,9 @@ def test_sizes_that_are_none(text):
 
 def test_too_little_is_refused_with_what_is_needed():
     least = resident_bytes() + (384 << 20)
-    with pytest.raises(OptionError, match=r"--max-memory 100M; expected at least [\d,]+M for count"):
+    with pytest.raises(
+        OptionError, match=r"--max-memory 100M; expected at least [\d,]+M for count"
+    ):
         Ceiling(10**8).engine()
     share = Ceiling(least + (10 << 20)).engine()
     assert 128 << 20 <= share <= (128 << 20) + (12 << 20)

@@ -18,6 +18,7 @@ import torch
 from fuse_index.adapter import Adapter
 from fuse_index.artifact import read_bundle, verify_bundle
 from fuse_index.build import BuildOptions, Stage, build_bundle
+from fuse_index.build.pipeline import pace
 from fuse_index.errors import CorpusError, ModelError, StorageError, VocabularyError
 from fuse_index.models.embeddings import load_embeddings
 from fuse_index.words.corpus import CorpusOptions
@@ -149,3 +150,9 @@ def test_a_build_killed_at_any_moment_leaves_no_half_bundle(
     assert killed >= 10
     subprocess.run([*command, "--overwrite"], check=True, capture_output=True)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_pace_says_how_far_how_fast_and_how_long():
+    text = "1,000 of 8,200 words, 10 a second, 0:12:00 left"
+    assert pace(1000, 8200, 100.0, "words") == text
+    assert pace(5000, None, 2.0, "bytes") == "5,000 bytes, 2,500 a second"

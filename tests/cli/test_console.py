@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import time
 from enum import Enum
 
@@ -135,3 +136,36 @@ def test_tables_fold_rather_than_cut(capsys):
     assert out.count("x") == 200
     assert "b[1]" in out
     assert "\x07" not in out
+
+
+def test_progress_shows_amount_rate_and_what_is_left(terminal):
+    class Stage(str, Enum):
+        READ = "reading"
+
+        @property
+        def unit(self) -> str:
+            return "words"
+
+    console, stream = terminal
+    with _console.ProgressBar(after=0.0, console=console) as bar:
+        time.sleep(0.2)
+        for done in range(0, 60_000, 5_000):
+            bar(Stage.READ, done, 100_000)
+            time.sleep(0.05)
+    shown = stream.getvalue()
+    assert re.search(r"55,000 words, [\d,]+ words/s", shown)
+    assert re.search(r"0:00:0\d 0:00:0\d", shown)  # elapsed and left
+
+
+@pytest.mark.parametrize(
+    ("done", "speed", "unit", "text"),
+    [
+        (1_250_000, 48_000.4, "words", "1,250,000 words, 48,000 words/s"),
+        (2_500_000, 31e6, "bytes", "2 MB, 31 MB/s"),
+        (7, None, "words", "7 words"),
+        (0, 1.0, "words", ""),
+        (7, 1.0, "", ""),
+    ],
+)
+def test_amounts(done, speed, unit, text):
+    assert _console.amount_and_rate(done, speed, unit) == text

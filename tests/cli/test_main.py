@@ -258,3 +258,16 @@ def test_closed_pipe_is_quiet():
         os.close(writer)
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a", "--ray"], ["a", "--ray", "auto"]),
+        (["--ray", "--json", "a"], ["--ray", "auto", "--json", "a"]),
+        (["--ray", "host:1", "a"], ["--ray", "host:1", "a"]),
+        (["a"], ["a"]),
+    ],
+)
+def test_an_option_that_may_stand_without_a_value(arguments, expected):
+    assert cli.with_value(arguments, "--ray", "auto") == expected
