@@ -20,7 +20,7 @@ from fuse_index.errors import BundleError, FuseIndexError, OptionError
 from fuse_index.share.cache import cache_folder
 from fuse_index.share.download import Report, locked
 from fuse_index.share.hub import Token
-from fuse_index.share.places import Place, PlaceKind, parse_place
+from fuse_index.share.places import ACCEPTED, Place, PlaceKind, parse_place
 from fuse_index.share.sources import (
     HubSource,
     Source,
@@ -93,6 +93,8 @@ def pull(
     """
     place = parse_place(name, revision)
     output = None if out is None else check_output(out, overwrite)
+    if place.kind is PlaceKind.FOLDER and not Path(place.location).is_dir():
+        raise OptionError(f"{place} is neither a folder nor a Hub id", expected=ACCEPTED)
     if place.kind is PlaceKind.FOLDER and output is None:
         raise OptionError(f"{place} is a folder", expected="--out, the folder to copy it to")
     if output is None and place.kind is PlaceKind.URL and local_files_only:

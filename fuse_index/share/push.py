@@ -19,7 +19,7 @@ from fuse_index.errors import OptionError
 from fuse_index.share.bucket import Bucket
 from fuse_index.share.hub import Token
 from fuse_index.share.hub_push import push_to_hub
-from fuse_index.share.places import Place, PlaceKind, parse_place
+from fuse_index.share.places import ACCEPTED, Place, PlaceKind, parse_place
 
 Progress = Callable[[int, int], None]
 """Called with (bytes sent, bytes in total)."""
@@ -105,6 +105,10 @@ def push(
         StorageError: there is something else already.
     """
     options, place = options or PushOptions(), parse_place(to)
+    if place.kind is PlaceKind.FOLDER and not ({"/", "\\"} & set(to) or Path(to).is_dir()):
+        raise OptionError(
+            f"{to!r} is no Hub id", expected=ACCEPTED, remedy=f"a new folder is ./{to}"
+        )
     if options.private and place.kind is not PlaceKind.HUB:
         raise OptionError(
             f"--private for {place}",

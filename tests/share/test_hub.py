@@ -132,7 +132,7 @@ class TestPush:
 class TestPull:
     def test_one_commit_for_all_files_even_when_the_branch_moves(self, hub, bundle, published):
         """The branch moves while the first file is fetched."""
-        newer = {name: b"newer" for name in files_of(bundle)}
+        newer = dict.fromkeys(files_of(bundle), b"newer")
 
         def move(path):
             if "words" in path:
