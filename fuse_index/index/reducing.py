@@ -31,7 +31,7 @@ class Reduction:
         ``(S^-1/2 q) . (S^1/2 x)``, and the mean square of what is lost when ``S^1/2 x`` is cut to
         its first principal directions is the least for queries drawn like these. A random rotation
         spreads what is left evenly, so that each dimension deserves the same number of bits.
-        Gradients fill few directions, which makes this worth while (docs/index.md).
+        Gradients fill few directions, which makes this worth while (docs/word-index.md).
 
         Args:
             rows: ``(n, width)``, a sample of word vectors.
