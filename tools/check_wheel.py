@@ -65,7 +65,7 @@ def check_bundle(folder: Path) -> None:
     layout = adapter.layout([1, 2, 1], [1, 1, 2])
     gradient = torch.randn(4, adapter.target_width, generator=torch.Generator().manual_seed(1))
     fast = adapter.pull_back(gradient, layout)
-    exact = adapter.to(torch.float64).pull_back(gradient.double(), layout)  # never native
+    exact = adapter.to(dtype=torch.float64).pull_back(gradient.double(), layout)  # never native
     worst = float((fast - exact).abs().max() / exact.abs().max())
     check(worst < TOLERANCE, f"the native pull-back is off by {worst:.1e}")
 
