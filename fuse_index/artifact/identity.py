@@ -85,7 +85,10 @@ class ModelIdentity:
         return cls(**value)
 
     def differences(self, other: ModelIdentity) -> list[str]:
-        """Say in what the models differ; empty when hashes and sizes agree, whatever the names."""
+        """Say in what the models differ; empty when hashes and sizes agree, whatever the names.
+
+        Where an embedding hash is not known, revisions decide if both are known.
+        """
         found = []
         if self.tokenizer_hash != other.tokenizer_hash:
             found.append("another tokenizer")
@@ -93,9 +96,16 @@ class ModelIdentity:
             found.append(f"embedding width {self.width}, not {other.width}")
         if self.vocabulary_size != other.vocabulary_size:
             found.append(f"{self.vocabulary_size} embedding rows, not {other.vocabulary_size}")
-        hashes = {self.embedding_hash, other.embedding_hash}
-        if not found and len(hashes) > 1 and "" not in hashes:
-            found.append("other embedding values (fine-tuned, or another checkpoint)")
+        known = bool(self.embedding_hash and other.embedding_hash)
+        if found or (known and self.embedding_hash == other.embedding_hash):
+            return found
+        revisions = {self.revision, other.revision}
+        moved = len(revisions) > 1 and "" not in revisions
+        if known:
+            why = "another revision" if moved else "fine-tuned, or another checkpoint"
+            found.append(f"other embedding values ({why})")
+        elif moved:
+            found.append("another revision, and no embedding hash to tell whether it is the same")
         return found
 
     def describe(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -75,14 +76,17 @@ def parse_place(given: str | os.PathLike[str], revision: str | None = None) -> P
 def _parse(text: str, is_path: bool) -> Place:
     if not text:
         raise OptionError("no place", expected=ACCEPTED)
-    if is_path or Path(text).expanduser().is_dir():
-        return Place(PlaceKind.FOLDER, str(Path(text).expanduser()))
+    path = Path(text)
+    with suppress(RuntimeError):  # there is no such user
+        path = path.expanduser()
+    if is_path or path.is_dir():
+        return Place(PlaceKind.FOLDER, str(path))
     if url := _URL.fullmatch(text):
         return _parse_url(text, url["protocol"].lower(), url["rest"])
     if "::" in text:
         raise OptionError(f"{text!r} is a chain of file systems", expected=ACCEPTED)
     if text.startswith((".", "/", "~")) or "\\" in text or "/" not in text:
-        return Place(PlaceKind.FOLDER, str(Path(text).expanduser()))
+        return Place(PlaceKind.FOLDER, str(path))
     return _parse_hub(text)
 
 

@@ -18,6 +18,7 @@ from fuse_index.artifact import (
     verify_bundle,
     write_bundle,
 )
+from fuse_index.artifact.identity import require_model
 from fuse_index.errors import BundleError, FuseIndexError, IdentityError, OptionError
 from tests.artifact import sample
 
@@ -103,6 +104,32 @@ def test_another_model_is_refused_by_both_names(bundle):
 def test_what_differs_is_named(bundle, change, says):
     with pytest.raises(IdentityError, match=f"the target model is .*{says}"):
         read_bundle(bundle, expect_target=dataclasses.replace(sample.TARGET, **change))
+
+
+@pytest.mark.parametrize(
+    ("given", "built", "problem"),
+    [
+        (("v1", "b"), ("v2", "b"), ""),
+        (("v1", "b"), ("v2", "c"), "other embedding values (another revision)"),
+        (("v1", "b"), ("", "c"), "other embedding values (fine-tuned, or another checkpoint)"),
+        (("v1", "b"), ("v1", "c"), "other embedding values (fine-tuned, or another checkpoint)"),
+        (("v1", ""), ("v1", "c"), ""),
+        (("", ""), ("v2", "c"), ""),
+        (("v1", ""), ("v2", "c"), "another revision, and no embedding hash to tell"),
+    ],
+)
+def test_revisions_decide_only_where_hashes_do_not(given, built, problem):
+    """A revision (v1, v2) and an embedding hash (b, c; empty where it is not known)."""
+    models = [
+        dataclasses.replace(sample.SOURCE, revision=revision, embedding_hash=letter * 64)
+        for revision, letter in (given, built)
+    ]
+    (found,) = models[0].differences(models[1]) or [""]
+    assert found.startswith(problem)
+    assert bool(found) == bool(problem)
+    if problem:
+        with pytest.raises(IdentityError, match=r"at revision v1 .*'org/source-lm'"):
+            require_model("source", models[1], models[0], "bundle")
 
 
 @pytest.mark.parametrize(
