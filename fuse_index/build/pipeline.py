@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from fuse_index.adapter.fit import Fit, fit_adapter
@@ -36,6 +36,7 @@ from fuse_index.words.table import WordTable
 logger = logging.getLogger(__name__)
 
 _TELL_SECONDS = 30.0
+_LISTED_BYTES = 20  # of memory for a byte of a list of words
 _INDEX_WORD_BYTES = 250  # of a word, its count and its tokens as Python objects
 
 Progress = Callable[[Stage, int, int | None], None]
@@ -149,9 +150,10 @@ def build_bundle(
     options, resources = options or BuildOptions(), resources or Resources()
     output = check_output(output, overwrite)
     sources = _sources(corpus, word_list, resume=resources.resume)
+    index = None if options.index is None else asdict(options.index)
     plan = make_plan(
         {"source": source, "target": target},
-        {**options.to_dict(), "index": options.index, "index_model": options.index_model},
+        {**options.to_dict(), "index": index, "index_model": options.index_model},
         sources,
     )
     run = _Run(progress)
@@ -160,6 +162,8 @@ def build_bundle(
         streaming = Streaming(work, Ceiling(resources.max_memory), executor)
         with run.stage(Stage.COUNT) as report:
             if word_list is not None:
+                size = sources[0].size or 0
+                streaming.ceiling.require(_LISTED_BYTES * size, "a list of words, read at once")
                 words: Words = read_word_list(word_list, options.corpus)
             else:
                 words = streaming.count(sources, options.corpus, report)
@@ -169,9 +173,9 @@ def build_bundle(
         if options.index is not None:
             with run.stage(Stage.INDEX) as report:
                 settings = IndexSettings(options.index, options.index_model, local_files_only)
-                index = _index(streaming.ceiling, table, models, settings, report)
-                folder = work.folder("index")
-                contents = _with_index(contents, index, options.index_model.value, folder)
+                built = _index(streaming.ceiling, table, models, settings, report)
+                folder = work.folder("index", empty=True)
+                contents = _with_index(contents, built, options.index_model.value, folder)
         with run.stage(Stage.WRITE) as report:
             manifest = write_bundle(output, contents, overwrite, report)
     return BuildResult(output, manifest, len(words), run.seconds, _notes(models, manifest))

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 import fuse_index
 from fuse_index.artifact.jsontext import plain
 from fuse_index.artifact.staging import storage_error
-from fuse_index.errors import OptionError, StorageError
+from fuse_index.errors import FuseIndexError, OptionError, StorageError
 from fuse_index.words.reading import Source
 from fuse_index.words.stored import write_json
 
@@ -62,7 +62,8 @@ class Work:
     """The folder of one build; use as a context manager.
 
     When the block ends the folder is removed. When it raises, the folder stays if it holds a
-    checkpoint (:meth:`checkpoint`), and is removed otherwise.
+    checkpoint (:meth:`checkpoint`), and is removed otherwise; what the system says of the disk
+    becomes one line that says what to do.
 
     Args:
         output: the bundle that is built.
@@ -149,9 +150,11 @@ class Work:
                 remedy="give the same, or leave --resume out to start anew",
             )
 
-    def folder(self, name: str) -> Path:
-        """Return a folder inside, made if it is missing."""
+    def folder(self, name: str, *, empty: bool = False) -> Path:
+        """Return a folder inside, made if it is missing, and emptied if asked for."""
         path = self.root / name
+        if empty:
+            shutil.rmtree(path, ignore_errors=True)
         path.mkdir(exist_ok=True)
         return path
 
@@ -180,18 +183,28 @@ class Work:
         return value
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        keep = error is not None and self._kept
-        if keep:
-            logger.warning(
-                "what was done is kept in %s; the same command with --resume goes on", self.root
-            )
-            self._lock.release()
-            return
         self._lock.release()
-        shutil.rmtree(self.root, ignore_errors=True)
-        for parent in self._missing:  # only those that are empty
-            with suppress(OSError):
-                parent.rmdir()
+        if error is None or not self._kept:
+            shutil.rmtree(self.root, ignore_errors=True)
+            for parent in self._missing:  # only those that are empty
+                with suppress(OSError):
+                    parent.rmdir()
+        if error is None:
+            return
+        failure = storage_error(error, self.root) if isinstance(error, OSError) else error
+        if self._kept:
+            self._tell(failure)
+        if failure is not error:
+            raise failure from error
+
+    def _tell(self, failure: BaseException) -> None:
+        """Say that nothing is lost: in the line of an error of ours, else in one of its own."""
+        text = f"what was done is kept in {self.root}: the same command with --resume goes on"
+        if isinstance(failure, FuseIndexError):
+            failure.remedy = "; ".join(filter(None, [failure.remedy, text]))
+            failure.args = (f"{failure}; {text}",)
+        else:
+            logger.warning("%s", text)
 
 
 def _change(name: str, before: Any, now: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fuse_index.build import BuildOptions, Resources, build_bundle
+from fuse_index.build import BuildOptions, Resources, build_bundle, rays
 from fuse_index.build.rays import Cluster
 from fuse_index.cli.main import main
 from fuse_index.errors import ClusterError, CorpusError, MissingDependencyError, OptionError
@@ -161,7 +161,10 @@ def test_the_loss_of_a_worker_changes_nothing(build, workers, tmp_path, function
 
 
 @pytest.mark.slow
-def test_a_worker_that_keeps_dying_is_one_clear_line_and_nothing_is_lost(build, workers, tmp_path):
+def test_a_worker_that_keeps_dying_is_one_clear_line_and_nothing_is_lost(
+    build, workers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rays, "_RETRIES", 1)  # a new worker takes seconds to start
     build(tmp_path / "here")
     killer = Killer("_sum", "_tabulate", most=10**6)
     killer.start()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from fuse_index.build import BuildOptions, Resources, Stage, build_bundle
 from fuse_index.build.fitstore import FileFitStore
 from fuse_index.build.work import Work
 from fuse_index.errors import CorpusError, OptionError, StorageError
+from fuse_index.index import IndexOptions, Kind
 from fuse_index.words.corpus import CorpusOptions
+from fuse_index.words.stored import write_part
 from tests.build.helpers import RUN, digest, load_once, make_shards_small
 
 pytest.importorskip("duckdb")
@@ -189,10 +193,43 @@ def test_an_unreadable_shard_is_named_and_the_others_are_kept(
 ):
     bad = tmp_path / "z.txt"
     bad.write_bytes(b"caf\xe9 " * 9)
-    with pytest.raises(CorpusError, match=r"z\.txt is not utf-8: byte 0xe9 at byte offset 3"):
+    message = r"z\.txt is not utf-8: byte 0xe9 at byte offset 3.*is kept in .*b\.work: .*--resume"
+    with pytest.raises(CorpusError, match=message):
         build(tmp_path / "b", corpus=[captions_file, wikitext_file, bad])
     counted = [p.name for p in (tmp_path / ".b.work" / "counts").glob("*.parquet")]
     assert len(counted) == 8  # all but the last
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(build, reference, tmp_path, monkeypatch):
+    from fuse_index.build import execute
+
+    written = []
+
+    def full(path, *arguments):
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write_part(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "write_part", full)
+        message = r"no space left while writing .*b\.work.*with --resume goes on"
+        with pytest.raises(StorageError, match=message):
+            build(tmp_path / "b")
+    build(tmp_path / "b", resume=True)
+    assert digest(tmp_path / "b") == reference
+
+
+def test_a_word_index_is_of_the_plan(build, tmp_path):
+    flat = BuildOptions(
+        corpus=CorpusOptions(min_count=20), groups=False, index=IndexOptions(Kind.FLAT)
+    )
+    with pytest.raises(StopError):
+        build(tmp_path / "b", flat, progress=stop_at(Stage.WRITE, 0.1))
+    other = replace(flat, index=IndexOptions(Kind.TOKENS))
+    with pytest.raises(OptionError, match="--resume: index was"):
+        build(tmp_path / "b", other, resume=True)
+    assert "target" in build(tmp_path / "b", flat, resume=True).manifest.indexes
 
 
 @pytest.mark.slow
