@@ -45,7 +45,7 @@ enum class PullBackVariant : int {
   kAuto = 0,
   kFew = 1,
   kMany = 2,
-  kOne = 3,
+  kThin = 3,
   kBulk64 = 4,
   kBulk128 = 5
 };

@@ -180,7 +180,7 @@ __device__ void run(const Block<C>& b) {
 }
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, C::kBlocks)
+__global__ void __launch_bounds__(C::kThreads, 1)
     pull_back_kernel(const PullBackArgs args, int split, int tiles) {
   extern __shared__ __align__(16) unsigned char memory[];
   constexpr int kWork = C::kBytes - static_cast<int>(sizeof(Tile<C::kWords>));

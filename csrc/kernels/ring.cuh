@@ -20,13 +20,12 @@ struct Mode {
 
 // Warps lie along the columns (16 each), the words (8 * kTiles each) and the chunks of a stage.
 template <class T, int kWarpsN_, int kWarpsW_, int kWarpsK_, int kTiles_, int kStages_,
-          bool kAligned_, int kBlocks_>
+          bool kAligned_>
 struct Config {
   using Type = T;
   static constexpr int kWarpsN = kWarpsN_, kWarpsW = kWarpsW_, kWarpsK = kWarpsK_;
   static constexpr int kTiles = kTiles_, kStages = kStages_;
   static constexpr bool kAligned = kAligned_;
-  static constexpr int kBlocks = kBlocks_;  // a multiprocessor holds
   static constexpr int kColumns = 16 * kWarpsN;
   static constexpr int kWords = 8 * kTiles * kWarpsW;
   static constexpr int kThreads = 32 * kWarpsN * kWarpsW * kWarpsK;

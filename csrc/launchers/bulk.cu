@@ -111,20 +111,12 @@ cudaError_t launch(const PullBackArgs& args, const DeviceTraits& device, int spl
   transform_rows_kernel<T, C::kWords><<<grid, kRowsThreads, 0, stream>>>(args, plan);
   status = cudaGetLastError();
   if (status != cudaSuccess) return status;
-  const auto kernel = bulk_kernel<C>;
-  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kBytes);
-  if (status != cudaSuccess) return status;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = C::kBytes;
-  config.stream = stream;
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, map, args, plan);
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(blocks));
+  shape.threads = C::kThreads;
+  shape.shared_bytes = C::kBytes;
+  shape.early = true;
+  return launch_kernel(bulk_kernel<C>, shape, stream, map, args, plan);
 }
 
 // Calls `f` with the configuration of a storage type.

@@ -22,6 +22,7 @@ cudaError_t device_traits(int device, DeviceTraits& traits) {
   status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (status != cudaSuccess) return status;
   traits.clusters = major >= 9;
+  traits.early = major >= 9;
   traits.hopper = major == 9;
   if (device >= 0 && device < kMost) {
     cache[device] = traits;

@@ -6,6 +6,7 @@
 #include "../kernels/args.h"
 #include "bulk.h"
 #include "common.h"
+#include "tiles.h"
 
 namespace fuse_index {
 
@@ -39,10 +40,8 @@ PullBackVariant settle(const PullBackArgs& args, DType dtype, const DeviceTraits
                        PullBackVariant variant) {
 #ifdef FUSE_INDEX_WITH_SM90A
   const int64_t element = dtype == DType::kFloat32 ? 4 : 2;
-  const auto bits = reinterpret_cast<uintptr_t>(args.target_grad) |
-                    reinterpret_cast<uintptr_t>(args.faces) |
-                    static_cast<uintptr_t>(args.d_tgt * element);
-  const bool possible = device.hopper && bits % 16 == 0 && args.d_tgt > 0 && args.n_faces > 0;
+  const bool possible =
+      device.hopper && is_aligned(args, element) && args.d_tgt > 0 && args.n_faces > 0;
   if (possible && variant == PullBackVariant::kAuto) {
     const int64_t used = args.groups < args.words ? args.groups : args.words;
     const bool large = args.words * args.d_src * args.d_tgt >= kBulkFrom;
@@ -95,8 +94,7 @@ cudaError_t launch_pull_back(const PullBackArgs& args, DType dtype, int device,
   if (is_bulk(variant)) {
     status = launch_bulk(args, dtype, traits, variant == PullBackVariant::kBulk128, split,
                          workspace, stream);
-    // Every group has a face, so this is the longest tube there can be.
-    if (status != cudaSuccess || args.n_faces - (args.groups - 1) <= kShortTube) return status;
+    if (status != cudaSuccess || longest_tube(args) <= kShortTube) return status;
     rest.tubes_done = kShortTube;
     variant = PullBackVariant::kAuto;
     split = 0;

@@ -26,14 +26,14 @@ T_PRODUCT_MOST = 1 << 28
 class Variant(Enum):
     """Kernels of the pull-back (``PullBackVariant`` in csrc/kernels/args.h).
 
-    The last two are for many words on Hopper, 64 or 128 of them a block; elsewhere, and where the
-    data is not aligned, they fall back to the others.
+    ``THIN`` is for few words and tubes of at most 48, the last two for many words on Hopper, 64 or
+    128 of them a block; elsewhere, and where the data is not aligned, they fall back to the others.
     """
 
     AUTO = 0
     FEW = 1
     MANY = 2
-    ONE = 3
+    THIN = 3
     BULK64 = 4
     BULK128 = 5
 

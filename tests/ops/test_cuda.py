@@ -137,3 +137,32 @@ def test_more_groups_than_shared_memory_holds():
     case = make_case([(1099, 1, 2), (3, 2, 1)], tubes, 8, 8, dtype=torch.float32, device="cuda")
     out = pull_back(case.target, case.faces, *case.layout, case.source.shape[0])
     assert relative_error(out, brute_pull_back(case)) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("tube", [1, 2, 3, 4, 7, 31, 33, 48])
+def test_thin_kernel_takes_tubes_up_to_its_limit(dtype, tube):
+    """More words than one block, tiles of several words, tubes longer than a tile, surplus rows."""
+    words = [(w % 2, 1 + w % (tube + 2), w % (2 * tube + 2)) for w in range(70)]
+    case = make_case(words, [tube, 1], 40, 200, dtype=dtype, device="cuda")
+    args = (case.target, case.faces, Layout(*case.layout), case.source.shape[0])
+    out = _cuda.launch_pull_back(*args, variant=_cuda.Variant.THIN)
+    exact = pull_back(case.target.double(), case.faces.double(), *case.layout, args[-1])
+    assert relative_error(out, exact.cpu()) <= TOLERANCE[dtype]
+    assert torch.equal(out, _cuda.launch_pull_back(*args, variant=_cuda.Variant.THIN))
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+def test_launches_that_overlap_read_what_came_before(dtype):
+    """The kernel may start before the one before it has ended; every link of a chain is right."""
+    case = make_case([(0, 1, 1), (1, 2, 2)], [1, 2], 64, 64, dtype=dtype, device="cuda")
+    args = (case.faces * 0.1, *case.layout, case.source.shape[0])
+    rows = case.target
+    for _ in range(20):
+        want = pull_back(rows.double(), args[0].double(), *args[1:])
+        rows = pull_back(rows, *args)
+        assert relative_error(rows, want.cpu()) <= TOLERANCE[dtype]
+    chained = case.target
+    for _ in range(20):
+        chained = pull_back(chained, *args)
+    assert torch.equal(chained, rows)
