@@ -60,13 +60,13 @@ class Rates:
         startup: seconds before the first word.
     """
 
-    text_bytes: float = 40e6
+    text_bytes: float = 50e6
     merged_words: float = 600e3
-    tried_words: float = 70e3
-    flops: float = 35e9
+    tried_words: float = 30e3
+    flops: float = 20e9
     solve_flops: float = 10e9
     embedded_bytes: float = 1.5e9
-    written_bytes: float = 250e6
+    written_bytes: float = 300e6
     startup: float = 4.0
 
     def scaled(self, machines: float) -> Rates:

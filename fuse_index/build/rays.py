@@ -87,6 +87,8 @@ class Cluster:
             _require_answer(self._address)
             settings = {"address": self._address, **settings}
             del settings["include_dashboard"]
+        for name in ("ray", "ray.data"):  # what matters of it comes as an error of ours
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             self._ray.init(**settings)
         except Exception as error:  # of many kinds, depending on what is at the address
@@ -113,7 +115,6 @@ class Cluster:
             return
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
         memory = min(engine.memory, DEFAULT_MEMORY)
         items = [_row(number, source) for number, (source, _) in enumerate(jobs)]
         with _failures():
