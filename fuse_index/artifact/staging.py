@@ -208,7 +208,7 @@ class _Lock:
 def _claim(folder: Path) -> _Lock | None:
     """Take the lock of a leftover folder; None when its build is alive."""
     try:
-        descriptor = _lock_folder(folder, wait=False)
+        descriptor = lock_folder(folder, wait=False)
     except BlockingIOError:
         return None
     except OSError:
@@ -222,8 +222,20 @@ def _claim(folder: Path) -> _Lock | None:
     return _Lock(None) if stale else None
 
 
-def _lock_folder(folder: Path, wait: bool) -> int | None:
-    """Lock a folder; None where the system or the file system has no such locks."""
+def lock_folder(folder: Path, wait: bool) -> int | None:
+    """Lock a folder until the descriptor is closed or the process dies.
+
+    Args:
+        folder: the folder.
+        wait: whether to wait while another process holds it.
+
+    Returns:
+        The descriptor; ``None`` where the system or the file system has no such locks.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is off.
+        FileNotFoundError: there is no such folder.
+    """
     if sys.platform == "win32":
         return None
     import fcntl  # noqa: PLC0415 - not on every system
@@ -245,7 +257,7 @@ def _make_staging(output: Path) -> tuple[Path, int | None]:
         folder = output.parent / f".{output.name}.{_BUILDING}-{secrets.token_hex(8)}"
         folder.mkdir()
         try:
-            lock = _lock_folder(folder, wait=True)
+            lock = lock_folder(folder, wait=True)
         except FileNotFoundError:
             continue  # another build took it for a leftover before we held the lock
         if lock is None or folder.exists():

@@ -56,6 +56,7 @@ def pull_command(
     from fuse_index.share import pull
 
     with _console.ProgressBar() as bar:
+        bar("fetching", 0, None)
         done = pull(
             name,
             out,

@@ -56,6 +56,7 @@ def push_command(
 
     options = PushOptions(private, license, groups, index, overwrite)
     with _console.ProgressBar() as bar:
+        bar("sending", 0, None)
         done = push(
             bundle,
             to,

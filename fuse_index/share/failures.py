@@ -140,8 +140,9 @@ def of_hub(error: Exception, name: str, doing: str) -> FuseIndexError:
             remedy="run `hf auth login` again, or correct HF_TOKEN",
         )
     if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and doing == "read"):
+        local = "there is no such folder, and " if doing == "read" else ""
         return RemoteError(
-            f"{name}: the Hub has no such repository, or it is private and you may not see it",
+            f"{name}: {local}the Hub has no such repository, or you may not see it",
             remedy="check the spelling; for a private one run `hf auth login` or set HF_TOKEN",
         )
     return _of_hub_otherwise(error, status, name, doing)

@@ -71,7 +71,7 @@ class HubRemote:
         """Return the size that the Hub gives a file."""
         return self.about(member).size
 
-    def append(self, member: str, size: int, file: Any) -> None:
+    def append(self, member: str, size: int | None, file: Any) -> None:
         """Write a file on from the position where ``file`` is, by a request for that range."""
         from huggingface_hub import constants, hf_hub_url  # noqa: PLC0415 - only for the Hub
         from huggingface_hub.file_download import http_get  # noqa: PLC0415
@@ -94,7 +94,7 @@ class HubRemote:
         """
         with self.errors():
             size = self.announced(MANIFEST)
-            if size is None or size > MAX_MANIFEST_BYTES:
+            if (size or 0) > MAX_MANIFEST_BYTES:
                 raise BundleError(
                     f"{self.name}: {MANIFEST} has {size} bytes",
                     expected=f"at most {MAX_MANIFEST_BYTES}",
@@ -102,7 +102,8 @@ class HubRemote:
                 )
             data = io.BytesIO()
             where = f"{self.name}: {MANIFEST}"
-            self.append(MANIFEST, size, BoundedFile(data, size, where, lambda _: None))
+            limit = MAX_MANIFEST_BYTES if size is None else size
+            self.append(MANIFEST, size, BoundedFile(data, limit, where, lambda _: None))
         return data.getvalue()
 
 

@@ -92,6 +92,9 @@ class HubCache:
             FuseIndexError: as :func:`~fuse_index.share.download.fetch`.
         """
         text, parsed = manifest
+        if self._is_filled(remote.commit, revision, manifest, members, again):
+            report(sum(parsed.files[member].size for member in members))
+            return self.snapshot(remote.commit)  # without a lock: the cache may be read-only
         with locked(self._lock):
             for member in members:
                 record = parsed.files[member]
@@ -107,6 +110,22 @@ class HubCache:
             except OSError as error:
                 raise storage_error(error, self.folder) from error
         return self.snapshot(remote.commit)
+
+    def _is_filled(
+        self,
+        commit: str,
+        revision: str,
+        manifest: tuple[bytes, Manifest],
+        members: list[str],
+        again: bool,
+    ) -> bool:
+        """Whether nothing has to be written."""
+        if self.commit_of(revision) != commit or self.read_manifest(commit) != manifest:
+            return False
+        files, folder = manifest[1].files, self.snapshot(commit)
+        if again:
+            return all(is_intact(folder / member, files[member]) for member in members)
+        return all(self.holds(commit, member) for member in members)
 
     def _has(self, commit: str, member: str, record: FileRecord, again: bool) -> bool:
         if not self.holds(commit, member):

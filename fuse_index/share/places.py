@@ -19,6 +19,8 @@ ACCEPTED = (
 _HUB_ID = re.compile(
     r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>\w[\w./-]{0,255}))?"
 )
+_LOCAL = re.compile(r"[./~]|[A-Za-z]:")
+"""How a path begins that is no Hub id: here, the root, a home, a drive."""
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -85,7 +87,7 @@ def _parse(text: str, is_path: bool) -> Place:
         return _parse_url(text, url["protocol"].lower(), url["rest"])
     if "::" in text:
         raise OptionError(f"{text!r} is a chain of file systems", expected=ACCEPTED)
-    if text.startswith((".", "/", "~")) or "\\" in text or "/" not in text:
+    if _LOCAL.match(text) or "\\" in text or "/" not in text:
         return Place(PlaceKind.FOLDER, str(path))
     return _parse_hub(text)
 

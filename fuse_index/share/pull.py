@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -14,11 +14,16 @@ from typing import Any
 from fuse_index.artifact.layout import ADAPTER, CARD, WORDS
 from fuse_index.artifact.manifest import Manifest
 from fuse_index.artifact.read import verify_bundle, verify_files
-from fuse_index.artifact.staging import check_output, require_space, staged, storage_error
+from fuse_index.artifact.staging import (
+    check_output,
+    lock_folder,
+    require_space,
+    staged,
+    storage_error,
+)
 from fuse_index.artifact.trim import seal, trim
 from fuse_index.errors import BundleError, FuseIndexError, OptionError
-from fuse_index.share.cache import cache_folder
-from fuse_index.share.download import Report, locked
+from fuse_index.share.download import Report
 from fuse_index.share.hub import Token
 from fuse_index.share.places import ACCEPTED, Place, PlaceKind, parse_place
 from fuse_index.share.sources import (
@@ -193,13 +198,12 @@ def _make(
     """Fetch into a hidden folder beside ``output``, which outlives a failure, and publish it."""
     manifest, card = made
     members = [name for name in manifest.files if name != CARD or card is None]
-    work = output.parent / f".{output.name}.pulling"
-    parts = {name: work / f"{manifest.files[name].sha256}.part" for name in members}
-    with locked(_lock_of(output)):
+    with _own_work(output) as work:
         if existing is _Existing.KEEP_WHOLE and _is_whole(output):
             return
+        check_output(output, existing is not _Existing.REFUSE)  # another pull may have made it
+        parts = {name: work / f"{manifest.files[name].sha256}.part" for name in members}
         try:
-            work.mkdir(parents=True, exist_ok=True)
             _forget_others(work, parts)
             _require_space(work, manifest, parts)
         except OSError as error:
@@ -220,10 +224,39 @@ def _make(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _lock_of(output: Path) -> Path:
-    """Return the lock that pulls to one folder share."""
-    key = hashlib.sha256(os.fsencode(os.path.realpath(output))).hexdigest()
-    return cache_folder() / "locks" / f"{key[:32]}.lock"
+@contextmanager
+def _own_work(output: Path) -> Iterator[Path]:
+    """Yield the folder beside ``output`` that outlives a failure, for this process alone."""
+    work = output.parent / f".{output.name}.pulling"
+    missing = [parent for parent in output.parents if not parent.exists()]
+    try:
+        lock = _claim(work)
+    except OSError as error:
+        raise storage_error(error, output) from error
+    try:
+        yield work
+    finally:
+        if lock is not None:
+            os.close(lock)
+        for folder in (work, *missing):  # only those that are empty
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _claim(work: Path) -> int | None:
+    """Make and lock a folder; another pull that held it may have removed it meanwhile."""
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = lock_folder(work, wait=True)
+        except FileNotFoundError:
+            continue
+        if lock is None:
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(work)):
+                return lock
+        os.close(lock)
 
 
 def _link_or_move(part: Path, to: Path) -> None:

@@ -178,7 +178,8 @@ def _find_in_cache(place: Place, asked: str, commit: str | None, why: str) -> Hu
     found = cache.read_manifest(commit) if commit else None
     if commit is None or found is None:
         raise RemoteError(
-            f"{place}: the Hub's cache has no copy, and the Hub is not asked ({why})",
+            f"{place}: there is no such folder, the Hub's cache has no copy, and the Hub is not "
+            f"asked ({why})",
             expected="a copy that was pulled where there is a network",
             remedy=f"run 'fuse-index pull {place}' there",
         )

@@ -128,7 +128,7 @@ def test_failed_second_rename_puts_the_old_bundle_back(tmp_path, monkeypatch):
 
 
 def test_file_systems_without_locks_keep_young_leftovers(tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "_lock_folder", lambda folder, wait: None)
+    monkeypatch.setattr(staging, "lock_folder", lambda folder, wait: None)
     (tmp_path / LEFTOVER).mkdir()
     staging.recover(tmp_path / "bundle")
     assert (tmp_path / LEFTOVER).exists()

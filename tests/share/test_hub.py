@@ -166,7 +166,7 @@ class TestPull:
         import huggingface_hub.constants as hub_constants
 
         with pytest.raises(
-            RemoteError, match=r"org/name: the Hub's cache has no copy, and the Hub"
+            RemoteError, match=r"org/name: there is no such folder, the Hub's cache has"
         ):
             Adapter.from_pretrained("org/name", local_files_only=True)
         Adapter.from_pretrained("org/name")
@@ -372,7 +372,9 @@ class TestBadNetwork:
 
 class TestMissing:
     def test_an_id_that_does_not_exist(self, hub):
-        message = r"org/none: the Hub has no such repository, or it is private and you may not see"
+        message = (
+            r"org/none: there is no such folder, and the Hub has no such repository, or you may"
+        )
         with pytest.raises(RemoteError, match=message):
             Adapter.from_pretrained("org/none")
 
@@ -381,7 +383,9 @@ class TestMissing:
         Adapter.from_pretrained("org/secret")
         shutil.rmtree(HubCache("org/secret").folder)
         monkeypatch.delenv("HF_TOKEN")
-        with pytest.raises(RemoteError, match=r"private .* run `hf auth login` or set HF_TOKEN"):
+        with pytest.raises(
+            RemoteError, match=r"for a private one run `hf auth login` or set HF_TOKEN"
+        ):
             Adapter.from_pretrained("org/secret")
         Adapter.from_pretrained("org/secret", token=READER)
 
@@ -420,3 +424,44 @@ class TestMissing:
         with Hub():
             adapter = Adapter.from_pretrained("org/name", local_files_only=True)
         assert adapter.bundle.path.name == published
+
+
+@pytest.mark.parametrize("asked", ["org/name", "commit"])
+def test_a_cache_that_cannot_be_written_is_enough_if_it_is_full(hub, published, monkeypatch, asked):
+    name = f"org/name@{published}" if asked == "commit" else asked
+    pull(name)
+
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    for function in ("locked", "replace_file", "_link"):
+        monkeypatch.setattr(f"fuse_index.share.hub_cache.{function}", refuse)
+    Adapter.from_pretrained(name)
+    pull(name)
+
+
+def test_two_pulls_to_one_place_at_once(hub, published, tmp_path):
+    """One waits for the other, and then finds that the output exists."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(_):
+        try:
+            return pull("org/name", tmp_path / "deep" / "out").path
+        except StorageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(one, range(4)))
+    assert results.count(tmp_path / "deep" / "out") == 1
+    assert all("exists" in str(result) for result in results if isinstance(result, str))
+    verify_bundle(tmp_path / "deep" / "out")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_two_loads_into_the_cache_at_once(hub, published):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        adapters = list(pool.map(lambda _: Adapter.from_pretrained("org/name"), range(4)))
+    assert len({adapter.bundle.path for adapter in adapters}) == 1
+    assert len(hub.fetched("/cdn/")) == 2

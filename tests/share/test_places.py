@@ -30,6 +30,7 @@ HUB, URL, FOLDER = PlaceKind.HUB, PlaceKind.URL, PlaceKind.FOLDER
         ("name", Place(FOLDER, "name")),
         ("./org/name", Place(FOLDER, "org/name")),
         ("/org/name", Place(FOLDER, "/org/name")),
+        ("C:/org/name", Place(FOLDER, "C:/org/name")),
     ],
 )
 def test_names(text, place):
