@@ -67,9 +67,15 @@ def assign_groups(table: WordTable, names: Sequence[str]) -> NDArray[np.int64]:
     Raises:
         OptionError: a word's group is not among the names and there is no fallback.
     """
-    pairs, inverse = np.unique(table.shapes, axis=0, return_inverse=True)
-    found = np.array([group_position(names, p, q) for p, q in pairs.tolist()], dtype=np.int64)
-    return found[inverse.reshape(-1)]
+    return _positions(table.source.lengths, table.target.lengths, names)
+
+
+def _positions(p: Column, q: Column, names: Sequence[str]) -> NDArray[np.int64]:
+    """The groups of words by their token counts ``p`` and ``q``, (n,) each."""
+    width = int(q.max(initial=0)) + 1
+    labels, inverse = np.unique(p * width + q, return_inverse=True)
+    found = [group_position(names, *divmod(label, width)) for label in labels.tolist()]
+    return np.array(found, dtype=np.int64)[inverse.reshape(-1)]
 
 
 def group_position(names: Sequence[str], p: int, q: int) -> int:
@@ -180,13 +186,9 @@ def _rising(lengths: Iterable[Column]) -> Iterator[Column]:
 
 
 def _groups_of(table: StoredTable, names: Sequence[str]) -> Iterator[Column]:
-    positions = {(p, q): group_position(names, p, q) for p, q in table.sizes()}
     lengths = _lengths_of(table, "source"), _lengths_of(table, "target")
     for p, q in zip(*lengths, strict=True):
-        width = int(q.max(initial=0)) + 1
-        labels, inverse = np.unique(p * width + q, return_inverse=True)
-        found = [positions[divmod(label, width)] for label in labels.tolist()]
-        yield np.array(found, np.int64)[inverse.reshape(-1)]
+        yield _positions(p, q, names)
 
 
 def _bytes_of(column: Column) -> memoryview:

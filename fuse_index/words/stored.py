@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fuse_index.errors import ShapeError
 from fuse_index.words.corpus import WordCounts
 from fuse_index.words.ragged import Ragged
-from fuse_index.words.table import WordTable
+from fuse_index.words.table import WordTable, count_shapes
 
 _BYTES, _OFFSETS, _COUNTS, _SUMMARY = "words.bytes", "words.offsets", "words.counts", "words.json"
 _HASH_BLOCK = 1 << 22
@@ -159,10 +159,7 @@ class StoredTable:
             self._sizes = Counter()
             sides = self.column("source_offsets"), self.column("target_offsets")
             for offsets in zip(*sides, strict=True):
-                p, q = map(np.diff, offsets)
-                pairs, counts = np.unique(np.stack([p, q], axis=1), axis=0, return_counts=True)
-                for (a, b), count in zip(pairs.tolist(), counts.tolist(), strict=True):
-                    self._sizes[a, b] += count
+                self._sizes.update(count_shapes(*map(np.diff, offsets)))
         return self._sizes
 
     def __len__(self) -> int:

@@ -84,9 +84,7 @@ class WordTable:
 
     def sizes(self) -> dict[tuple[int, int], int]:
         """How many words there are of ``p`` source and ``q`` target tokens, by ``(p, q)``."""
-        pairs, counts = np.unique(self.shapes, axis=0, return_counts=True)
-        listed = zip(pairs.tolist(), counts.tolist(), strict=True)
-        return {(p, q): count for (p, q), count in listed}
+        return count_shapes(self.source.lengths, self.target.lengths)
 
     @classmethod
     def concatenate(cls, tables: Sequence[WordTable]) -> WordTable:
@@ -107,6 +105,13 @@ class WordTable:
             self.source.select(indices),
             self.target.select(indices),
         )
+
+
+def count_shapes(p: NDArray[np.int64], q: NDArray[np.int64]) -> dict[tuple[int, int], int]:
+    """Count words by their token counts ``p`` and ``q``, (n,) each."""
+    width = int(q.max(initial=0)) + 1
+    labels, counts = np.unique(p * width + q, return_counts=True)  # tenfold np.unique(axis=0)
+    return {divmod(a, width): n for a, n in zip(labels.tolist(), counts.tolist(), strict=True)}
 
 
 def build_word_table(
