@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -122,11 +123,75 @@ void dot(const T* const (&face)[kRows], const float* const (&gradient)[kColumns]
   dot_plain(face, gradient, width, sums);
 }
 
+// Words that share faces.
+struct Group {
+  const void* faces;  // (tube, d_src, d_tgt)
+  int64_t tube;
+  int64_t positions;            // of the source side, at most the tube
+  std::vector<int64_t> words;   // with tokens on both sides
+  std::vector<float> gradient;  // (tube, words, d_tgt): rows folded modulo the tube
+  std::vector<float> out;       // (positions, words, d_src)
+};
+
+struct Sizes {
+  int64_t d_src;
+  int64_t d_tgt;
+};
+
+// The groups that have words, with their gradient rows.
+template <class T>
+std::vector<Group> gather(const PullBackArgs& args) {
+  std::vector<std::vector<int64_t>> members(static_cast<size_t>(args.groups));
+  for (int64_t w = 0; w < args.words; ++w) {
+    if (args.source_offsets[w + 1] > args.source_offsets[w] &&
+        args.target_offsets[w + 1] > args.target_offsets[w]) {
+      members[static_cast<size_t>(args.word_groups[w])].push_back(w);
+    }
+  }
+  const int64_t face = args.d_src * args.d_tgt;
+  std::vector<Group> groups;
+  for (int64_t g = 0; g < args.groups; ++g) {
+    auto& words = members[static_cast<size_t>(g)];
+    if (words.empty()) continue;
+    const int64_t first = args.face_offsets[g], tube = args.face_offsets[g + 1] - first;
+    const int64_t count = static_cast<int64_t>(words.size());
+    int64_t longest = 0;
+    std::vector<float> gradient(static_cast<size_t>(tube * count * args.d_tgt));
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t w = words[static_cast<size_t>(i)], row = args.target_offsets[w];
+      longest = std::max(longest, args.source_offsets[w + 1] - args.source_offsets[w]);
+      for (int64_t t = 0; t < args.target_offsets[w + 1] - row; ++t) {
+        const T* from = static_cast<const T*>(args.target_grad) + (row + t) * args.d_tgt;
+        float* to = gradient.data() + (t % tube * count + i) * args.d_tgt;
+        for (int64_t x = 0; x < args.d_tgt; ++x) to[x] += widen(from[x]);
+      }
+    }
+    const int64_t positions = std::min(longest, tube);
+    std::vector<float> out(static_cast<size_t>(positions * count * args.d_src));
+    groups.push_back({static_cast<const T*>(args.faces) + first * face, tube, positions,
+                      std::move(words), std::move(gradient), std::move(out)});
+  }
+  return groups;
+}
+
+// Source tokens past the tube repeat.
+void scatter(const PullBackArgs& args, const Group& group) {
+  const int64_t count = static_cast<int64_t>(group.words.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t w = group.words[static_cast<size_t>(i)], row = args.source_offsets[w];
+    for (int64_t s = 0; s < args.source_offsets[w + 1] - row; ++s) {
+      const float* from = group.out.data() + (s % group.tube * count + i) * args.d_src;
+      std::copy(from, from + args.d_src, args.out + (row + s) * args.d_src);
+    }
+  }
+}
+
 // Source rows [from, to) of one group; out is zeroed. Rows past the end repeat the last one.
 template <class T>
-void run_rows(const Group& group, Sizes sizes, int64_t from, int64_t to) {
+void run_rows(Group& group, Sizes sizes, int64_t from, int64_t to) {
   const T* faces = static_cast<const T*>(group.faces);
-  const int64_t items = group.positions * group.words;
+  const int64_t words = static_cast<int64_t>(group.words.size());
+  const int64_t items = group.positions * words;
   for (int64_t row = from; row < to; row += kRows) {
     for (int64_t j = 0; j < group.tube; ++j) {
       const T* face[kRows];
@@ -138,10 +203,10 @@ void run_rows(const Group& group, Sizes sizes, int64_t from, int64_t to) {
         float* out[kColumns];
         for (int c = 0; c < kColumns; ++c) {
           const int64_t item = std::min(first + c, items - 1);
-          const int64_t s = item / group.words, word = item % group.words;
+          const int64_t s = item / words, word = item % words;
           const int64_t t = (s + j) % group.tube;
-          gradient[c] = group.gradient + (t * group.words + word) * sizes.d_tgt;
-          out[c] = group.out + item * sizes.d_src + row;
+          gradient[c] = group.gradient.data() + (t * words + word) * sizes.d_tgt;
+          out[c] = group.out.data() + item * sizes.d_src + row;
         }
         float sums[kRows][kColumns];
         dot<T>(face, gradient, sizes.d_tgt, sums);
@@ -155,34 +220,39 @@ void run_rows(const Group& group, Sizes sizes, int64_t from, int64_t to) {
 
 constexpr int64_t kBlock = 48;  // source rows, a multiple of kRows of one piece of work
 
-}  // namespace
-
-void pull_back(const Group* groups, int64_t count, Sizes sizes, DType dtype, int threads) {
+template <class T>
+void run(const PullBackArgs& args, int threads) {
+  std::vector<Group> groups = gather<T>(args);
+  const Sizes sizes{args.d_src, args.d_tgt};
   const int64_t blocks = (sizes.d_src + kBlock - 1) / kBlock;
+  const int64_t pieces = static_cast<int64_t>(groups.size()) * blocks;
   std::atomic<int64_t> next{0};
   const auto work = [&] {
-    for (int64_t piece; (piece = next.fetch_add(1)) < count * blocks;) {
-      const Group& group = groups[piece / blocks];
+    for (int64_t piece; (piece = next.fetch_add(1)) < pieces;) {
       const int64_t from = piece % blocks * kBlock;
-      const int64_t to = std::min(from + kBlock, sizes.d_src);
-      switch (dtype) {
-        case DType::kFloat32:
-          run_rows<float>(group, sizes, from, to);
-          break;
-        case DType::kBFloat16:
-          run_rows<BFloat16>(group, sizes, from, to);
-          break;
-        case DType::kFloat16:
-          run_rows<Float16>(group, sizes, from, to);
-          break;
-      }
+      run_rows<T>(groups[static_cast<size_t>(piece / blocks)], sizes, from,
+                  std::min(from + kBlock, sizes.d_src));
     }
   };
   std::vector<std::thread> helpers;
-  const int64_t useful = std::min<int64_t>(threads, count * blocks);
+  const int64_t useful = std::min<int64_t>(threads, pieces);
   for (int64_t i = 1; i < useful; ++i) helpers.emplace_back(work);
   work();
   for (auto& helper : helpers) helper.join();
+  for (const auto& group : groups) scatter(args, group);
+}
+
+}  // namespace
+
+void pull_back(const PullBackArgs& args, DType dtype, int threads) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return run<float>(args, threads);
+    case DType::kBFloat16:
+      return run<BFloat16>(args, threads);
+    case DType::kFloat16:
+      return run<Float16>(args, threads);
+  }
 }
 
 }  // namespace fuse_index::cpu

@@ -7,22 +7,22 @@ namespace fuse_index::cpu {
 
 enum class DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
-// Words that share faces: gradient rows already folded, padded to the tube and packed as float32.
-struct Group {
-  const void* faces;      // (tube, d_src, d_tgt)
-  const float* gradient;  // (tube, words, d_tgt)
-  float* out;             // (positions, words, d_src); positions <= tube
-  int64_t tube;
+// Arguments of the operator, checked, with all values of the offsets in range; see
+// fuse_index/ops/_api.py for the meaning of every tensor.
+struct PullBackArgs {
+  const void* target_grad;  // (target rows, d_tgt)
+  const void* faces;        // (faces, d_src, d_tgt)
+  float* out;               // (source rows, d_src), zeroed
+  const int64_t* face_offsets;
+  const int64_t* word_groups;
+  const int64_t* source_offsets;
+  const int64_t* target_offsets;
   int64_t words;
-  int64_t positions;
-};
-
-struct Sizes {
+  int64_t groups;
   int64_t d_src;
   int64_t d_tgt;
 };
 
-// out[s] = sum over r < tube of gradient[r] @ faces[(r - s) mod tube]^T for every word and s.
-void pull_back(const Group* groups, int64_t count, Sizes sizes, DType dtype, int threads);
+void pull_back(const PullBackArgs& args, DType dtype, int threads);
 
 }  // namespace fuse_index::cpu
