@@ -19,6 +19,7 @@ from fuse_index.adapter._spectrum import face_weights
 from fuse_index.adapter.stream import SHARD_WORDS as FIT_SHARD_WORDS
 from fuse_index.errors import OptionError
 from fuse_index.words.counting import DEFAULT_MEMORY
+from fuse_index.words.shards import SHARD_BYTES
 from fuse_index.words.table import SHARD_WORDS
 
 Pair = tuple[int, int]
@@ -40,6 +41,8 @@ TYPICAL_SHARES: Mapping[Pair, float] = {
 _FLOAT64 = 8
 _EIGEN = 9.0  # multiples of n^3: a real symmetric eigendecomposition with vectors
 _COMPLEX = 4.0  # a complex multiplication is four real ones
+_TOKEN_BYTES = 6.0  # of text a word, its space included
+_ENTRY_BYTES = 10.0  # of a word in the counts of a shard
 _WORD_BYTES = 9.0  # UTF-8 of a word
 _OBJECTS = 900  # bytes a word takes while its shard is tokenized
 _PROCESS = 620e6  # torch, transformers and the counting engine, loaded
@@ -51,10 +54,12 @@ class Rates:
 
     Attributes:
         text_bytes: bytes of text counted.
-        merged_words: distinct words of a shard merged, sorted and written.
+        merged_words: distinct words sorted and written.
+        merged_entries: words of the shards' counts added up.
         tried_words: words tokenized and tried for the law, in one tokenizer.
         flops: floating-point operations of products in float64.
         solve_flops: those of eigendecompositions.
+        report_flops: those of the quality report, as :func:`quality_flops` counts them.
         embedded_bytes: bytes of embeddings gathered and mixed in float64.
         written_bytes: bytes written and hashed.
         startup: seconds before the first word.
@@ -62,9 +67,11 @@ class Rates:
 
     text_bytes: float = 50e6
     merged_words: float = 600e3
+    merged_entries: float = 4e6
     tried_words: float = 30e3
     flops: float = 20e9
     solve_flops: float = 10e9
+    report_flops: float = 20e9
     embedded_bytes: float = 1.5e9
     written_bytes: float = 300e6
     startup: float = 4.0
@@ -150,11 +157,14 @@ def estimate(
     gathered = sum(n * gathered_bytes(pair, widths) for pair, n in sizes.items())
     bundle = bundle_bytes(sizes, widths, with_groups=with_groups)
     table = bundle["words.safetensors"]
+    entries = counted_entries(corpus_bytes, distinct)
     seconds = {
         "counting words": corpus_bytes / rates.text_bytes
+        + entries / rates.merged_entries
         + (distinct / rates.merged_words if corpus_bytes else 0.0),
         "tokenizing words": 2 * words / rates.tried_words,
-        "fitting adapters": (sums + quality) / rates.flops
+        "fitting adapters": sums / rates.flops
+        + quality / rates.report_flops
         + solving / rates.solve_flops
         + gathered / rates.embedded_bytes
         + 2 * table / rates.written_bytes,
@@ -166,9 +176,16 @@ def estimate(
         seconds,
         sums + solving + quality,
         bundle,
-        work_bytes=3 * table + 20 * distinct,
+        work_bytes=3 * table + 20 * distinct + _ENTRY_BYTES * entries,
         memory_bytes=memory_bytes(words, widths, sizes, vocabularies, corpus_bytes > 0),
     )
+
+
+def counted_entries(corpus_bytes: float, distinct: float) -> float:
+    """Words in the counts of all shards together, by Heaps' law (``44 n^0.55`` of ``n``)."""
+    shards = max(1.0, corpus_bytes / SHARD_BYTES)
+    tokens = corpus_bytes / shards / _TOKEN_BYTES
+    return shards * min(distinct, 44.0 * float(tokens**0.55))
 
 
 def sum_flops(pair: Pair, widths: tuple[int, int]) -> float:
@@ -277,6 +294,7 @@ def measure_rates(seconds: float = 1.0, base: Rates = TYPICAL) -> Rates:
         tried_words=base.tried_words * share,
         flops=product,
         solve_flops=solve,
+        report_flops=product,
         embedded_bytes=gather,
     )
 
