@@ -1,4 +1,4 @@
-"""``fuse-index doctor``: is this installation sound, and if not, what to do."""
+"""``fuse-index doctor``: is this installation sound, and what will a build of two models be."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console
+from fuse_index.cli import _console, _preflight
 from fuse_index.cli._probe import MODULES
+from fuse_index.errors import OptionError
 
 PACKAGES = (
     "torch",
@@ -37,19 +38,78 @@ _LITTLE_SPACE = 1e9
 
 
 def doctor_command(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="[SOURCE", help="With TARGET: look at this pair before a build."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Argument(metavar="TARGET]", help="The model whose loss will be used.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option("--corpus", "-c", metavar="PATH", help="The corpus of the build, as there."),
+    ] = None,
+    words: Annotated[
+        Path | None, typer.Option("--words", help="A list of words instead of a corpus.")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
+    min_count: Annotated[
+        int | None,
+        typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
+    ] = None,
+    max_words: Annotated[
+        int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
+    ] = None,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False,
+    max_tokens: Annotated[
+        int, typer.Option(help="Leave out words of more tokens in either model.")
+    ] = 4,
+    groups: Annotated[
+        bool, typer.Option("--groups/--no-groups", help="Count the group tensors in.")
+    ] = True,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Check this installation.
+    """Check this installation, or look at two models before a build.
 
-    Shows the native core (and why a part of it is missing), the devices, the versions of what the
-    package stands on, how long each import takes, and the Hub's cache on the disk. Problems are
-    listed last with what to do; they do not change the exit code.
+    Without arguments: shows the native core (and why a part of it is missing), the devices, the
+    versions of what the package stands on, how long each import takes, and the Hub's cache on the
+    disk. Problems are listed last with what to do; they do not change the exit code.
+
+    With SOURCE and TARGET: tries both tokenizers on the words of the corpus (or of the list, or, if
+    neither is given, on those that are one token of either model), and says which will not align
+    and why, how large the bundle will be, how long a build will take and in how much memory, what
+    its use takes, and whether the native core will do it. A corpus of more than 67 MB is sampled.
     """
-    report = examine()
+    if source is not None and target is not None:
+        corpus_options = {
+            "encoding": encoding,
+            "lowercase": lowercase,
+            "min_count": min_count,
+            "max_words": max_words,
+        }
+        report = _preflight.examine_pair(
+            (source, target),
+            corpus or [],
+            words,
+            corpus_options,
+            max_tokens=max_tokens,
+            groups=groups,
+            offline=offline,
+        )
+        show = _preflight.show
+    elif source is not None or corpus or words is not None:
+        raise OptionError(
+            "doctor: " + ("one model" if source is not None else "words but no models"),
+            expected="SOURCE and TARGET, or neither",
+            remedy="name both models",
+        )
+    else:
+        report, show = examine(), _show
     if json:
         _console.print_json(report)
     else:
-        _show(report)
+        show(report)
 
 
 def examine() -> dict[str, Any]:

@@ -111,7 +111,7 @@ VERBS = {
     "doctor": Verb(
         "fuse_index.cli.doctor",
         "doctor_command",
-        "Check this installation: native core, devices, versions, imports, disk.",
+        "Check this installation, or look at two models before a build.",
     ),
 }
 

@@ -171,6 +171,8 @@ def tabulate(
     target: WordTokenizer,
     options: TableOptions,
     report: Callable[[int], None],
+    *,
+    tell: Callable[[str, list[str]], None] | None = None,
 ) -> tuple[WordTable, Counter[str]]:
     """Make the part of a table that belongs to one shard of at most :data:`SHARD_WORDS` words.
 
@@ -180,12 +182,16 @@ def tabulate(
         target: the target's tokenizer.
         options: see :class:`TableOptions`.
         report: called with the steps done since the last call; a step is a word in one tokenizer.
+        tell: called with a reason and the words that are left out for it.
 
     Returns:
         The words that both treat as words, perhaps none, and how many were left out by reason.
     """
     alive = np.flatnonzero(np.fromiter(map(is_valid_text, counts.words), np.bool_, len(counts)))
     left_out = Counter({"not valid Unicode": len(counts) - len(alive)})
+    if tell is not None and len(alive) < len(counts):
+        invalid = np.setdiff1d(np.arange(len(counts)), alive)
+        tell("not valid Unicode", [counts.words[i] for i in invalid])
     sides: list[Ragged] = []
     for side, tokenizer in (("source", source), ("target", target)):
         words = [counts.words[i] for i in alive]
@@ -193,6 +199,8 @@ def tabulate(
         keep = np.ones(len(words), np.bool_)
         for reason, bad in _faults(tokenizer, rows, options.max_tokens):
             left_out[f"{side}: {reason}"] += int((keep & bad).sum())
+            if tell is not None:
+                tell(f"{side}: {reason}", [words[i] for i in np.flatnonzero(keep & bad)])
             keep &= ~bad
         candidates = np.flatnonzero(keep)
         lawful = keeps_law(
@@ -200,6 +208,8 @@ def tabulate(
         )
         report(len(counts) - len(candidates))
         left_out[f"{side}: breaks the law"] += int((~lawful).sum())
+        if tell is not None:
+            tell(f"{side}: breaks the law", [words[i] for i in candidates[~lawful]])
         kept = candidates[lawful]
         alive = alive[kept]
         sides = [rows.select(kept) for rows in (*sides, rows)]
