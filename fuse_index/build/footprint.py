@@ -15,8 +15,8 @@ from fuse_index.artifact.wordfile import group_position
 from fuse_index.build.options import BuildOptions
 from fuse_index.words.table import WordTable
 
-_TEXT_BYTES = {CARD: 2_000.0, MANIFEST: 4_000.0}
-_TEXT_GROUP = {CARD: 60.0, MANIFEST: 350.0}  # of a line of the card, of a group's quality report
+_TEXT_BYTES = {CARD: 1_700.0, MANIFEST: 2_100.0}
+_TEXT_GROUP = {CARD: 95.0, MANIFEST: 300.0}  # its lines of the card, its quality report
 _STRING_BYTES = 58  # a Python string and its place in a tuple, without its characters
 
 
@@ -84,7 +84,7 @@ def footprint(
     if options.groups:
         files[GROUPS] = float(file_size(_group_specs(table, weights, list(tubes), widths)))
     for name, least in _TEXT_BYTES.items():
-        files[name] = least + _TEXT_GROUP[name] * len(groups)
+        files[name] = least + _TEXT_GROUP[name] * len(groups) * (not identity)  # no report then
     faces = 0 if identity else sum(tubes.values())
     return Footprint(
         groups,

@@ -8,8 +8,12 @@ import sys
 
 import pytest
 
-from fuse_index.cli import _console, _probe, doctor
+from fuse_index.build import preflight as preflight_module
+from fuse_index.cli import _console, _preflight, _probe, doctor
 from fuse_index.cli.main import main
+from fuse_index.demo import DemoModel, model_name, write_corpus
+
+PAIR = [model_name(DemoModel.LM), model_name(DemoModel.SENTIMENT)]
 
 
 def scripted(monkeypatch, program: str) -> None:
@@ -127,3 +131,86 @@ def test_probe_says_why_an_import_failed():
         "import": "no_such_module",
         "error": "ModuleNotFoundError: No module named 'no_such_module'",
     }
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """A corpus of the demo's world; the machine is measured for a moment only."""
+    monkeypatch.setattr(preflight_module, "_MEASURED", 0.05)
+    path = tmp_path / "corpus.txt"
+    write_corpus(path)
+    return str(path)
+
+
+def test_a_pair_as_json(capsys, corpus):
+    assert main(["doctor", *PAIR, "--corpus", corpus, "--no-groups", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [report[side]["model"] for side in ("source", "target")] == PAIR
+    assert report["words"]["kept"] == 147  # what examples/first_bundle.py builds
+    assert {item["reason"]: item["words"] for item in report["left_out"]} == {
+        "source: more than 4 tokens": 4,
+        "target: more than 4 tokens": 1,
+    }
+    assert all(item["examples"] for item in report["left_out"])
+    assert "groups.safetensors" not in report["bundle"]["files"]
+    assert report["bundle"]["files"]["adapter.safetensors"] == 1_081_792
+    assert report["build"]["seconds"] > 0
+    assert report["build"]["memory_bytes"] > 5e8
+    assert "imports" not in report  # the installation is not looked at
+
+
+def test_a_pair_as_text(capsys, corpus):
+    assert main(["doctor", *PAIR, "-c", corpus]) == 0
+    out = capsys.readouterr().out
+    assert "words: 152 from the corpus, 152 of them tried; 147 will be in the bundle" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["1x1", "89", "its", "own"] in rows
+    assert ["2x1", "3", "fallback"] in rows
+    assert any(row[:2] == ["bundle", "1.4"] for row in rows)
+    assert "byte-level BPE (GPT-2)" in out
+    assert "Builds were measured within a factor of 2 of the time" in out
+    assert out.splitlines()[-1].startswith("note: the fallback adapter will serve")
+
+
+def test_a_pair_with_a_list_keeps_words_seen_once(capsys, corpus, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("red\ncircle\n", encoding="utf-8")
+    assert main(["doctor", *PAIR, "--words", str(path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["words"] == {
+        "from": "list of words",
+        "counted": 2,
+        "extrapolated": False,
+        "tried": 2,
+        "kept": 2,
+        "corpus_bytes": 0,
+        "read_bytes": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([PAIR[0]], "doctor: one model; expected SOURCE and TARGET, or neither; name both models"),
+        (["--words", "w.txt"], "doctor: words but no models; expected SOURCE and TARGET"),
+        (["--corpus", "c.txt"], "doctor: words but no models; expected SOURCE and TARGET"),
+        ([*PAIR, "--corpus", "-"], "standard input can be read only once"),
+        ([*PAIR, "--corpus", "missing.txt"], "corpus missing.txt does not exist"),
+        ([*PAIR, "--min-count", "0"], "min_count=0; expected at least 1"),
+        ([*PAIR, "--corpus", "c", "--words", "w"], "both a corpus and a word list"),
+        ([PAIR[0], "no/such-model", "--offline"], "no/such-model"),
+    ],
+)
+def test_mistakes_with_a_pair_are_one_line(capsys, arguments, line):
+    assert main(["doctor", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert line in captured.err
+
+
+def test_sizes_and_times_for_people():
+    sizes = [_preflight._size(size) for size in (None, 999.0, 1.5e6, 2e9, 3.25e12)]
+    assert sizes == ["not known", "1.0 kB", "1.5 MB", "2.0 GB", "3.2 TB"]
+    times = [_preflight._duration(seconds) for seconds in (3.4, 125, 7300)]
+    assert times == ["3 s", "2 min", "2.0 h"]
