@@ -1,7 +1,7 @@
 """Words of a corpus of any size, counted in a fixed amount of memory by DuckDB.
 
-Measured against the in-memory counter on the same two cores, DuckDB is more than three times as
-fast (docs/benchmarks.md), so it counts whatever is larger than :data:`SMALL_BYTES`; what it cannot
+Measured against the in-memory counter on the same two cores, DuckDB is five times as fast
+(docs/scale.md), so it counts whatever is larger than :data:`SMALL_BYTES`; what it cannot
 hold it spills to disk. It is given text in which everything that :meth:`str.split` takes for white
 space is one ASCII space, so the words are cut where :func:`~fuse_index.words.corpus.count_words`
 cuts them, and the result is the same: words, counts, order and ties.
