@@ -153,8 +153,9 @@ from fuse_index.words.corpus import CorpusOptions
 from fuse_index.words.counting import Engine
 import tests.words.test_counting as t
 t.Engine = lambda folder, threads: Engine(folder, 128 << 20, threads)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = count_on_disk([Path(sys.argv[1])], Path(sys.argv[2]), CorpusOptions(), 8 << 20)
-print(len(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(len(found), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
@@ -167,9 +168,9 @@ def test_memory_does_not_grow_with_the_words(tmp_path):
             stream.write(" ".join(f"word{i:x}" for i in range(start, start + 100_000)) + "\n")
     command = [sys.executable, "-c", CONSTANT, str(path), str(tmp_path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    words, peak = map(int, done.stdout.split())
+    words, megabytes = map(int, done.stdout.split())
     assert words == 4_000_000
-    assert peak < 128 + 320
+    assert megabytes < 128 + 256  # the limit, and what the build reckons with beside it
 
 
 def test_the_counter_is_not_fooled_by_equal_prefixes(tmp_path):
