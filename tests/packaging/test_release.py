@@ -146,6 +146,18 @@ def test_publishing_is_trusted_and_for_tags_only():
     assert set(others.values()) == {None}
 
 
+def test_the_site_is_built_strictly_before_it_is_published():
+    workflow = load("docs.yml")
+    assert workflow["on"]["push"] == {"tags": ["v*"]}
+    build, deploy = workflow["jobs"]["build"], workflow["jobs"]["deploy"]
+    commands = [step["run"] for step in build["steps"] if "run" in step]
+    assert commands == ["python -m pip install '.[docs]'", "python -m mkdocs build --strict"]
+    assert "docs" in PROJECT["project"]["optional-dependencies"]
+    assert "permissions" not in build
+    assert deploy["permissions"] == {"pages": "write", "id-token": "write"}
+    assert deploy["needs"] == ["build"]
+
+
 def test_everything_that_is_uploaded_is_checked_and_published():
     jobs = load("wheels.yml")["jobs"]
     building = {name for name, job in jobs.items() if steps_of(job, "actions/upload-artifact")}
