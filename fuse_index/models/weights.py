@@ -16,10 +16,11 @@ def weights_bytes(name: str, *, local_files_only: bool = False) -> int | None:
         local_files_only: never ask the Hub.
 
     Returns:
-        The bytes, or ``None`` where they cannot be told without loading (open_clip).
+        The bytes, or ``None`` where they cannot be told without loading: of open_clip, and of a
+        Hub id that is neither in the cache nor on a Hub that answers.
 
     Raises:
-        ModelError: the model does not exist.
+        ModelError: the name is malformed, or a file is not what it should be.
     """
     parsed = parse_model_name(name)
     if parsed.source is ModelSource.OPEN_CLIP:

@@ -126,6 +126,13 @@ def test_the_report_is_complete_json(corpus):
     assert same["build"]["stages"]["fitting adapters"] == 0
 
 
+def test_weights_of_open_clip_are_not_known(corpus):
+    report = preflight(LM, model_name(DemoModel.CLIP), [corpus]).to_dict()
+    assert report["target"]["tokenizer"] == "end-of-word BPE (CLIP)"
+    assert report["target"]["weights_bytes"] is None
+    assert report["run_time"]["weights_bytes"] is None
+
+
 def test_progress_names_what_is_done(corpus):
     said: list[str] = []
     preflight(LM, SENTIMENT, [corpus], progress=lambda label, _done, _total: said.append(label))
