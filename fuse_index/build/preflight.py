@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fuse_index.build.cost import TYPICAL, Estimate, Rates, estimate, measure_rates
@@ -212,10 +213,19 @@ def _estimate(
 
 
 def _best_rates() -> Rates:
-    """The machine's rates, measured some times: what else it did at a moment does not count."""
-    found = [measure_rates(_MEASURED / _TIMES) for _ in range(_TIMES)]
+    """The machine's rates, measured some times: what else it did at a moment does not count.
+
+    One thread is measured and multiplied, as a fit works: its workers do not wait for each other.
+    Two that do were seen to take thirty times as long on a busy machine.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = [measure_rates(_MEASURED / _TIMES) for _ in range(_TIMES)]
+    finally:
+        torch.set_num_threads(threads)
     best = {
-        name: max(getattr(rates, name) for rates in found)
+        name: threads * max(getattr(rates, name) for rates in found)
         for name in ("flops", "solve_flops", "embedded_bytes")
     }
     return replace(found[0], **best)
