@@ -9,16 +9,21 @@ gradient of a prompt two. Every method minimizes the same loss. Those that revis
 best of a few sentences that the language model writes, which count too.
 
     python tools/bench_captioning.py --scenes 20
+    python tools/bench_captioning.py --workers 16 --found captions.jsonl   # goes on if interrupted
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +33,13 @@ import torch
 from fuse_index.demo import Scene, Split, draw, graph_of_sentence, make_scene, make_sentences
 from fuse_index.demo.captioning import GuideOptions, Request, SceneCaptioner
 from fuse_index.demo.cast import assemble_cast
-from fuse_index.demo.corpus import vocabulary
 from fuse_index.demo.grammar import FULL
 from fuse_index.demo.shortlist import Shortlist
 from fuse_index.demo.writing import write_sentences
 from fuse_index.evaluate.captions import PURE_METRICS, CaptionOptions, score_captions
 from fuse_index.evaluate.graphs import score_graphs
 from fuse_index.evaluate.interval import Score, mean_score, paired_bootstrap
-from fuse_index.optimize import GCG, AutoDAN, Beam, Greedy, RandomSearch, WordSwaps
+from fuse_index.optimize import GCG, AutoDAN, Beam, Greedy, RandomSearch, Route, WordSwaps
 
 REFERENCES = 5
 BEGINNINGS = 24
@@ -62,13 +66,14 @@ class Job:
         """Let the language model write sentences of its own, and score them."""
         generator = torch.Generator().manual_seed(self.seed)
         self.found.spent.predicted += count
-        self.found.add(write_sentences(self.captioner.cast.lm, [()] * count, generator))
+        rows = write_sentences(self.captioner.cast.lm, [()] * count, generator)
+        self.found.add(row for row in rows if row is not None)
 
     def revise(self, method: Any, search: Any = None) -> None:
         """Spend what is left on one method."""
         if self.left > 0:
             best = self.found.best()[0]
-            self.found.revise(best, method, None, passes=self.left, search=search)
+            self.found.revise(best, method, passes=self.left, search=search)
 
 
 def sampled(job: Job) -> None:
@@ -94,7 +99,7 @@ def grown(guidance: float) -> Callable[[Job], None]:
         job.found.add([start])
         width = max(4, job.passes // GROWN - 12)
         method = AutoDAN(length=GROWN, search_width=width, weight=guidance, iterations=1)
-        job.found.revise(start, method, None, passes=job.left, search=Beam(width=4))
+        job.found.revise(start, method, passes=job.left, search=Beam(width=4))
 
     return run
 
@@ -109,22 +114,15 @@ def swept(guidance: float) -> Callable[[Job], None]:
     return revised(method)
 
 
-def all_moves(guidance: float | None) -> Callable[[Job], None]:
-    """Rewriting, revision and edits in turn; None leaves revision out."""
+def all_moves(guidance: float, route: Route = Route.WORD) -> Callable[[Job], None]:
+    """What the demo does: drafts, writing, edits and rewriting in turn."""
 
     def run(job: Job) -> None:
-        options = job.captioner.options
-        job.write(48)
-        while job.left > 0:
-            job.found.rewrite(min(48, max(1, job.left // 2)), options.width)
-            if guidance is not None and job.left > 0:
-                best = job.found.best()[0]
-                method = AutoDAN(
-                    length=len(best), search_width=12, weight=guidance, iterations=1, sweeps=1
-                )
-                job.found.revise(best, method, len(best), passes=job.left)
-            if job.left > 120:
-                job.found.edit(1, 60)
+        options = replace(job.captioner.options, guidance=guidance, route=route)
+        captioner = SceneCaptioner(job.captioner.cast, options)
+        job.write(job.passes // 8)
+        captioner.improve(job.found, 0, job.passes)
+        captioner.search(job.found, [], job.passes)
 
     return run
 
@@ -149,11 +147,11 @@ METHODS: dict[str, Callable[[Job], None]] = {
     "words: adapter": swaps("adapter"),
     "words: word space": swaps("word"),
     "words: mixture": swaps("mixture"),
-    "all moves, no revision": all_moves(None),
     "all moves, adapter off": all_moves(0.0),
-    "all moves, FUSE": all_moves(2.0),
+    "all moves, FUSE: adapter": all_moves(2.0, Route.ADAPTER),
+    "all moves, FUSE: word space": all_moves(2.0),
 }
-FELT = ("no guidance: LM sampling ranked by the loss", "all moves, adapter off", "all moves, FUSE")
+FELT = ("no guidance: LM sampling ranked by the loss", "all moves, FUSE: word space")
 """Methods that are asked for sentiments too."""
 SHOWN = ("graph F1", "BLEU-4", "ROUGE-L", "CIDEr", "CLIP", "perplexity", "sentiment")
 
@@ -178,24 +176,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--methods", default="", help="parts of names, separated by commas")
     parser.add_argument("--plain", action="store_true", help="ask for no sentiments")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--found", type=Path, help="JSON lines of captions, kept and read again")
     parser.add_argument("--plot", type=Path, help="a PNG of F1 with its intervals")
     arguments = parser.parse_args(argv)
     parts = [part for part in arguments.methods.split(",") if part]
     names = [name for name in METHODS if not parts or any(part in name for part in parts)]
-    cast = assemble_cast()
-    captioner = SceneCaptioner(cast, GuideOptions(seed=arguments.seed))
     scenes = [make_scene(Split.TEST, index) for index in range(arguments.scenes)]
     rows, scores = [], {}
-    for name in names:
-        felt = name in FELT and not arguments.plain
-        for request in Request if felt else (Request.PLAIN,):
-            found = [
-                caption(captioner, METHODS[name], scene, request, arguments) for scene in scenes
-            ]
-            case = name if request is Request.PLAIN else f"{name} ({request.value})"
-            scores[case] = score(found, scenes)
-            rows.append(as_row(case, found, scores[case]))
-            print(f"{case}: F1 {scores[case]['graph F1'].value:.3f}", file=sys.stderr, flush=True)
+    for name, request, found in captions_of(names, arguments):
+        case = name if request is Request.PLAIN else f"{name} ({request.value})"
+        scores[case] = score(found, scenes)
+        rows.append(as_row(case, found, scores[case]))
+        print(f"{case}: F1 {scores[case]['graph F1'].value:.3f}", file=sys.stderr, flush=True)
     differences = compare(scores)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     if arguments.plot:
@@ -207,25 +200,65 @@ def main(argv: list[str] | None = None) -> None:
         print(markdown(scores, rows, differences, arguments, load))
 
 
-def caption(
-    captioner: SceneCaptioner,
-    method: Callable[[Job], None],
-    scene: Scene,
-    request: Request,
-    arguments: Any,
-) -> Found:
+def captions_of(names: list[str], arguments: Any) -> Iterator[tuple[str, Request, list[Found]]]:
+    """Find the captions of every method and request, or read those that were found before."""
+    path: Path | None = arguments.found
+    known: dict[tuple[Any, ...], Found] = {}
+    if path and path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            *key, found = json.loads(line)
+            known[tuple(key)] = Found(**found)
+    make = partial(caption, passes=arguments.passes, seed=arguments.seed)
+    with ExitStack() as stack:
+        output = stack.enter_context(path.open("a", encoding="utf-8")) if path else None
+        spread: Callable[..., Iterator[Found]] = map
+        if arguments.workers > 1:
+            pool = get_context("spawn").Pool(arguments.workers, _one_thread)
+            spread = stack.enter_context(pool).imap
+        for name in names:
+            felt = name in FELT and not arguments.plain
+            for request in Request if felt else (Request.PLAIN,):
+                keys = [
+                    (name, request.value, scene, arguments.passes, arguments.seed)
+                    for scene in range(arguments.scenes)
+                ]
+                missing = [key for key in keys if key not in known]
+                for key, found in zip(missing, spread(make, missing), strict=True):
+                    known[key] = found
+                    if output:
+                        print(json.dumps([*key, asdict(found)]), file=output, flush=True)
+                yield name, request, [known[key] for key in keys]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@cache
+def captioner_of(seed: int) -> SceneCaptioner:
+    """The models, loaded once a process."""
+    return SceneCaptioner(assemble_cast(), GuideOptions(seed=seed))
+
+
+def caption(key: tuple[Any, ...], *, passes: int, seed: int) -> Found:
     """Find one caption and measure it."""
+    name, request, number = key[0], Request(key[1]), key[2]
     begin = time.perf_counter()
-    problem = captioner.problem(draw(scene), request)
-    found = Shortlist(problem, captioner.cast.lm, vocabulary(), arguments.seed)
-    method(Job(captioner, found, arguments.passes, arguments.seed))
+    captioner = captioner_of(seed)
+    problem = captioner.problem(draw(make_scene(Split.TEST, number)), request)
+    found = Shortlist(problem, captioner.cast.lm, seed)
+    METHODS[name](Job(captioner, found, passes, seed))
     best = found.best()[0]
     losses = dict(zip(problem.names, found.losses[best], strict=True))
     text = problem.decode(best).strip()
-    kept = float(captioner.verdict(text) == request.sentiment.value)
-    seconds = time.perf_counter() - begin
-    clip = 1 - losses["image"]
-    return Found(text, clip, losses["fluency"], kept, found.forward_passes, seconds)
+    return Found(
+        text=text,
+        clip=1 - losses["image"],
+        fluency=losses["fluency"] / (len(best) + 1),
+        kept=float(captioner.verdict(text) == request.sentiment.value),
+        passes=found.forward_passes,
+        seconds=time.perf_counter() - begin,
+    )
 
 
 def score(found: list[Found], scenes: list[Scene]) -> dict[str, Score]:
@@ -247,6 +280,8 @@ def as_row(case: str, found: list[Found], scores: dict[str, Score]) -> _bench.Ro
     """One row of the JSON: means with intervals, forward passes, captions."""
     figures: dict[str, Any] = {}
     for name in SHOWN:
+        if name not in scores:  # the package that computes it is not installed
+            continue
         interval = scores[name].interval()
         ends = None if interval is None else [interval.low, interval.high]
         figures[name] = {"mean": scores[name].value, "interval": ends}
@@ -263,9 +298,10 @@ PAIRS = (
     ("FUSE: GCG", "random proposals"),
     ("words: adapter", "random words"),
     ("words: word space", "random words"),
-    ("all moves, FUSE", "random proposals"),
-    ("all moves, FUSE", "all moves, adapter off"),
-    ("all moves, FUSE", "all moves, no revision"),
+    ("all moves, FUSE: word space", "random proposals"),
+    ("all moves, FUSE: adapter", "all moves, adapter off"),
+    ("all moves, FUSE: word space", "all moves, adapter off"),
+    ("all moves, FUSE: word space", "all moves, FUSE: adapter"),
 )
 """First against second, on the same scenes."""
 
@@ -307,7 +343,7 @@ def markdown(
         "| --- |" + " --- |" * (len(SHOWN) + 2),
     ]
     for row in rows:
-        cells = [_cell(name, scores[row["case"]][name]) for name in SHOWN]
+        cells = [_cell(scores[row["case"]].get(name), name) for name in SHOWN]
         cells += [f"{row['forward_passes']:.0f}", f"{row['seconds']:.1f}"]
         lines.append(f"| {row['case']} | " + " | ".join(cells) + " |")
     lines += [
@@ -324,8 +360,8 @@ def markdown(
     return "\n".join(lines)
 
 
-def _cell(name: str, score: Score) -> str:
-    if math.isnan(score.value):
+def _cell(score: Score | None, name: str) -> str:
+    if score is None or math.isnan(score.value):
         return "-"
     interval = score.interval()
     digits = 1 if name == "perplexity" else 2

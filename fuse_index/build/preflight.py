@@ -41,7 +41,7 @@ from fuse_index.words.table import SHARD_WORDS, WordTable, tabulate
 EXAMPLES = 5
 """Words that are named for every reason that words are left out for."""
 
-# Measured resident sets of builds of 11,000 to 192,000 words, widths 256 and 384: within 6 %.
+# Measured resident sets of builds of 11,000 to 192,000 words, widths 256 and 384: within 18 %.
 _PROCESS = 680e6  # the libraries, loaded, and the tokenizers
 _WORD_BYTES = 6.2  # of a word and a column of its embeddings, until a build is done in shards
 _WRITTEN = 32  # megabytes

@@ -31,6 +31,9 @@ def demo_command(
     ] = Path(),
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
     scenes: Annotated[int, typer.Option(help="Pictures to caption.")] = 6,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Save the captions as a picture too.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Caption pictures that no model was trained on: plainly, with liking, with dislike.
@@ -48,9 +51,13 @@ def demo_command(
 
     options = ShowcaseOptions(scenes=scenes, guide=GuideOptions(seed=seed))
     path = _place(out)
+    if picture:
+        _run.require_writable(picture, "--picture")
     with _audience(json) as audience:
         showcase = run_showcase(options, audience)
-    _write(path, report_html(showcase))
+    _write(path, report_html(showcase).encode())
+    if picture:
+        _write(picture, _as_png(showcase))
     if json:
         _console.print_json(showcase.to_json() | {"report": str(path)})
     else:
@@ -76,11 +83,21 @@ def _place(folder: Path) -> Path:
     return path
 
 
-def _write(path: Path, text: str) -> None:
+def _as_png(showcase: Showcase) -> bytes:
+    from io import BytesIO
+
+    from fuse_index.demo.picture import report_picture
+
+    buffer = BytesIO()
+    report_picture(showcase).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
     from fuse_index.optimize.result import write_atomically
 
     try:
-        write_atomically(path, text.encode())
+        write_atomically(path, content)
     except OSError as error:
         raise StorageError(
             f"{path}: {error.strerror or error}",

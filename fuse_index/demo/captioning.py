@@ -1,12 +1,11 @@
-"""Captions of the demo's scenes: the language model drafts, guided revision corrects.
+"""Captions of the demo's scenes: written word by word under guidance, then edited.
 
-The language model writes drafts once for all scenes. For a request, those with the smallest loss
-are taken up. In every round the language model goes on from beginnings of the best in other words;
-the best is gone over from left to right by :class:`fuse_index.optimize.AutoDAN`, each token chosen
-anew from those that the language model finds likely between its neighbours and the gradients of
-CLIP and the classifier, pulled back through the adapters, find helpful; and words are inserted,
-left out and exchanged. A caption with a sentiment begins from the plain one, with beginnings and
-endings of drafts of that sentiment before and behind it.
+A caption is written from left to right by :class:`fuse_index.optimize.WordWriter`: the words tried
+are those that the language model finds likely and the gradients of CLIP and the classifier helpful.
+Then, as long as there are forward passes left, the best captions are edited
+(:class:`fuse_index.optimize.WordEdits`), and, where no edit helps any more, continued from
+somewhere inside, by the language model alone and under guidance. A caption with a sentiment begins
+from the plain one, with beginnings and endings of drafts of that sentiment before and behind it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fuse_index.demo.corpus import vocabulary
 from fuse_index.demo.drafts import Drafts, fluency
 from fuse_index.demo.drawing import draw
 from fuse_index.demo.graph import agreement
@@ -28,12 +26,24 @@ from fuse_index.demo.shortlist import Shortlist
 from fuse_index.errors import OptionError
 from fuse_index.evaluate.graphs import Agreement
 from fuse_index.objectives import ClassifierLabel, ImageSimilarity
-from fuse_index.optimize import AutoDAN, MethodOptions, Problem, Term
+from fuse_index.optimize import Problem, Route, Term, WordEdits, WordWriter
 
 if TYPE_CHECKING:
     from fuse_index.demo.cast import Cast
     from fuse_index.demo.scene import Scene
     from fuse_index.optimize.optimize import Callback
+
+
+_WORDS = 16
+"""Words of the longest caption that is written from nothing."""
+_MARGIN = 0.8
+"""A writing ends where it is worse than its best by so much."""
+_STALE = 2
+"""Rewritings in a row without a better caption, after which another is begun from nothing."""
+_BEST = 4
+"""Captions from which others are made."""
+_TEMPERATURE = 0.6
+"""Of the words' merits where captions are to differ."""
 
 
 class Request(str, Enum):
@@ -57,48 +67,55 @@ class GuideOptions:
     """How captions are looked for.
 
     Attributes:
-        seed: decides the drafts and every other draw.
-        drafts: sentences the language model writes, for all scenes together.
-        width: drafts taken up for a caption, and captions whose beginnings are rewritten.
-        rounds: of rewriting, revision and edits.
-        rewrites: sentences written in a round.
-        starts: captions revised in a round.
-        search_width: tokens tried in each position of a revision.
-        guidance: of the gradients against the likelihood, see :class:`AutoDAN`.
-        edits: insertions tried in a round.
+        seed: decides every draw.
+        passes: forward passes of a plain caption, about.
+        felt_passes: forward passes of a caption with a sentiment, about.
+        drafts: sentences the language model writes, for the sentiments of all scenes together.
+        taken: drafts from which the search for a plain caption begins.
         grafts: drafts whose beginnings and endings give a plain caption a sentiment.
-        image_weight: of ``1 - cosine`` against a token's mean negative log-likelihood.
+        width: of the beam in which a caption is written.
+        search_width: words tried for one place, over the whole beam.
+        rewrites: sentences the language model writes where no edit helps.
+        guidance: of the gradients against the likelihood, see :class:`WordWriter`.
+        route: how the gradients come to the words.
+        image_weight: of ``1 - cosine`` against the log-likelihood of :func:`drafts.fluency`.
         sentiment_weight: of the classifier's cross-entropy.
     """
 
     seed: int = 0
-    drafts: int = 640
-    width: int = 8
-    rounds: int = 2
-    rewrites: int = 64
-    starts: int = 1
-    search_width: int = 12
-    guidance: float = 2.0
-    edits: int = 80
+    passes: int = 1000
+    felt_passes: int = 600
+    drafts: int = 400
+    taken: int = 16
     grafts: int = 10
-    image_weight: float = 14.0
+    width: int = 4
+    search_width: int = 32
+    rewrites: int = 48
+    guidance: float = 2.0
+    route: Route = Route.WORD
+    image_weight: float = 20.0
     sentiment_weight: float = 2.0
 
     def __post_init__(self) -> None:
-        least = {"drafts": 1, "width": 1, "rounds": 1, "search_width": 1}
-        for name, value in (least | dict.fromkeys(("rewrites", "starts", "edits"), 0)).items():
+        least = {"passes": 1, "felt_passes": 1, "drafts": 1, "width": 1, "search_width": 1}
+        for name, value in (least | {"grafts": 0, "rewrites": 0, "guidance": 0}).items():
             if getattr(self, name) < value:
                 raise OptionError(f"{name}={getattr(self, name)}", expected=f"at least {value}")
 
-    def method(self, length: int) -> MethodOptions:
-        """The method that revises a draft of so many tokens."""
-        return AutoDAN(
-            length=length,
+    def writer(self, temperature: float) -> WordWriter:
+        """The method that writes a caption."""
+        return WordWriter(
+            words=_WORDS,
             search_width=self.search_width,
             weight=self.guidance,
-            iterations=1,
-            sweeps=1,
+            route=self.route,
+            temperature=temperature,
+            margin=_MARGIN,
         )
+
+    def editor(self) -> WordEdits:
+        """The method that edits a caption."""
+        return WordEdits(weight=self.guidance, route=self.route)
 
 
 @dataclass(frozen=True)
@@ -213,12 +230,12 @@ class SceneCaptioner:
         begin = time.perf_counter()
         picture = draw(scene)
         problem = self.problem(picture, request)
-        words = vocabulary()
-        found = Shortlist(problem, self.cast.lm, words, self.options.seed, callbacks)
+        options = self.options
+        found = Shortlist(problem, self.cast.lm, options.seed, callbacks)
         if basis:
             self.recolour(found, tuple(problem.encode(basis)), request)
         else:
-            self.search(found, self.best_drafts(picture, request, self.options.width))
+            self.search(found, self.best_drafts(picture, request, options.taken), options.passes)
         best = found.best()[0]
         text = problem.decode(best).strip()
         losses = dict(zip(problem.names, found.losses[best], strict=True))
@@ -228,23 +245,50 @@ class SceneCaptioner:
             text=text,
             agreement=agreement(graph_of_sentence(text), scene.graph, scene.truths),
             likeness=1 - losses["image"],
-            fluency=losses["fluency"],
+            fluency=losses["fluency"] / (len(best) + 1),
             verdict=self.verdict(text),
             curve=tuple(found.curve),
             seconds=time.perf_counter() - begin,
         )
 
-    def search(self, found: Shortlist, drafts: Sequence[tuple[int, ...]]) -> None:
-        """Go from drafts to the best caption: rewriting, guided revision and edits in turn."""
-        options = self.options
-        found.add(drafts)
-        for _ in range(options.rounds):
-            if options.rewrites:
-                found.rewrite(options.rewrites, options.width)
-            for ids in found.best(options.starts):
-                found.revise(ids, options.method(len(ids)), len(ids))
-            if options.edits:
-                found.edit(1, options.edits)
+    def search(self, found: Shortlist, drafts: Sequence[tuple[int, ...]], passes: int) -> None:
+        """Go from drafts to the best caption.
+
+        Args:
+            found: what is found.
+            drafts: captions to begin from.
+            passes: forward passes it may have when this ends, about.
+        """
+        options, temperature = self.options, 0.0
+        if drafts:
+            found.add(drafts)
+            self.improve(found, 0, passes)
+        while found.forward_passes < passes:
+            since = len(found.totals)
+            writer = options.writer(temperature)
+            found.write([], writer, options.width, passes - found.forward_passes)
+            self.improve(found, since, passes)
+            temperature = _TEMPERATURE
+
+    def improve(self, found: Shortlist, since: int, passes: int) -> None:
+        """Go from some captions to better ones, until neither edits nor rewriting helps.
+
+        Args:
+            found: what is found.
+            since: captions that were known before those that are meant.
+            passes: forward passes that may be spent when this ends, about.
+        """
+        options, edited, stale = self.options, set(), 0
+        while (left := passes - found.forward_passes) > 0 and stale < _STALE:
+            before = found.best(1, since)
+            fresh = [ids for ids in found.best(2, since) if ids not in edited]
+            if fresh:
+                edited.add(fresh[0])
+                found.revise(fresh[0], options.editor(), steps=1, passes=left)
+            else:
+                count = max(1, min(options.rewrites, left // 2))
+                found.rewrite(count, found.best(_BEST, since))
+                stale = stale + 1 if found.best(1, since) == before else 0
 
     def recolour(self, found: Shortlist, basis: tuple[int, ...], request: Request) -> None:
         """Go from a plain caption to the best with a sentiment."""
@@ -252,8 +296,7 @@ class SceneCaptioner:
         order = self.drafts.opinions[:, label].argsort(stable=True)[: self.options.grafts].tolist()
         found.add([basis])
         found.graft(basis, [self.drafts.rows[index] for index in order])
-        best = found.best()[0]
-        found.revise(best, self.options.method(len(best)), len(best))
+        self.improve(found, 0, self.options.felt_passes)
 
     def verdict(self, text: str) -> str:
         """Return the sentiment that the judge sees in a text."""

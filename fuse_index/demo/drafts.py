@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fuse_index.demo.writing import write_sentences
-from fuse_index.objectives import Fluency
+from fuse_index.objectives import Fluency, Reduction
 from fuse_index.optimize import Problem, Term
 from fuse_index.words.ragged import Ragged
 
@@ -22,8 +22,16 @@ _ROWS = 64
 
 
 def fluency() -> Fluency:
-    """What the language model is asked: a likely sentence that ends where it ends."""
-    return Fluency(include_end=True)
+    """What the language model is asked: a likely sentence that ends where it ends.
+
+    The sum over its tokens, not their mean: a mean is lowered by padding a caption with phrases
+    that are likely and say nothing.
+    """
+    return Fluency(include_end=True, reduction=Reduction.SUM, weight=1 / TYPICAL_TOKENS)
+
+
+TYPICAL_TOKENS = 12
+"""Tokens of a plain caption: for one of that length, the loss is that of a mean token."""
 
 
 class Drafts:
@@ -42,7 +50,8 @@ class Drafts:
     def __init__(self, cast: Cast, count: int, seed: int) -> None:
         self.cast = cast
         generator = torch.Generator().manual_seed(seed)
-        rows = list(dict.fromkeys(write_sentences(cast.lm, [()] * count, generator)))
+        written = write_sentences(cast.lm, [()] * count, generator)
+        rows = list(dict.fromkeys(row for row in written if row is not None))
         survives = Problem(cast.lm, [Term(Fluency(), cast.lm)]).words.survives(
             Ragged.from_lists(rows)
         )
@@ -67,8 +76,9 @@ class Drafts:
 
     @cached_property
     def fluencies(self) -> Tensor:
-        """``(n,)``: mean negative log-likelihoods of their tokens and of their end."""
-        return _in_parts(fluency().prepare(self.cast.lm).score, self.rows)
+        """``(n,)``: what their fluency adds to the total loss."""
+        asked = fluency()
+        return asked.weight * _in_parts(asked.prepare(self.cast.lm).score, self.rows)
 
     @cached_property
     def opinions(self) -> Tensor:

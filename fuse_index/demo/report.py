@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PIXELS = 176
 _CURVE = (176, 48)
-_COLOURS = {Request.PLAIN: "#4a6fa5", Request.POSITIVE: "#3a9d5d", Request.NEGATIVE: "#c2504a"}
+COLOURS = {Request.PLAIN: "#4a6fa5", Request.POSITIVE: "#3a9d5d", Request.NEGATIVE: "#c2504a"}
 _STAGES = {
     "check": "checking the models' files",
     "load": "loading four models",
@@ -101,7 +101,7 @@ def _scene(scene: Scene, findings: Sequence[Finding]) -> str:
 
 
 def _said(finding: Finding) -> str:
-    colour = _COLOURS[finding.request]
+    colour = COLOURS[finding.request]
     figures = (
         f"F1 {finding.agreement.f1:.2f} &middot; CLIP {finding.likeness:.2f} &middot; "
         f"{finding.curve[-1][0]:,} forward passes &middot; {finding.seconds:.1f} s"

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fuse_index.demo.edits import exchanges, insertions, omissions
 from fuse_index.demo.writing import write_sentences
 from fuse_index.optimize import (
+    Beam,
     Budget,
     Greedy,
     MethodOptions,
     Problem,
+    Run,
     RunOptions,
     SearchOptions,
     Stop,
+    WordWriter,
     optimize,
 )
 from fuse_index.optimize.budget import Spent
+from fuse_index.optimize.likelihood import Likelihood
 from fuse_index.optimize.scoring import Scorer
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from fuse_index.models.causal import CausalModel
     from fuse_index.optimize.optimize import Callback
+    from fuse_index.optimize.state import Losses
 
 Ids = tuple[int, ...]
+
+_PHRASE = 5
+"""Words of the longest phrase that is put inside a caption."""
 
 
 class Shortlist:
@@ -37,7 +45,6 @@ class Shortlist:
     Args:
         problem: what is minimized; its source is a causal language model.
         lm: that source.
-        words: what edits insert.
         seed: decides the draws.
         callbacks: called after every step of a run.
 
@@ -51,11 +58,10 @@ class Shortlist:
         self,
         problem: Problem,
         lm: CausalModel,
-        words: Sequence[str],
         seed: int = 0,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.problem, self.lm, self.words, self.seed = problem, lm, words, seed
+        self.problem, self.lm = problem, lm
         self.totals: dict[Ids, float] = {}
         self.losses: dict[Ids, tuple[float, ...]] = {}
         self.curve: list[tuple[int, float]] = []
@@ -64,18 +70,21 @@ class Shortlist:
         self._callbacks = callbacks
         self._scorer = Scorer(problem, self.spent)
         self._generator = torch.Generator().manual_seed(seed)
-        texts = lm.words.decode_batch([[0, i] for i in range(lm.vocabulary_size)])
-        start = len(lm.words.decode([0]))
-        self._begins_word = [text[start:].startswith(" ") for text in texts]
 
     @property
     def forward_passes(self) -> int:
         """Forward passes so far; the gradient of a prompt counts two."""
         return self.spent.forward_passes + self._in_runs
 
-    def best(self, count: int = 1) -> list[Ids]:
-        """Return the captions with the smallest totals, the best first."""
-        return sorted(self.totals, key=lambda ids: self.totals[ids])[:count]
+    def best(self, count: int = 1, since: int = 0) -> list[Ids]:
+        """Return the captions with the smallest totals, the best first.
+
+        Args:
+            count: at most so many.
+            since: without those that were known when so many were.
+        """
+        known = list(self.totals)[since:]
+        return sorted(known, key=lambda ids: self.totals[ids])[:count]
 
     def add(self, rows: Iterable[Ids]) -> None:
         """Score captions; those that other tokenizers would not read as they stand are dropped."""
@@ -84,23 +93,20 @@ class Shortlist:
             survives = self.problem.words.survives(Ragged.from_lists(fresh))
             fresh = [row for row, whole in zip(fresh, survives, strict=True) if whole]
         if fresh:
-            losses = self._scorer.score(Ragged.from_lists(fresh))
-            totals = losses @ self.problem.weights
-            for row, own, total in zip(fresh, losses.tolist(), totals.tolist(), strict=True):
-                if np.isfinite(total):
-                    self.totals[row], self.losses[row] = total, tuple(own)
+            rows_kept = Ragged.from_lists(fresh)
+            self._take(rows_kept, self._scorer.score(rows_kept))
         self._record()
 
     def revise(
         self,
         ids: Ids,
         method: MethodOptions,
-        steps: int | None,
         *,
+        steps: int | None = None,
         passes: int | None = None,
         search: SearchOptions | None = None,
     ) -> None:
-        """Run a method on one caption, and take up what it finds.
+        """Run a method on one caption, and take up all it scores.
 
         Args:
             ids: the caption.
@@ -112,43 +118,97 @@ class Shortlist:
         Raises:
             KeyboardInterrupt: an interrupt ended the run.
         """
-        before, best = self.forward_passes, min(self.totals.values())
+        budget = Budget(steps=steps, forward_passes=passes)
+        run = self._run([ids], method, search or Greedy(), budget)
+        self._take(*run.scorer.memory())
+        self._record()
+
+    def write(
+        self, beginnings: Sequence[Ids], method: WordWriter, width: int, passes: int | None
+    ) -> None:
+        """Write captions word by word, and take up all that this goes through.
+
+        Args:
+            beginnings: what they begin with; none leaves it to the language model.
+            method: how words are chosen.
+            width: of the beam.
+            passes: forward passes of the run, at most.
+
+        Raises:
+            KeyboardInterrupt: an interrupt ended the run.
+        """
+        starts = list(beginnings) or self._first_words(method.search_width)
+        run = self._run(starts, method, Beam(width), Budget(forward_passes=passes))
+        self._take(*run.scorer.memory())
+        self._record()
+
+    def _run(
+        self,
+        initial: Sequence[Ids],
+        method: MethodOptions,
+        search: SearchOptions,
+        budget: Budget,
+    ) -> Run:
+        """Run a method; the run with all it has scored."""
+        runs: list[Run] = []
+        seed = int(torch.randint(1 << 31, (1,), generator=self._generator))
         found = optimize(
             self.problem,
-            [ids],
+            initial,
             method=method,
-            search=search or Greedy(),
-            budget=Budget(steps=steps, forward_passes=passes),
-            options=RunOptions(seed=self.seed),
-            callbacks=self._callbacks,
+            search=search,
+            budget=budget,
+            options=RunOptions(seed=seed),
+            callbacks=[lambda run, point: runs.append(run), *self._callbacks],
         )
-        for point in found.trajectory:
-            self.curve.append((before + point.forward_passes, min(best, point.best)))
         self._in_runs += int(found.spent["forward_passes"])
         if found.stop is Stop.INTERRUPTED:
             raise KeyboardInterrupt
-        self.totals[found.ids] = found.total
-        self.losses[found.ids] = tuple(found.losses.values())
-        self._record()
+        return runs[0]
 
-    def rewrite(self, count: int, width: int) -> None:
+    def _first_words(self, count: int) -> list[Ids]:
+        """Words that the language model begins with, the likeliest ones."""
+        lexicon = self.problem.lexicon
+        tokens = lexicon.source
+        firsts = torch.from_numpy(tokens.values[tokens.offsets[:-1]])
+        likelihood = Likelihood(self.problem, self.lm, self.spent)
+        likely = likelihood.along((int(firsts[0]),))[0, firsts]
+        best = likely.topk(min(count, len(lexicon))).indices.tolist()
+        return [tuple(tokens[word].tolist()) for word in best]
+
+    def words(self, ids: Ids) -> list[Ids]:
+        """Cut a caption into the tokens of its words."""
+        offsets, _ = self.problem.words.offsets(Ragged.from_lists([ids]))
+        return [ids[a:b] for a, b in pairwise(offsets.tolist())]
+
+    def rewrite(self, count: int, sources: Sequence[Ids]) -> None:
         """Let the language model go on from beginnings of the best captions, in other words.
 
-        A third of the beginnings are whole captions.
+        A third of the beginnings are whole captions. Of every second sentence only a few words are
+        taken, and what stood behind them stays, with up to three of its words left out.
 
         Args:
             count: sentences; each costs a forward pass to write and one to score.
-            width: captions whose beginnings are used.
+            sources: captions whose beginnings are used.
         """
-        best, starts = self.best(width), []
+        best = [self.words(ids) for ids in sources]
+        starts = []
         for index in range(count):
-            row = best[index % len(best)]
-            cuts = [at for at in range(1, len(row)) if self._begins_word[row[at]]]
-            cuts += [len(row)] * max(1, len(cuts) // 2)
-            cut = int(torch.randint(len(cuts), (1,), generator=self._generator))
-            starts.append(row[: cuts[cut]])
+            own = best[index % len(best)]
+            cut = min(self._draw(len(own) + max(1, len(own) // 2)), len(own))
+            starts.append((own, cut))
         self.spent.predicted += count
-        self.add(write_sentences(self.lm, starts, self._generator))
+        written = write_sentences(
+            self.lm, [_flat(own[:cut]) for own, cut in starts], self._generator
+        )
+        rows: list[Ids] = []
+        for index, ((own, cut), ids) in enumerate(zip(starts, written, strict=True)):
+            if ids is not None and index % 2:
+                phrase = self.words(ids)[cut : cut + 1 + self._draw(_PHRASE)]
+                rows.append(_flat([*own[:cut], *phrase, *own[cut + self._draw(4) :]]))
+            elif ids is not None:
+                rows.append(ids)
+        self.add(rows)
 
     def graft(self, ids: Ids, others: Sequence[Ids], words: int = 6) -> None:
         """Put beginnings of other sentences before a caption, and endings of them behind it.
@@ -160,27 +220,26 @@ class Shortlist:
         """
         rows: list[Ids] = []
         for other in others:
-            cuts = [at for at in range(1, len(other)) if self._begins_word[other[at]]]
-            rows += [(*other[:cut], *ids) for cut in cuts[:words]]
-            rows += [(*ids, *other[cut:]) for cut in cuts[-words:]]
+            cuts = self.words(other)
+            rows += [(*_flat(cuts[:size]), *ids) for size in range(1, min(words, len(cuts)) + 1)]
+            rows += [(*ids, *_flat(cuts[-size:])) for size in range(1, min(words, len(cuts)) + 1)]
         self.add(rows)
 
-    def edit(self, width: int, count: int) -> None:
-        """Exchange, leave out and insert words of the best captions.
+    def _draw(self, below: int) -> int:
+        return int(torch.randint(below, (1,), generator=self._generator))
 
-        Args:
-            width: captions.
-            count: insertions into each.
-        """
-        rows: list[Ids] = []
-        for ids in self.best(width):
-            words = self.problem.decode(ids).split()
-            changed = exchanges(words) + omissions(words)
-            changed += insertions(self.lm, words, self.words, count)
-            self.spent.predicted += 1
-            rows += [tuple(self.problem.encode(" ".join(edited))) for edited in changed]
-        self.add(rows)
+    def _take(self, rows: Ragged, losses: Losses) -> None:
+        """Remember captions that were scored."""
+        totals = losses @ self.problem.weights
+        for row, own, total in zip(rows, losses.tolist(), totals.tolist(), strict=True):
+            if np.isfinite(total):
+                ids = tuple(row.tolist())
+                self.totals[ids], self.losses[ids] = total, tuple(own)
 
     def _record(self) -> None:
         if self.totals:
             self.curve.append((self.forward_passes, min(self.totals.values())))
+
+
+def _flat(words: Sequence[Ids]) -> Ids:
+    return tuple(chain.from_iterable(words))

@@ -25,7 +25,7 @@ def write_sentences(
     *,
     temperature: float = 1.0,
     longest: int = _LONGEST,
-) -> list[tuple[int, ...]]:
+) -> list[tuple[int, ...] | None]:
     """Let a model go on from beginnings until it ends the sentence.
 
     Keys and values are kept, so that a sentence costs what one forward pass over it costs.
@@ -38,7 +38,7 @@ def write_sentences(
         longest: tokens after which a sentence is given up.
 
     Returns:
-        Content ids of the sentences that came to an end, in the order of ``starts``.
+        For every beginning the content ids of the sentence, or None if it came to no end.
 
     Raises:
         ModelError: the model begins its sequences without a special token.
@@ -75,7 +75,8 @@ def write_sentences(
             break
         ids = drawn[:, None]
     return [
-        tuple(row) for row, going in zip(rows, alive.tolist(), strict=True) if row and not going
+        None if going or not row else tuple(row)
+        for row, going in zip(rows, alive.tolist(), strict=True)
     ]
 
 

@@ -102,7 +102,7 @@ class Variant:
 def variants(
     words: int, width: int, options: IndexOptions, measured: bool = True
 ) -> tuple[Variant, ...]:
-    """Say what is tried; ``auto`` leaves out what lost wherever it was measured (docs/word-index.md).
+    """Say what is tried; ``auto`` leaves out what lost wherever measured (docs/word-index.md).
 
     Args:
         words: how many there are.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _CHUNK_ROWS = 64
+_LENGTH_EXPONENT = 0.65
 
 
 class Reduction(str, Enum):
@@ -38,6 +39,21 @@ class Reduction(str, Enum):
     """Their mean, so that prompts of different lengths compare."""
     SUM = "sum"
     """Their sum: the likelihood of the whole prompt."""
+    LENGTH = "length"
+    """Their sum over ``((5 + n) / 6) ** 0.65`` for ``n`` tokens (Wu et al. 2016): between the two,
+    so that neither leaving out nor padding pays."""
+
+
+def length_penalty(counts: Tensor) -> Tensor:
+    """Return by how much a sum of log-probabilities is divided, for texts of so many tokens.
+
+    ``((5 + n) / 6) ** 0.65``, the length normalization of "Google's Neural Machine Translation
+    System" (Wu et al. 2016), with an exponent from the range they recommend.
+
+    Args:
+        counts: ``(b,)``, tokens of each text.
+    """
+    return ((5 + counts) / 6) ** _LENGTH_EXPONENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +71,7 @@ class Fluency(_LanguageObjective):
     is left out: give a prefix, or load the model with ``bos=True``.
 
     Attributes:
-        reduction: mean or sum over the tokens.
+        reduction: mean or sum over the tokens, or between.
         include_suffix: also count the tokens of the suffix, which then continue the prompt.
         include_end: also count the token that ends a text, so that the prompt is to be a whole
             sentence; it stands behind the suffix.
@@ -86,7 +102,7 @@ class EnergyLogProbability(_LanguageObjective):
     layer is not the embedding table, ``h_t`` is the embedding gradient that fits the logits best.
 
     Attributes:
-        reduction: sum or mean over the tokens.
+        reduction: sum or mean over the tokens, or between.
     """
 
     reduction: Reduction = Reduction.SUM
@@ -187,9 +203,13 @@ class _LanguageLoss(Loss):
     def reduce(self, tokens: Tensor, wanted: Tensor) -> Tensor:
         """Sum or average the wanted tokens of every row: (b, T) -> (b,)."""
         total = torch.where(wanted, tokens, torch.zeros_like(tokens)).sum(dim=1)
-        if getattr(self.objective, "reduction", Reduction.MEAN) is Reduction.SUM:
+        reduction = getattr(self.objective, "reduction", Reduction.MEAN)
+        if reduction is Reduction.SUM:
             return total
-        return total / wanted.sum(dim=1).clamp(min=1)
+        counts = wanted.sum(dim=1).clamp(min=1)
+        if reduction is Reduction.LENGTH:
+            return total / length_penalty(counts)
+        return total / counts
 
     def pick(
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int

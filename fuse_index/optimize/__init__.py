@@ -13,7 +13,9 @@ from fuse_index.optimize.methods import (
     MethodOptions,
     Norm,
     RandomSearch,
+    WordEdits,
     WordSwaps,
+    WordWriter,
 )
 from fuse_index.optimize.optimize import optimize
 from fuse_index.optimize.probe import Probe
@@ -23,6 +25,7 @@ from fuse_index.optimize.run import Run, RunOptions
 from fuse_index.optimize.search import SEARCHES, Beam, Greedy, SearchOptions, UniformCost
 from fuse_index.optimize.tokens import TokenFilter
 from fuse_index.optimize.word_gradient import Expansion
+from fuse_index.optimize.word_merit import Route
 
 __all__ = [
     "GCG",
@@ -43,6 +46,7 @@ __all__ = [
     "Problem",
     "RandomSearch",
     "Result",
+    "Route",
     "Run",
     "RunOptions",
     "SearchOptions",
@@ -51,6 +55,8 @@ __all__ = [
     "Term",
     "TokenFilter",
     "UniformCost",
+    "WordEdits",
     "WordSwaps",
+    "WordWriter",
     "optimize",
 ]

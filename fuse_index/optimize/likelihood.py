@@ -61,6 +61,31 @@ class Likelihood:
         ]
         return torch.cat(parts)
 
+    def along(self, prompt: Ids) -> Tensor:
+        """Return what the source expects in every position of a prompt and behind it.
+
+        It costs one forward pass, without a gradient (``Spent.predicted``).
+
+        Args:
+            prompt: ``L`` source ids, at least one.
+
+        Returns:
+            ``(L + 1, V)`` float32 log-probabilities on the CPU; those of a first token that
+            nothing stands before are all 0.
+        """
+        self.spent.predicted += 1
+        source = self.source
+        with torch.no_grad():
+            batch = source.batch([prompt], self._before)
+            begin = max(batch.start - 1, 0)
+            output = source.forward(source.embed(batch.ids), batch, logits_from=begin)
+            assert output.logits is not None
+            end = batch.start + len(prompt) - output.start
+            logits = output.logits[0, begin - output.start : end].float()
+            expected = torch.log_softmax(logits, dim=-1).cpu()
+        missing = len(prompt) + 1 - len(expected)
+        return torch.nn.functional.pad(expected, (0, 0, missing, 0))
+
     def tokens_within(self, prompts: Sequence[Ids], position: int) -> Tensor:
         """Return how likely prompts are with other tokens in a position, given both sides.
 

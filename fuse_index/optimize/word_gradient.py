@@ -155,6 +155,33 @@ class WordDifferentiator:
                 found[id(reader)] = PlaceGradient(reader, known.sums + sums, known.current)
         return list(found.values())
 
+    def at_mean_word(
+        self, prompts: Ragged, slots: NDArray[np.int64], weights: Losses
+    ) -> list[PlaceGradient]:
+        """Take the gradient with the mean word in one place of each of several prompts.
+
+        Args:
+            prompts: ``S`` rows of source ids.
+            slots: ``(S,)``, which word of each; what stands there does not matter.
+            weights: ``(terms,)``.
+
+        Returns:
+            One gradient a model, the terms of a model summed; ``current`` is zero, so that the
+            predicted changes are those from the mean word, up to a constant a prompt.
+        """
+        points = _Points(prompts, slots, mean_word=True)
+        self.gradients.spent.gradients += len(prompts)
+        found: dict[int, PlaceGradient] = {}
+        for term in self.gradients.terms:
+            weight = float(weights[term])
+            if weight:
+                reader = self.problem.readers[term]
+                sums = weight * self._slot_sums(term, points)[0]
+                known = found.get(id(reader))
+                sums = sums if known is None else known.sums + sums
+                found[id(reader)] = PlaceGradient(reader, sums, torch.zeros_like(sums))
+        return list(found.values())
+
     def in_word_space(self, gradients: list[PlaceGradient]) -> Tensor:
         """Return the predicted change for every word in every place, in word space.
 
@@ -216,23 +243,50 @@ class WordDifferentiator:
     def _sums(self, term: int, count: int, points: _Points) -> Tensor:
         """``(W, d)``: the gradient of one term, summed over the tokens of each place."""
         loss, reader = self.problem.losses[term], self.problem.readers[term]
-        total = torch.zeros(count, loss.model.width, device=loss.model.device)
-        taken = torch.zeros(count, 1, device=loss.model.device)
+        if points.slots is not None:
+            sums, counted = self._slot_sums(term, points, count)
+            slots = torch.from_numpy(points.slots).to(sums.device)
+            total = sums.new_zeros(count, sums.shape[1]).index_add_(0, slots, sums)
+            taken = sums.new_zeros(count).index_add_(0, slots, counted.to(sums))
+            return total / taken.clamp(min=1)[:, None]
+        contents, offsets, first = self._cut(reader, points.rows)
+        if int(first[1] - first[0]) != count:
+            return torch.zeros(count, loss.model.width, device=loss.model.device)
+        return _segment_sums(embedding_gradient(loss, contents)[1], offsets)
+
+    def _slot_sums(
+        self, term: int, points: _Points, count: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The gradient of one term at one place of each row, summed over the place's tokens.
+
+        Args:
+            term: which.
+            points: ``R`` rows with a slot each.
+            count: words that every row has; a row with another number, because a word joins its
+                neighbour in the model's tokens, gives zeros.
+
+        Returns:
+            ``(R, d)`` float32, and ``(R,)`` bool: which rows count.
+        """
+        loss, reader = self.problem.losses[term], self.problem.readers[term]
+        sums, counted = [], []
         for begin in range(0, len(points.rows), _ROWS):
             part = points.part(begin, begin + _ROWS)
+            assert part.slots is not None
             contents, offsets, first = self._cut(reader, part.rows)
-            counted = np.diff(first) == count  # a word that joins its neighbour is left out
+            words = np.diff(first)
+            whole = words > part.slots if count is None else words == count
             put = None
             if part.mean_word:
                 mean = self.lexicon.of(loss.model).mean
                 contents, offsets, put = _mean_word(contents, offsets, first, part.slots, mean)
             _, packed = embedding_gradient(loss, contents, put)
-            sums = _segment_sums(packed, offsets)
-            for row in np.flatnonzero(counted):
-                chosen = np.arange(count) if part.slots is None else part.slots[row : row + 1]
-                total[chosen] += sums[first[row] + chosen]
-                taken[chosen] += 1
-        return total / taken.clamp(min=1)
+            places = torch.from_numpy(first[:-1] + np.minimum(part.slots, words - 1))
+            kept = torch.from_numpy(whole).to(packed.device)
+            own = _segment_sums(packed, offsets)[places.to(packed.device)]
+            sums.append(own * kept[:, None])
+            counted.append(kept)
+        return torch.cat(sums), torch.cat(counted)
 
     def _cut(
         self, reader: Reader, rows: Ragged

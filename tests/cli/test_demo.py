@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from rich.console import Console
 
@@ -24,7 +25,7 @@ from fuse_index.demo.captioning import GuideOptions
 from fuse_index.demo.cast import assemble_cast
 from fuse_index.demo.packaged import FOLDER
 
-QUICK = {"drafts": 24, "search_width": 4, "edits": 4, "rewrites": 4, "rounds": 1}
+QUICK = {"drafts": 24, "taken": 2, "passes": 60, "felt_passes": 60, "search_width": 4}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,19 @@ def test_off_a_terminal_there_are_plain_lines_and_a_report(capsys, tmp_path, mon
     lines = [line for line in out.splitlines() if line.startswith("scene 1")]
     assert [line.split()[2] for line in lines] == ["plain", "positive", "negative"]
     assert report.read_text(encoding="utf-8").count("<polyline") == 3
+
+
+def test_the_captions_are_saved_as_a_picture_too(capsys, tmp_path):
+    path = tmp_path / "demo.png"
+    code, _, _ = run(capsys, "--scenes", 1, "--out", tmp_path, "--picture", path)
+    assert code == 0
+    with PIL.Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.size[0] > 4 * image.size[1]
+        assert len(image.convert("L").getcolors()) > 20
+    code, _, err = run(capsys, "--out", tmp_path, "--picture", tmp_path / "missing" / "a.png")
+    assert code == 2
+    assert "--picture" in err
 
 
 def test_json_is_one_object_and_the_seed_is_in_it(capsys, tmp_path):

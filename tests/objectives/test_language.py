@@ -21,6 +21,7 @@ from fuse_index.objectives import (
     one_hot_content,
 )
 from fuse_index.objectives.labels import _SPACES, label_space
+from fuse_index.objectives.language import length_penalty
 from fuse_index.objectives.shared import SharedStart
 from tests.models import factory
 
@@ -341,8 +342,18 @@ def test_duplicate_candidates_are_scored_alike(loaded: Load) -> None:
     )
 
 
+def test_a_sum_over_the_length_penalty_stands_between_sum_and_mean(gpt2: Model) -> None:
+    rows = rows_of(gpt2)
+    total = Fluency(prefix="the", reduction="sum").prepare(gpt2).score(rows)
+    scaled = Fluency(prefix="the", reduction="length").prepare(gpt2).score(rows)
+    counts = torch.tensor([len(row) for row in rows])
+    torch.testing.assert_close(scaled, total / ((5 + counts) / 6) ** 0.65)
+    assert float(length_penalty(torch.tensor(1))) == 1.0
+
+
 def test_bad_options_and_labels(gpt2: Model) -> None:
-    with pytest.raises(OptionError, match="fluency: reduction 'median'; expected one of mean, sum"):
+    expected = "fluency: reduction 'median'; expected one of mean, sum, length"
+    with pytest.raises(OptionError, match=expected):
         Fluency(reduction="median")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="temperature 0"):
         TokenDivergence(temperature=0)

@@ -16,7 +16,6 @@ from fuse_index.models import Model
 from fuse_index.models.causal import CausalModel
 from fuse_index.objectives import Fluency, ImageSimilarity, TextSimilarity
 from fuse_index.optimize import (
-    GCG,
     AutoDAN,
     Beam,
     Budget,
@@ -33,7 +32,7 @@ from fuse_index.optimize import (
     optimize,
 )
 from fuse_index.optimize.likelihood import Likelihood
-from fuse_index.optimize.methods.autodan import draw_ranked, merits_of
+from fuse_index.optimize.merit import draw_ranked, merits_of
 from fuse_index.words.ragged import Ragged
 
 BEGINNINGS = ["the picture", "a small"]
@@ -196,7 +195,7 @@ def test_iterations_end_where_the_best_stays(image_only: Problem) -> None:
     found = []
     for iterations in (1, 3, 50):
         options = AutoDAN(length=6, search_width=8, temperature=0, iterations=iterations)
-        run = run_of(image_only, options, BEGINNINGS[:1])
+        run = run_of(image_only, options, BEGINNINGS[1:])
         proposals = run.method.propose(run.search.select())
         assert proposals is not None
         totals = run.context.totals(proposals.prompts)
@@ -232,9 +231,10 @@ def test_passes_are_counted(problem: Problem) -> None:
     proposals = run.method.propose(states)
     assert proposals is not None
     spent = run.spent
-    assert (spent.predicted, spent.gradients) == (2, 4)
+    assert spent.predicted == 2
+    assert 2 <= spent.gradients <= 4  # a prompt whose first iteration finds nothing has no second
     assert spent.scored - scored == len(proposals.prompts)
-    assert spent.forward_passes == 2 + 2 * 4 + spent.scored
+    assert spent.forward_passes == 2 + 2 * spent.gradients + spent.scored
 
 
 def test_the_budget_limits_a_step(problem: Problem) -> None:
@@ -260,34 +260,33 @@ def test_without_the_gradient_no_adapter_is_needed(
 
 
 def test_a_sweep_revises_one_token_after_the_other(problem: Problem) -> None:
-    options = AutoDAN(length=5, search_width=24, sweeps=2)
+    options = AutoDAN(length=7, search_width=24, sweeps=2)
     result = optimize(problem, BEGINNINGS[0], method=options, budget=Budget(steps=100))
     assert result.stop is Stop.FINISHED
-    assert result.spent["steps"] == 3 + 2 * 5
-    revised = result.trajectory[3:]
+    assert result.spent["steps"] == 5 + 2 * 7
+    revised = result.trajectory[5:]
     for number, (before, after) in enumerate(pairwise(revised)):
         changed = np.flatnonzero(np.array(before.ids) != np.array(after.ids))
-        assert set(changed.tolist()) <= {number % 5}
+        assert set(changed.tolist()) <= {number % 7}
         assert after.total <= before.total
     assert revised[-1].total < revised[0].total
 
 
-def test_it_reads_better_than_gcg_in_equal_steps(lm: Model, image_only: Problem) -> None:
+def test_the_less_the_gradient_weighs_the_better_it_reads(lm: Model, image_only: Problem) -> None:
     fluency = Fluency().prepare(lm)
-    steps, width = 7, 32
-    ours = optimize(
-        image_only,
-        BEGINNINGS[0],
-        method=AutoDAN(length=9, search_width=width),
-        budget=Budget(steps=steps),
-    )
-    start = "the picture contains a small circle on the left"
-    gcg = optimize(image_only, start, method=GCG(search_width=width), budget=Budget(steps=steps))
-    losses = fluency.score([list(ours.trajectory[-1].ids), list(gcg.ids)])
-    assert len(ours.trajectory) == len(gcg.trajectory) == steps + 1
-    assert len(ours.trajectory[-1].ids) == len(gcg.ids) == 9
+    steps = 7
+
+    def written(weight: float) -> tuple[int, ...]:
+        options = AutoDAN(length=9, search_width=32, weight=weight)
+        found = optimize(image_only, BEGINNINGS[0], method=options, budget=Budget(steps=steps))
+        assert len(found.trajectory) == steps + 1
+        assert found.total < found.trajectory[0].total
+        return found.trajectory[-1].ids
+
+    rows = [list(written(weight)) for weight in (0.5, 50.0)]
+    assert [len(row) for row in rows] == [9, 9]
+    losses = fluency.score(rows)
     assert losses[0] < losses[1] - 0.5
-    assert ours.total < ours.trajectory[0].total
 
 
 # bad input

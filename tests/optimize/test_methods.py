@@ -29,7 +29,7 @@ from fuse_index.optimize import (
     UniformCost,
     optimize,
 )
-from fuse_index.optimize.methods import WordSwaps
+from fuse_index.optimize.methods import WordEdits, WordSwaps, WordWriter
 from fuse_index.optimize.survival import _EMPTY_CANDIDATES, PromptCheck
 from tests.optimize.conftest import START
 
@@ -37,6 +37,8 @@ METHOD_CASES: dict[str, MethodOptions] = {
     "gcg": GCG(search_width=12, top_k=24),
     "gcg-best": GCG(search_width=12, draw=Draw.BEST),
     "words": WordSwaps(search_width=12, top_k=24),
+    "write_words": WordWriter(words=8, search_width=12, temperature=0.5),
+    "edit_words": WordEdits(swaps=1, pairs=1, insertions=1, exchanges=False),
     "autodan": AutoDAN(length=11, search_width=12, iterations=2, sweeps=1),
     "pez": PEZ(restarts=2),
     "random": RandomSearch(search_width=12),

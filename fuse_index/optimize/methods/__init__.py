@@ -7,10 +7,13 @@ from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Pro
 from fuse_index.optimize.methods.gcg import GCG, Draw
 from fuse_index.optimize.methods.pez import PEZ
 from fuse_index.optimize.methods.random_search import Norm, RandomSearch
+from fuse_index.optimize.methods.word_edits import WordEdits
 from fuse_index.optimize.methods.word_swaps import Guide, WordSwaps
+from fuse_index.optimize.methods.word_writer import WordWriter
 
 METHODS: dict[str, type[MethodOptions]] = {
-    options.type: options for options in (GCG, WordSwaps, AutoDAN, PEZ, RandomSearch)
+    options.type: options
+    for options in (GCG, WordSwaps, AutoDAN, WordWriter, WordEdits, PEZ, RandomSearch)
 }
 """Every method by its name in files and on the command line."""
 
@@ -27,5 +30,7 @@ __all__ = [
     "Norm",
     "Proposals",
     "RandomSearch",
+    "WordEdits",
     "WordSwaps",
+    "WordWriter",
 ]

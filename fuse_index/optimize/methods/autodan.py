@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from fuse_index.errors import ModelError, OptionError
-from fuse_index.models.causal import CausalModel
+from fuse_index.errors import OptionError
 from fuse_index.optimize.likelihood import Likelihood
+from fuse_index.optimize.merit import draw_ranked, merits_of, require_causal
 from fuse_index.optimize.methods.base import (
     Context,
     Method,
@@ -31,6 +31,7 @@ from fuse_index.words.ragged import Ragged
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fuse_index.models.causal import CausalModel
     from fuse_index.optimize.state import Ids
 
 _SPARE = 8
@@ -84,13 +85,7 @@ class AutoDAN(MethodOptions):
             ModelError: the source is not a causal language model.
             OptionError: an initial prompt is longer than the finished one.
         """
-        source = context.problem.source
-        if not isinstance(source, CausalModel):
-            raise ModelError(
-                f"autodan: {source.name} of kind {source.kind.value!r} as the source",
-                expected="a causal language model, which writes the prompt",
-                remedy="choose another source, or another method",
-            )
+        source = require_causal(context.problem.source, self.type)
         longest = max(len(state.ids) for state in states)
         if longest > self.length:
             raise OptionError(
@@ -237,50 +232,3 @@ class _AutoDANMethod(Method):
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         self._swept = int(tensors["swept"])
-
-
-def merits_of(
-    likelihoods: Tensor, gradient: Tensor | None, allowed: Tensor, weight: float
-) -> Tensor:
-    """Combine how likely tokens are with how much they help.
-
-    Args:
-        likelihoods: ``(V,)`` log-probabilities.
-        gradient: ``(V,)`` predicted changes of the loss, or None.
-        allowed: ``(V,)``, which tokens may be used.
-        weight: nats that one standard deviation of the predicted changes counts.
-
-    Returns:
-        ``(V,)`` float32; minus infinity where a token may not be used.
-    """
-    merits = likelihoods.float()
-    if gradient is not None:
-        own = gradient[allowed].float()
-        spread = own.std(correction=0)
-        if spread > 0:
-            merits = merits - weight * (gradient.float() - own.mean()) / spread
-    return merits.masked_fill(~allowed, -torch.inf)
-
-
-def draw_ranked(
-    merits: Tensor, count: int, temperature: float, generator: torch.Generator
-) -> Tensor:
-    """Draw tokens one after another without repeats, ``p ~ exp(merit / temperature)``.
-
-    Adding Gumbel noise and sorting does that in one go (Yellott 1977; Kool et al. 2019).
-
-    Args:
-        merits: ``(V,)``, minus infinity where a token may not be drawn.
-        count: tokens, at most.
-        temperature: 0 takes the best.
-        generator: of the random numbers.
-
-    Returns:
-        ``(at most count,)`` int64.
-    """
-    if temperature:
-        uniform = torch.rand(len(merits), generator=generator, dtype=torch.float64)
-        noise = -torch.log(-torch.log(uniform.clamp(min=1e-300)))
-        merits = merits.double() / temperature + noise
-    usable = int(torch.isfinite(merits).sum())
-    return merits.topk(min(count, usable)).indices
