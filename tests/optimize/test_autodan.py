@@ -195,7 +195,7 @@ def test_iterations_end_where_the_best_stays(image_only: Problem) -> None:
     found = []
     for iterations in (1, 3, 50):
         options = AutoDAN(length=6, search_width=8, temperature=0, iterations=iterations)
-        run = run_of(image_only, options, BEGINNINGS[1:])
+        run = run_of(image_only, options, BEGINNINGS[:1])
         proposals = run.method.propose(run.search.select())
         assert proposals is not None
         totals = run.context.totals(proposals.prompts)
