@@ -75,3 +75,14 @@ def files_of(folder: Path) -> dict[str, bytes]:
         for name, path in found.items()
         if path.is_file() and not any(part.startswith(".") for part in name.parts)
     }
+
+
+@pytest.fixture
+def published(hub, bundle) -> str:
+    """The commit of a bundle that is on the Hub as ``org/name``."""
+    return hub.add("org/name", files_of(bundle) | {".gitattributes": b"", "LICENSE": b"MIT"})
+
+
+def blobs(hub_cache) -> list[str]:
+    """Return the names of the files that the Hub's cache holds."""
+    return sorted(path.name for path in (hub_cache / "hub").rglob("blobs/*"))
