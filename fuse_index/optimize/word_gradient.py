@@ -22,7 +22,7 @@ from fuse_index.optimize.lexicon import replace_words
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -140,20 +140,11 @@ class WordDifferentiator:
         taken = self._expanded(places, wanted, expansion, anchors)
         rows = taken.rows
         self.gradients.spent.gradients += len(rows)
-        found: dict[int, PlaceGradient] = {}
-        for term in self.gradients.terms:
-            weight = float(weights[term])
-            if not weight:
-                continue
-            reader = self.problem.readers[term]
-            sums = weight * self._sums(term, len(places), taken)[wanted]
-            known = found.get(id(reader))
-            if known is None:
-                current = self._current(reader, places)[wanted]
-                found[id(reader)] = PlaceGradient(reader, sums, current)
-            else:
-                found[id(reader)] = PlaceGradient(reader, known.sums + sums, known.current)
-        return list(found.values())
+        found = self._by_model(weights, lambda term: self._sums(term, len(places), taken)[wanted])
+        return [
+            PlaceGradient(own.reader, own.sums, self._current(own.reader, places)[wanted])
+            for own in found
+        ]
 
     def at_mean_word(
         self, prompts: Ragged, slots: NDArray[np.int64], weights: Losses
@@ -171,16 +162,23 @@ class WordDifferentiator:
         """
         points = _Points(prompts, slots, mean_word=True)
         self.gradients.spent.gradients += len(prompts)
-        found: dict[int, PlaceGradient] = {}
+        return self._by_model(weights, lambda term: self._slot_sums(term, points)[0])
+
+    def _by_model(self, weights: Losses, sums_of: Callable[[int], Tensor]) -> list[PlaceGradient]:
+        """Weigh the terms' gradients and add up those of one model; ``current`` is zero."""
+        readers: dict[int, Reader] = {}
+        totals: dict[int, Tensor] = {}
         for term in self.gradients.terms:
             weight = float(weights[term])
             if weight:
                 reader = self.problem.readers[term]
-                sums = weight * self._slot_sums(term, points)[0]
-                known = found.get(id(reader))
-                sums = sums if known is None else known.sums + sums
-                found[id(reader)] = PlaceGradient(reader, sums, torch.zeros_like(sums))
-        return list(found.values())
+                readers[id(reader)] = reader
+                sums = weight * sums_of(term)
+                totals[id(reader)] = totals[id(reader)] + sums if id(reader) in totals else sums
+        return [
+            PlaceGradient(readers[key], sums, torch.zeros_like(sums))
+            for key, sums in totals.items()
+        ]
 
     def in_word_space(self, gradients: list[PlaceGradient]) -> Tensor:
         """Return the predicted change for every word in every place, in word space.

@@ -96,9 +96,7 @@ class _EditMethod(Method):
 
     def _edited(self, places: Places) -> list[list[int]]:
         options = self.options
-        words = [
-            list(places.ids[a:b]) for a, b in zip(places.offsets, places.offsets[1:], strict=False)
-        ]
+        words = [list(places.ids[a:b]) for a, b in pairwise(places.offsets.tolist())]
         edited: list[Words] = []
         if options.swaps or options.pairs:
             merits = self._merit.instead(places)
