@@ -1,11 +1,13 @@
-"""Captions of the demo's scenes: written word by word under guidance, then edited.
+"""Captions of the demo's scenes: drafts, edits, and writing word by word, under guidance.
 
-A caption is written from left to right by :class:`fuse_index.optimize.WordWriter`: the words tried
-are those that the language model finds likely and the gradients of CLIP and the classifier helpful.
-Then, as long as there are forward passes left, the best captions are edited
-(:class:`fuse_index.optimize.WordEdits`), and, where no edit helps any more, continued from
-somewhere inside, by the language model alone and under guidance. A caption with a sentiment begins
-from the plain one, with beginnings and endings of drafts of that sentiment before and behind it.
+The search begins from the drafts of the language model with the smallest loss. The best captions
+are edited (:class:`fuse_index.optimize.WordEdits`); where no edit helps any more, the language
+model goes on from beginnings of them, or puts phrases inside. Where that helps no more either,
+another caption is written from left to right (:class:`fuse_index.optimize.WordWriter`) and improved
+in the same way, as long as there are forward passes left. The words tried are those that the
+language model finds likely and the gradients of CLIP and the classifier helpful. A caption with a
+sentiment begins from the plain one, with beginnings and endings of drafts of that sentiment before
+and behind it.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class GuideOptions:
         seed: decides every draw.
         passes: forward passes of a plain caption, about.
         felt_passes: forward passes of a caption with a sentiment, about.
-        drafts: sentences the language model writes, for the sentiments of all scenes together.
+        drafts: sentences the language model writes, for all scenes together.
         taken: drafts from which the search for a plain caption begins.
         grafts: drafts whose beginnings and endings give a plain caption a sentiment.
         width: of the beam in which a caption is written.
