@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.adapter.adapter import Adapter
+from fuse_index.optimize.anchored import likeness, weighted
 from fuse_index.optimize.word_gradient import Expansion
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
@@ -109,7 +110,6 @@ ANCHORED: dict[str, Predictor] = {"adapter_anchored": by_adapter, "word_anchored
 """Predictions from the average of the gradients at anchors."""
 WEIGHTED = "word_weighted"
 """Name of :func:`by_weighted_anchors` in reports."""
-_SHARPNESS = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +135,8 @@ def by_weighted_anchors(vocabulary: Vocabulary, anchors: Anchors, candidates: Ro
     """
     words = mean_embeddings(vocabulary, candidates)
     own = mean_embeddings(vocabulary, anchors.rows)
-    predicted = anchors.losses + words @ anchors.gradients.T - (own * anchors.gradients).sum(1)
-    centre = own.mean(0)
-    unit = torch.nn.functional.normalize(words - centre, dim=1)
-    likeness = unit @ torch.nn.functional.normalize(own - centre, dim=1).T
-    return (torch.softmax(_SHARPNESS * likeness, dim=1) * predicted).sum(1)
+    values, at_itself = anchors.gradients @ words.T, (own * anchors.gradients).sum(1)
+    return weighted(values, anchors.losses, at_itself, likeness(words, own))
 
 
 def mean_embeddings(vocabulary: Vocabulary, rows: Rows) -> Tensor:

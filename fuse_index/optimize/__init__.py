@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fuse_index.optimize.anchors import AnchorAverage, AnchorPlaces, AnchorSource
 from fuse_index.optimize.budget import Budget, Spent, Stop
 from fuse_index.optimize.methods import (
     GCG,
@@ -32,6 +33,9 @@ __all__ = [
     "METHODS",
     "PEZ",
     "SEARCHES",
+    "AnchorAverage",
+    "AnchorPlaces",
+    "AnchorSource",
     "AutoDAN",
     "Beam",
     "Budget",

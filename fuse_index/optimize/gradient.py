@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fuse_index.errors import LossError, OptionError
 from fuse_index.objectives.base import require_finite
 from fuse_index.objectives.labels import content_rows, label_space, one_hot_content
+from fuse_index.optimize.batching import BatchSize
 from fuse_index.optimize.budget import Spent
 from fuse_index.words.ragged import Ragged
 
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from fuse_index.optimize.reader import Reader, Reading
     from fuse_index.optimize.state import Losses
 
-_ROWS = 16
-"""Prompts of one backward pass."""
+_CPU_ROWS = 16
+_GPU_ROWS = 128
+"""Prompts of one backward pass, which keeps what the forward pass of every layer computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +71,19 @@ class Differentiator:
     Args:
         problem: the terms; those without a gradient take no part.
         spent: where gradients are counted.
+        batch_size: prompts of one forward pass, at most; of a backward pass there are no more.
 
     Attributes:
         terms: which terms of the problem have a gradient and a weight.
+        rows: prompts of one backward pass, learned as it goes.
     """
 
-    def __init__(self, problem: Problem, spent: Spent) -> None:
+    def __init__(self, problem: Problem, spent: Spent, *, batch_size: int | None = None) -> None:
         self.problem = problem
         self.spent = spent
+        on_gpu = any(loss.model.device.type == "cuda" for loss in problem.losses)
+        rows = _GPU_ROWS if on_gpu else _CPU_ROWS
+        self.rows = BatchSize(rows if batch_size is None else min(rows, batch_size))
         self._table: Tensor = problem.source.table().detach()
         self.terms = tuple(
             i
@@ -117,7 +124,25 @@ class Differentiator:
         Raises:
             LossError: a gradient is not finite.
         """
-        return self._by_rows(prompts, lambda part: self._tokens(part, weights))
+        return self._by_rows(prompts, lambda part: self.expand(part, weights)[1])
+
+    def expand(self, prompts: Ragged, weights: Losses) -> tuple[Tensor, Tensor]:
+        """Return the losses and what :meth:`tokens` does, in one pass that counts nothing.
+
+        Args:
+            prompts: ``b`` rows of source ids, of at most ``C`` tokens; no more than fit at once.
+            weights: ``(terms,)``.
+
+        Returns:
+            ``(b,)`` float32, the weighted losses of the terms with a gradient, and
+            ``(b, C, vocabulary)`` float32, both on the source's device.
+        """
+        losses, embeddings, tokens = self._sums(prompts, weights, one_hot=True)
+        if embeddings is not None:
+            through = (embeddings.to(self._table.dtype) @ self._table.T).float()
+            tokens = through if tokens is None else tokens.add_(through)
+        assert tokens is not None
+        return losses, tokens
 
     def embeddings(self, prompts: Ragged, weights: Losses) -> Tensor:
         """Return the gradient of the total loss at the source's embeddings.
@@ -145,7 +170,7 @@ class Differentiator:
         for i in self.terms:
             alone = np.zeros(len(lengths))
             alone[i] = 1.0
-            scores = self._tokens(prompts, alone)
+            scores = self.expand(prompts, alone)[1]
             lengths[i] = float(scores.flatten(1).norm(dim=1).mean())
         return lengths
 
@@ -153,23 +178,14 @@ class Differentiator:
         self.spent.gradients += len(prompts)
         longest = int(prompts.lengths.max(initial=0))
         parts = []
-        for begin in range(0, len(prompts), _ROWS):
-            rows = np.arange(begin, min(begin + _ROWS, len(prompts)))
-            part = take(prompts.select(rows))
+        taken = self.rows.map(len(prompts), lambda rows: take(rows_within(prompts, rows)))
+        for _, part in taken:
             missing = longest - part.shape[1]
             parts.append(torch.nn.functional.pad(part, (0, 0, 0, missing)) if missing else part)
         return torch.cat(parts)
 
-    def _tokens(self, prompts: Ragged, weights: Losses) -> Tensor:
-        embeddings, tokens = self._sums(prompts, weights, one_hot=True)
-        if embeddings is not None:
-            through = (embeddings.to(self._table.dtype) @ self._table.T).float()
-            tokens = through if tokens is None else tokens.add_(through)
-        assert tokens is not None
-        return tokens
-
     def _embeddings(self, prompts: Ragged, weights: Losses) -> Tensor:
-        embeddings, tokens = self._sums(prompts, weights, one_hot=False)
+        _, embeddings, tokens = self._sums(prompts, weights, one_hot=False)
         if tokens is not None:
             # the embedding gradient that fits the tokens' best
             through = label_space(self.problem.source).gradient(tokens)
@@ -179,11 +195,12 @@ class Differentiator:
 
     def _sums(
         self, prompts: Ragged, weights: Losses, *, one_hot: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         readings: dict[int, Reading] = {}
         embeddings: Tensor | None = None
         tokens: Tensor | None = None
         device = self.problem.source.device
+        losses = torch.zeros(len(prompts), device=device)
         for i in self.terms:
             weight = float(weights[i])
             if not weight:
@@ -193,13 +210,14 @@ class Differentiator:
                 readings[id(reader)] = reader.read(prompts)
             reading = readings[id(reader)]
             found = _term_gradient(loss, reader, reading, prompts, one_hot=one_hot)
+            losses += weight * found.losses.to(losses)
             if found.embeddings is not None:
                 part = weight * found.embeddings.to(device)
                 embeddings = part if embeddings is None else embeddings + part
             if found.tokens is not None:
                 part = weight * found.tokens.to(device)
                 tokens = part if tokens is None else tokens + part
-        return embeddings, tokens
+        return losses, embeddings, tokens
 
 
 def _term_gradient(
@@ -274,6 +292,11 @@ def one_hot_gradient(loss: Loss, contents: Ragged) -> tuple[Tensor, Tensor]:
     _require_finite_gradient(losses, gradient, loss, batch)
     here = content_rows(batch, gradient.shape[1])[..., None]
     return losses.detach(), torch.where(here, gradient, torch.zeros_like(gradient)).float()
+
+
+def rows_within(prompts: Ragged, rows: slice) -> Ragged:
+    """Return a run of rows."""
+    return prompts.select(np.arange(rows.start, rows.stop))
 
 
 def padded_rows(packed: Tensor, prompts: Ragged) -> Tensor:

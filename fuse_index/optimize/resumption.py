@@ -51,4 +51,4 @@ def restore(run: Run, saved: Checkpoint) -> None:
 
 def _batch_sizes(run: Run) -> list[BatchSize]:
     drafts = () if run.probe is None else run.probe.draft_scorer.batch_sizes
-    return [*run.scorer.batch_sizes, *drafts]
+    return [*run.scorer.batch_sizes, *drafts, run.gradients.rows]

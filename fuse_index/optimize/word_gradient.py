@@ -9,16 +9,28 @@ the place (the mean word, or random words) it does far better (docs/mathematics.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fuse_index.optimize.gradient import Put, embedding_gradient
-from fuse_index.optimize.lexicon import replace_words
+from fuse_index.optimize.adapted_words import AdaptedWords
+from fuse_index.optimize.anchored import likeness, weighted
+from fuse_index.optimize.anchors import AnchorAverage
+from fuse_index.optimize.gradient import embedding_gradient, rows_within
+from fuse_index.optimize.word_points import (
+    PlaceGradient,
+    Places,
+    PointGradients,
+    Points,
+    Spread,
+    segment_sums,
+    with_mean_word,
+)
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -26,13 +38,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fuse_index.optimize.anchors import Anchored
     from fuse_index.optimize.gradient import Differentiator
     from fuse_index.optimize.lexicon import Lexicon
     from fuse_index.optimize.reader import Reader
     from fuse_index.optimize.state import Ids, Losses
-
-_ROWS = 32
-"""Prompts of one backward pass."""
 
 
 class Expansion(str, Enum):
@@ -43,53 +53,7 @@ class Expansion(str, Enum):
     MEAN_WORD = "mean_word"
     """With the mean embedding of all words in the place: one gradient a place."""
     ANCHORS = "anchors"
-    """With random words in the place, averaged: one gradient a place and anchor."""
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """The words of one prompt.
-
-    Attributes:
-        ids: the prompt.
-        offsets: ``(W + 1,)`` where each word begins.
-    """
-
-    ids: Ids
-    offsets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-
-@dataclass(frozen=True, eq=False)
-class _Points:
-    """Prompts whose gradient is taken, and the place that counts in each (None: all places)."""
-
-    rows: Ragged
-    slots: NDArray[np.int64] | None
-    mean_word: bool = False
-
-    def part(self, begin: int, end: int) -> _Points:
-        """Some of the prompts."""
-        chosen = np.arange(begin, min(end, len(self.rows)))
-        slots = None if self.slots is None else self.slots[chosen]
-        return _Points(self.rows.select(chosen), slots, self.mean_word)
-
-
-@dataclass(frozen=True, eq=False)
-class PlaceGradient:
-    """The gradient of the terms of one model, by place.
-
-    Attributes:
-        reader: who reads the prompts for the model.
-        sums: ``(S, d)`` float32, summed over the tokens of each place, averaged over anchors.
-        current: ``(S, d)`` float32, the mean embedding of each place's own tokens.
-    """
-
-    reader: Reader
-    sums: Tensor
-    current: Tensor
+    """With other words in the place, averaged (:mod:`fuse_index.optimize.anchors`)."""
 
 
 class WordDifferentiator:
@@ -98,16 +62,12 @@ class WordDifferentiator:
     Args:
         gradients: of the problem.
         lexicon: the words.
-        generator: draws anchors.
     """
 
-    def __init__(
-        self, gradients: Differentiator, lexicon: Lexicon, generator: torch.Generator
-    ) -> None:
+    def __init__(self, gradients: Differentiator, lexicon: Lexicon) -> None:
         self.gradients = gradients
         self.problem = gradients.problem
         self.lexicon = lexicon
-        self._generator = generator
         self._adapted: dict[int, AdaptedWords] = {}
 
     def places(self, ids: Ids) -> Places:
@@ -122,7 +82,8 @@ class WordDifferentiator:
         *,
         slots: Sequence[int] | None = None,
         expansion: Expansion = Expansion.CURRENT,
-        anchors: int = 8,
+        anchors: Anchored | None = None,
+        average: AnchorAverage = AnchorAverage.PLAIN,
     ) -> list[PlaceGradient]:
         """Take the gradient at places of a prompt.
 
@@ -131,20 +92,56 @@ class WordDifferentiator:
             weights: ``(terms,)``.
             slots: ``S`` of its ``W`` words; all by default.
             expansion: where it is taken.
-            anchors: random words a place, for :attr:`Expansion.ANCHORS`.
+            anchors: of these places, for :attr:`Expansion.ANCHORS`.
+            average: how the predictions from anchors of one place are put together.
 
         Returns:
             One gradient a model, the terms of a model summed.
         """
         wanted = list(range(len(places)) if slots is None else slots)
-        taken = self._expanded(places, wanted, expansion, anchors)
-        rows = taken.rows
-        self.gradients.spent.gradients += len(rows)
-        found = self._by_model(weights, lambda term: self._sums(term, len(places), taken)[wanted])
-        return [
-            PlaceGradient(own.reader, own.sums, self._current(own.reader, places)[wanted])
-            for own in found
-        ]
+        count = len(places)
+        if expansion is Expansion.MEAN_WORD:
+            rows = Ragged.from_lists([places.ids] * len(wanted))
+            points = Points(rows, np.array(wanted), mean_word=True)
+            found = self._averaged(self._points(points, weights, count), 1)
+        elif expansion is Expansion.CURRENT:
+            found = self._everywhere(Ragged.from_lists([places.ids]), weights, count, wanted)
+        else:
+            assert anchors is not None
+            if anchors.slots is None:
+                found = self._everywhere(anchors.rows, weights, count, wanted)
+            else:
+                found = self.at_anchors(anchors, weights, average, count=count)
+        return [replace(own, current=self._current(own.reader, places)[wanted]) for own in found]
+
+    def at_anchors(
+        self,
+        anchors: Anchored,
+        weights: Losses,
+        average: AnchorAverage = AnchorAverage.PLAIN,
+        *,
+        count: int | None = None,
+    ) -> list[PlaceGradient]:
+        """Take the gradient with anchors in one place of each of several prompts.
+
+        Args:
+            anchors: ``R = S * A`` rows with a place each, those of the first place first.
+            weights: ``(terms,)``.
+            average: how the predictions from the anchors of a place are put together.
+            count: words that every prompt has, if it is the same number.
+
+        Returns:
+            One gradient a model; ``current`` is zero.
+        """
+        assert anchors.slots is not None
+        assert anchors.units is not None
+        each = anchors.each
+        found = self._points(Points(anchors.rows, anchors.slots), weights, count)
+        if average is AnchorAverage.PLAIN:
+            return self._averaged(found, each)
+        words = torch.from_numpy(anchors.units).reshape(-1, each)
+        pairs = zip(self._averaged(found, each), found, strict=True)
+        return [replace(own, spread=Spread(points, words)) for own, points in pairs]
 
     def at_mean_word(
         self, prompts: Ragged, slots: NDArray[np.int64], weights: Losses
@@ -160,24 +157,19 @@ class WordDifferentiator:
             One gradient a model, the terms of a model summed; ``current`` is zero, so that the
             predicted changes are those from the mean word, up to a constant a prompt.
         """
-        points = _Points(prompts, slots, mean_word=True)
-        self.gradients.spent.gradients += len(prompts)
-        return self._by_model(weights, lambda term: self._slot_sums(term, points)[0])
+        points = Points(prompts, slots, mean_word=True)
+        return self._averaged(self._points(points, weights, None), 1)
 
-    def _by_model(self, weights: Losses, sums_of: Callable[[int], Tensor]) -> list[PlaceGradient]:
-        """Weigh the terms' gradients and add up those of one model; ``current`` is zero."""
-        readers: dict[int, Reader] = {}
-        totals: dict[int, Tensor] = {}
-        for term in self.gradients.terms:
-            weight = float(weights[term])
-            if weight:
-                reader = self.problem.readers[term]
-                readers[id(reader)] = reader
-                sums = weight * sums_of(term)
-                totals[id(reader)] = totals[id(reader)] + sums if id(reader) in totals else sums
+    def _averaged(self, found: list[PointGradients], each: int) -> list[PlaceGradient]:
+        """Average over the ``each`` rows of every place; ``current`` is zero."""
+        means = []
+        for own in found:
+            sums = own.sums.reshape(-1, each, own.sums.shape[1]).sum(dim=1)
+            counted = own.counted.reshape(-1, each).sum(dim=1)
+            means.append(sums / counted.clamp(min=1)[:, None])
         return [
-            PlaceGradient(readers[key], sums, torch.zeros_like(sums))
-            for key, sums in totals.items()
+            PlaceGradient(own.reader, mean, torch.zeros_like(mean))
+            for own, mean in zip(found, means, strict=True)
         ]
 
     def in_word_space(self, gradients: list[PlaceGradient]) -> Tensor:
@@ -189,8 +181,8 @@ class WordDifferentiator:
         device = self.problem.source.device
         total: Tensor | None = None
         for own in gradients:
-            vectors = self.lexicon.of(own.reader.model).vectors
-            change = own.sums @ vectors.T - (own.sums * own.current).sum(dim=1, keepdim=True)
+            change = self._scores(own, self._word_scores(own.reader))
+            change = change - (own.sums * own.current).sum(dim=1, keepdim=True)
             total = change.to(device) if total is None else total + change.to(device)
         assert total is not None
         return total
@@ -209,7 +201,7 @@ class WordDifferentiator:
             if own.reader.same_tokens:
                 change = self.in_word_space([own])
             else:
-                change = self._adapter_words(own.reader).scores(own.sums)
+                change = self._scores(own, self._adapter_words(own.reader).scores)
             total = change.to(device) if total is None else total + change.to(device)
         assert total is not None
         return total
@@ -220,71 +212,104 @@ class WordDifferentiator:
             self._adapted[id(reader)] = AdaptedWords(reader, self.lexicon.source, target)
         return self._adapted[id(reader)]
 
-    def _expanded(
-        self, places: Places, slots: list[int], expansion: Expansion, anchors: int
-    ) -> _Points:
-        if expansion is Expansion.CURRENT:
-            return _Points(Ragged.from_lists([places.ids]), None)
-        if expansion is Expansion.MEAN_WORD:
-            rows = Ragged.from_lists([places.ids] * len(slots))
-            return _Points(rows, np.array(slots), mean_word=True)
-        drawn = torch.randint(
-            0, len(self.lexicon), (len(slots), anchors), generator=self._generator
-        )
-        replaced = [
-            replace_words(places.ids, places.offsets, [slot], [self.lexicon.source[word].tolist()])
-            for slot, words in zip(slots, drawn.tolist(), strict=True)
-            for word in words
-        ]
-        return _Points(Ragged.from_lists(replaced), np.repeat(slots, anchors))
+    def _word_scores(self, reader: Reader) -> Callable[[Tensor], Tensor]:
+        vectors = self.lexicon.of(reader.model).vectors
+        return lambda sums: sums @ vectors.T
 
-    def _sums(self, term: int, count: int, points: _Points) -> Tensor:
-        """``(W, d)``: the gradient of one term, summed over the tokens of each place."""
+    def _scores(self, own: PlaceGradient, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """``(S, N)`` from gradients ``(n, d)`` -> ``(n, N)``, with the anchors put together."""
+        if own.spread is None:
+            return score(own.sums)
+        points, words = own.spread.points, own.spread.words.to(own.sums.device)
+        vectors = self.lexicon.of(own.reader.model).vectors
+        rows = []
+        for place, here in enumerate(words):
+            part = slice(place * len(here), (place + 1) * len(here))
+            values = score(points.sums[part])
+            alike = likeness(vectors, vectors[here])
+            at_itself = values.gather(1, here[:, None])[:, 0]
+            losses, counted = points.losses[part], points.counted[part]
+            rows.append(weighted(values, losses, at_itself, alike, counted))
+        return torch.stack(rows)
+
+    def _everywhere(
+        self, rows: Ragged, weights: Losses, count: int, wanted: list[int]
+    ) -> list[PlaceGradient]:
+        """The gradient at all ``count`` words of prompts, averaged over those that have as many."""
+        spent = self.gradients.spent
+        spent.gradients += len(rows)
+        sums: dict[int, Tensor] = {}
+        readers: dict[int, Reader] = {}
+        for term, weight in self._weighed(weights):
+            loss, reader = self.problem.losses[term], self.problem.readers[term]
+            total = torch.zeros(count, loss.model.width, device=loss.model.device)
+            taken = 0
+            run = partial(self._row_sums, term, rows, count)
+            for _, (part, number) in self.gradients.rows.map(len(rows), run):
+                total, taken = total + part, taken + number
+            mean = weight * total / max(taken, 1)
+            readers[id(reader)] = reader
+            sums[id(reader)] = sums[id(reader)] + mean if id(reader) in sums else mean
+        return [
+            PlaceGradient(readers[key], own[wanted], torch.zeros_like(own[wanted]))
+            for key, own in sums.items()
+        ]
+
+    def _row_sums(self, term: int, rows: Ragged, count: int, run: slice) -> tuple[Tensor, int]:
+        """``(count, d)``: the gradient of one term summed over some rows, and how many counted."""
         loss, reader = self.problem.losses[term], self.problem.readers[term]
-        if points.slots is not None:
-            sums, counted = self._slot_sums(term, points, count)
-            slots = torch.from_numpy(points.slots).to(sums.device)
-            total = sums.new_zeros(count, sums.shape[1]).index_add_(0, slots, sums)
-            taken = sums.new_zeros(count).index_add_(0, slots, counted.to(sums))
-            return total / taken.clamp(min=1)[:, None]
-        contents, offsets, first = self._cut(reader, points.rows)
-        if int(first[1] - first[0]) != count:
-            return torch.zeros(count, loss.model.width, device=loss.model.device)
-        return _segment_sums(embedding_gradient(loss, contents)[1], offsets)
+        contents, offsets, first = self._cut(reader, rows_within(rows, run))
+        sums = segment_sums(embedding_gradient(loss, contents)[1], offsets)
+        whole = np.flatnonzero(np.diff(first) == count)
+        index = torch.from_numpy(first[whole][:, None] + np.arange(count)).to(sums.device)
+        return sums[index].sum(dim=0), len(whole)
+
+    def _weighed(self, weights: Losses) -> list[tuple[int, float]]:
+        return [(term, float(weights[term])) for term in self.gradients.terms if weights[term]]
+
+    def _points(self, points: Points, weights: Losses, count: int | None) -> list[PointGradients]:
+        """Take the gradients at points, those of the terms of one model summed."""
+        self.gradients.spent.gradients += len(points.rows)
+        found: dict[int, PointGradients] = {}
+        for term, weight in self._weighed(weights):
+            run = partial(self._slot_sums, term, points, count)
+            taken = self.gradients.rows.map(len(points.rows), run)
+            sums, counted, losses = map(torch.cat, zip(*(part for _, part in taken), strict=True))
+            sums, losses = weight * sums, weight * losses
+            reader = self.problem.readers[term]
+            if (known := found.get(id(reader))) is not None:
+                sums, losses = known.sums + sums, known.losses + losses
+            found[id(reader)] = PointGradients(reader, sums, counted, losses)
+        return list(found.values())
 
     def _slot_sums(
-        self, term: int, points: _Points, count: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, term: int, points: Points, count: int | None, run: slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient of one term at one place of each row, summed over the place's tokens.
 
         Args:
             term: which.
-            points: ``R`` rows with a slot each.
+            points: rows with a slot each.
             count: words that every row has; a row with another number, because a word joins its
-                neighbour in the model's tokens, gives zeros.
+                neighbour in the model's tokens, does not count.
+            run: ``R`` of the rows.
 
         Returns:
-            ``(R, d)`` float32, and ``(R,)`` bool: which rows count.
+            ``(R, d)`` float32; ``(R,)`` bool: which rows count; ``(R,)`` losses.
         """
-        loss, reader = self.problem.losses[term], self.problem.readers[term]
-        sums, counted = [], []
-        for begin in range(0, len(points.rows), _ROWS):
-            part = points.part(begin, begin + _ROWS)
-            assert part.slots is not None
-            contents, offsets, first = self._cut(reader, part.rows)
-            words = np.diff(first)
-            whole = words > part.slots if count is None else words == count
-            put = None
-            if part.mean_word:
-                mean = self.lexicon.of(loss.model).mean
-                contents, offsets, put = _mean_word(contents, offsets, first, part.slots, mean)
-            _, packed = embedding_gradient(loss, contents, put)
-            places = torch.from_numpy(first[:-1] + np.minimum(part.slots, words - 1))
-            kept = torch.from_numpy(whole).to(packed.device)
-            own = _segment_sums(packed, offsets)[places.to(packed.device)]
-            sums.append(own * kept[:, None])
-            counted.append(kept)
-        return torch.cat(sums), torch.cat(counted)
+        part, loss, reader = points.part(run), self.problem.losses[term], self.problem.readers[term]
+        contents, offsets, first = self._cut(reader, part.rows)
+        words = np.diff(first)
+        whole = words > part.slots if count is None else words == count
+        put = None
+        if part.mean_word:
+            mean = self.lexicon.of(loss.model).mean
+            contents, offsets, put = with_mean_word(contents, offsets, first, part.slots, mean)
+        losses, packed = embedding_gradient(loss, contents, put)
+        places = torch.from_numpy(first[:-1] + np.minimum(part.slots, words - 1))
+        kept = torch.from_numpy(whole).to(packed.device)
+        own = segment_sums(packed, offsets)[places.to(packed.device)]
+        return own * kept[:, None], kept, losses.float()
 
     def _cut(
         self, reader: Reader, rows: Ragged
@@ -301,79 +326,9 @@ class WordDifferentiator:
         contents, offsets, _ = self._cut(reader, Ragged.from_lists([places.ids]))
         model = reader.model
         ids = torch.from_numpy(contents.values).to(model.device)
-        sums = _segment_sums(model.embed(ids[None])[0].float(), offsets)
+        sums = segment_sums(model.embed(ids[None])[0].float(), offsets)
         counts = torch.from_numpy(np.maximum(np.diff(offsets), 1)).to(sums.device)
         vectors = sums / counts[:, None]
         if len(vectors) != len(places):
             return vectors.new_zeros(len(places), vectors.shape[1])
         return vectors
-
-
-class AdaptedWords:
-    """Words grouped by their token counts, ready to be scored through an adapter.
-
-    A candidate with ``q`` target tokens receives the place's summed gradient, spread evenly over
-    them; the pull-back of its own group carries it to its ``p`` source tokens, whose embeddings it
-    meets.
-
-    Args:
-        reader: who has the adapter.
-        source: ``N`` words in the source's tokens.
-        target: the same in the model's.
-    """
-
-    def __init__(self, reader: Reader, source: Ragged, target: Ragged) -> None:
-        reader.require_adapter()
-        assert reader.adapter is not None
-        self._adapter = reader.adapter
-        self._size = len(source)
-        table = reader.source.table()
-        pairs = np.stack([source.lengths, target.lengths], axis=1)
-        self._groups: list[tuple[int, int, Tensor, Tensor]] = []
-        for p, q in np.unique(pairs, axis=0):
-            rows = np.flatnonzero((pairs == (p, q)).all(axis=1))
-            ids = torch.from_numpy(source.select(rows).padded()).to(table.device)
-            flat = table[ids].float().flatten(1).to(self._adapter.device)
-            index = torch.from_numpy(rows).to(self._adapter.device)
-            self._groups.append((int(p), int(q), index, flat))
-
-    def scores(self, sums: Tensor) -> Tensor:
-        """Score all words: gradients ``(W, d_tgt)`` of places -> ``(W, N)``."""
-        places = len(sums)
-        out = sums.new_zeros(places, self._size)
-        for p, q, index, flat in self._groups:
-            layout = self._adapter.layout([p] * places, [q] * places)
-            spread = (sums / q).repeat_interleave(q, dim=0)
-            pulled = self._adapter.pull_back(spread, layout).reshape(places, -1)
-            out[:, index] = pulled @ flat.T
-        return out
-
-
-def _segment_sums(packed: Tensor, offsets: NDArray[np.int64]) -> Tensor:
-    """Sum packed rows ``(tokens, d)`` by segment -> ``(segments, d)``."""
-    counts = np.diff(offsets)
-    segment = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(packed.device)
-    return packed.new_zeros(len(counts), packed.shape[1]).index_add_(0, segment, packed)
-
-
-def _mean_word(
-    contents: Ragged,
-    offsets: NDArray[np.int64],
-    first: NDArray[np.int64],
-    slots: NDArray[np.int64] | None,
-    mean: Tensor,
-) -> tuple[Ragged, NDArray[np.int64], Put]:
-    """Put one token in the place of a word in every row, and the mean word's vector on it."""
-    assert slots is not None
-    rows, positions, lengths = [], [], np.diff(offsets)
-    starts = contents.offsets
-    for row, slot in enumerate(slots):
-        word = int(first[row] + min(slot, first[row + 1] - first[row] - 1))
-        begin = int(offsets[word] - starts[row])
-        end = int(offsets[word + 1] - starts[row])
-        ids = contents[row].tolist()
-        rows.append([*ids[:begin], ids[begin], *ids[end:]])
-        positions.append(begin)
-        lengths[word] = 1
-    cut = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return Ragged.from_lists(rows), cut, Put(np.array(positions, dtype=np.int64), mean)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fuse_index.optimize.anchors import AnchorDrawer, AnchorOptions, AnchorSource, joined
 from fuse_index.optimize.likelihood import Likelihood
 from fuse_index.optimize.merit import merits_of
 from fuse_index.optimize.word_gradient import WordDifferentiator
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fuse_index.models.causal import CausalModel
+    from fuse_index.optimize.anchors import Anchored
     from fuse_index.optimize.methods.base import Context
     from fuse_index.optimize.state import Ids, Losses
-    from fuse_index.optimize.word_gradient import PlaceGradient, Places
+    from fuse_index.optimize.word_points import PlaceGradient, Places
 
 
 class Route(str, Enum):
@@ -37,6 +39,8 @@ class Route(str, Enum):
     """In word space: against the words' embeddings in that model."""
     ADAPTER = "adapter"
     """Pulled back through the adapter, against their embeddings in the source."""
+    MIXTURE = "mixture"
+    """The mean of both, each in standard deviations."""
 
 
 class WordMerit:
@@ -47,19 +51,29 @@ class WordMerit:
         source: the problem's source, which says what is likely.
         route: how gradients come to the words.
         weight: of the gradient; 0 takes none.
+        anchors: of the gradient; without any it is taken with the mean word in the place.
     """
 
-    def __init__(self, context: Context, source: CausalModel, route: Route, weight: float) -> None:
+    def __init__(
+        self,
+        context: Context,
+        source: CausalModel,
+        route: Route,
+        weight: float,
+        anchors: AnchorOptions | None = None,
+    ) -> None:
         problem = context.problem
         self.problem, self.context = problem, context
         self.route, self.weight = route, weight
+        self._options = anchors or AnchorOptions()
         self.lexicon = problem.lexicon
         tokens = self.lexicon.source
         self._firsts = torch.from_numpy(tokens.values[tokens.offsets[:-1]])
         self._filler = tokens[0].tolist()
         spent = context.gradients.spent
         self._likelihood = Likelihood(problem, source, spent)
-        self._words = WordDifferentiator(context.gradients, self.lexicon, context.generator)
+        self._words = WordDifferentiator(context.gradients, self.lexicon)
+        self._drawer = AnchorDrawer(self._options, context, tokens)
 
     def places(self, ids: Ids) -> Places:
         """Cut a prompt into its words."""
@@ -110,15 +124,37 @@ class WordMerit:
         weights = self._weights()
         rows = np.flatnonzero(self._fit(prompts))
         if self.weight and weights.any() and len(rows):
-            taken = self._words.at_mean_word(prompts.select(rows), slots[rows], weights)
+            own = prompts.select(rows)
+            if self._options.anchors:
+                drawn = self._drawn(own, slots[rows], likely[torch.from_numpy(rows)])
+                taken = self._words.at_anchors(drawn, weights, self._options.anchor_average)
+            else:
+                taken = self._words.at_mean_word(own, slots[rows], weights)
             change[torch.from_numpy(rows)] = self._change(taken).float().cpu()
         every = torch.ones(len(self.lexicon), dtype=torch.bool)
         return merits_of(likely, change, every, self.weight)
 
+    def _drawn(self, prompts: Ragged, slots: NDArray[np.int64], likely: Tensor) -> Anchored:
+        """Anchors for a place of each prompt; the likely words are known already."""
+        expected = self._options.anchor_source is AnchorSource.MODEL
+        parts = []
+        for ids, slot, own in zip(prompts.to_lists(), slots.tolist(), likely, strict=True):
+            offsets = self.places(tuple(ids)).offsets
+            known = own[None] if expected else None
+            parts.append(self._drawer.own(tuple(ids), offsets, [slot], known))
+        return joined(parts)
+
     def _change(self, taken: list[PlaceGradient]) -> Tensor:
-        in_words = self.route is Route.WORD
         words = self._words
-        return words.in_word_space(taken) if in_words else words.through_adapter(taken)
+        if self.route is Route.WORD:
+            return words.in_word_space(taken)
+        adapted = words.through_adapter(taken)
+        if self.route is Route.ADAPTER:
+            return adapted
+        both = (adapted, words.in_word_space(taken).to(adapted.device))
+        return sum(
+            (own / own.std(dim=1, keepdim=True).clamp(min=1e-12) for own in both), adapted * 0
+        )
 
     def _weights(self) -> Losses:
         """Those of the terms the likelihood does not speak for already."""

@@ -25,6 +25,7 @@ from fuse_index.evaluate.predictors import (
 )
 from fuse_index.evaluate.sampling import draw_tasks
 from fuse_index.models import load_model
+from fuse_index.optimize.anchors import SHARPNESS
 from fuse_index.words.corpus import CorpusOptions, read_texts
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
@@ -149,7 +150,7 @@ def test_anchors_weigh_their_own_linear_predictions():
         centred = own - own.mean(0)
         likeness = torch.cosine_similarity(word - own.mean(0), centred, dim=1)
         linear = losses + ((word - own) * gradients).sum(1)
-        assert value == pytest.approx(float((torch.softmax(6 * likeness, 0) * linear).sum()))
+        assert value == pytest.approx(float((torch.softmax(SHARPNESS * likeness, 0) * linear).sum()))
 
 
 def test_anchors_predict_better_than_the_current_word(pair, minilm_dir):

@@ -70,7 +70,7 @@ def test_what_is_expected_along_a_prompt_is_what_is_expected_behind_its_beginnin
 
 def test_gradients_at_the_mean_word_are_the_same_in_one_call_for_many_prompts(problem):
     gradients = Differentiator(problem, Spent())
-    words = WordDifferentiator(gradients, problem.lexicon, torch.Generator().manual_seed(0))
+    words = WordDifferentiator(gradients, problem.lexicon)
     places = words.places(problem.encode(BASE))
     alone = words.at(places, problem.weights, expansion=Expansion.MEAN_WORD)
     before = gradients.spent.gradients
@@ -81,6 +81,10 @@ def test_gradients_at_the_mean_word_are_the_same_in_one_call_for_many_prompts(pr
         torch.testing.assert_close(one.sums, other.sums, atol=1e-5, rtol=1e-4)
 
 
+def standardized(change: torch.Tensor) -> torch.Tensor:
+    return (change - change.mean(1, keepdim=True)) / change.std(1, correction=0, keepdim=True)
+
+
 @pytest.mark.parametrize("route", list(Route))
 def test_merit_is_likelihood_less_the_standardized_change_of_the_other_terms(problem, lm, route):
     merit = merit_of(problem, route, 2.0)
@@ -88,11 +92,12 @@ def test_merit_is_likelihood_less_the_standardized_change_of_the_other_terms(pro
     got = merit.instead(places)
     likely = Likelihood(problem, lm, Spent()).along(places.ids)[places.offsets[:-1]]
     gradients = Differentiator(problem, Spent())
-    words = WordDifferentiator(gradients, problem.lexicon, torch.Generator())
+    words = WordDifferentiator(gradients, problem.lexicon)
     taken = words.at(places, np.array([0.0, 14.0]), expansion=Expansion.MEAN_WORD)
-    of = words.in_word_space if route is Route.WORD else words.through_adapter
-    change = of(taken).double().cpu()
-    change = (change - change.mean(1, keepdim=True)) / change.std(1, correction=0, keepdim=True)
+    changes = {Route.WORD: words.in_word_space(taken), Route.ADAPTER: words.through_adapter(taken)}
+    changes = {route: standardized(own.double().cpu()) for route, own in changes.items()}
+    changes[Route.MIXTURE] = standardized(changes[Route.WORD] + changes[Route.ADAPTER])
+    change = changes[route]
     expected = likely[:, firsts(problem)].double() - 2 * change
     torch.testing.assert_close(got.double(), expected, atol=2e-3, rtol=1e-3)
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from fuse_index.errors import OptionError
+from fuse_index.optimize.anchored import TokenAnchors
+from fuse_index.optimize.anchors import AnchorOptions, AnchorSource
 from fuse_index.optimize.likelihood import Likelihood
 from fuse_index.optimize.merit import draw_ranked, merits_of, require_causal
 from fuse_index.optimize.methods.base import (
@@ -39,7 +41,7 @@ _SPARE = 8
 
 
 @dataclass(frozen=True)
-class AutoDAN(MethodOptions):
+class AutoDAN(AnchorOptions, MethodOptions):
     """Options of AutoDAN.
 
     One step writes one position of every prompt the search works on. A token's merit is its
@@ -47,7 +49,8 @@ class AutoDAN(MethodOptions):
     deviations over the tokens that may be used, so that the weight means the same for any losses.
     Tokens are drawn by merit and scored, and again with the gradient at the best of them, until no
     better one turns up or ``iterations`` times. The gradients of all iterations are averaged:
-    taken at one token, the prediction for others is a poor one.
+    taken at one token, the prediction for others is a poor one. Those of the anchors, which stand
+    in the position before the first iteration, count besides.
 
     Attributes:
         length: tokens of the finished prompt, the initial ones included.
@@ -72,6 +75,7 @@ class AutoDAN(MethodOptions):
 
     def __post_init__(self) -> None:
         require(self, length=1, search_width=1, weight=0, temperature=0, iterations=1, sweeps=0)
+        self.check_anchors()
 
     @property
     def follows_gradient(self) -> bool:
@@ -137,6 +141,8 @@ class _AutoDANMethod(Method):
         self.options = options
         self._allowed = torch.from_numpy(context.problem.allowed)
         self._likelihood = Likelihood(context.problem, source, context.gradients.spent)
+        self._anchors = TokenAnchors(options, context)
+        self._usable = torch.from_numpy(self._anchors.drawer.pool.values)
         self._swept = 0
         """Positions gone over since the prompts were finished."""
 
@@ -202,8 +208,22 @@ class _AutoDANMethod(Method):
         prompts = Ragged.from_lists([slot.ids.tolist() for slot in slots])
         scores = self.context.gradients.tokens(prompts, self.context.weights)
         for slot, own in zip(slots, scores, strict=True):
-            found = own[slot.position].cpu()
-            slot.gradient = found if slot.gradient is None else slot.gradient + found
+            if slot.gradient is None:
+                slot.gradient = self._at_anchors(slot)
+            slot.gradient = slot.gradient + own[slot.position].cpu()
+
+    def _at_anchors(self, slot: _Slot) -> Tensor:
+        """``(V,)``: the sum of what is predicted from anchors, which the source may suggest."""
+        options, anchors = self.options, self._anchors
+        if not options.anchors:
+            return torch.zeros(len(self._allowed))
+        ids, slots = tuple(slot.ids.tolist()), [slot.position]
+        if options.anchor_source is AnchorSource.MODEL and options.anchor_places.own:
+            likely = slot.likelihoods[self._usable][None]
+            drawn = anchors.drawer.own(ids, np.arange(len(ids) + 1), slots, likely)
+        else:
+            drawn = anchors.draw(ids, slots)
+        return anchors.scores(drawn, slots)[0].cpu() * len(drawn.rows)
 
     def _draw(self, slot: _Slot, count: int) -> Tensor:
         """Draw tokens by merit, those that are new and survive as text."""

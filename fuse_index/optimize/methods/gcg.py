@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from fuse_index.errors import OptionError
+from fuse_index.optimize.anchored import TokenAnchors
+from fuse_index.optimize.anchors import AnchorOptions
 from fuse_index.optimize.methods.base import (
     Context,
     Method,
@@ -47,7 +49,7 @@ class Draw(str, Enum):
 
 
 @dataclass(frozen=True)
-class GCG(MethodOptions):
+class GCG(AnchorOptions, MethodOptions):
     """Options of greedy coordinate gradient.
 
     Attributes:
@@ -55,17 +57,23 @@ class GCG(MethodOptions):
         top_k: tokens of each position that swaps are drawn from.
         n_replace: tokens swapped in each candidate.
         draw: how swaps are drawn.
+        places: positions of the prompt that a step works on, drawn at random; None takes all. With
+            anchors of their own, every position costs their gradients: work on few.
     """
 
     search_width: int = 512
     top_k: int = 256
     n_replace: int = 1
     draw: Draw = Draw.UNIFORM
+    places: int | None = None
 
     type: ClassVar[str] = "gcg"
 
     def __post_init__(self) -> None:
         require(self, search_width=1, top_k=1, n_replace=1)
+        if self.places is not None:
+            require(self, places=1)
+        self.check_anchors()
         object.__setattr__(self, "draw", as_choice(self, "draw", Draw))
         if self.draw is Draw.BEST and self.n_replace != 1:
             raise OptionError(f"gcg: draw 'best' with n_replace={self.n_replace}", expected="1")
@@ -97,29 +105,51 @@ class _GCGMethod(Method):
         self.options = options
         allowed = torch.from_numpy(context.problem.allowed)
         self._allowed = allowed.to(context.problem.source.device)
+        self._anchors = TokenAnchors(options, context)
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
         context, options = self.context, self.options
         width = options.search_width if most is None else min(options.search_width, max(most, 1))
-        scores = context.gradients.tokens(rows_of(states), context.weights)
-        scores.masked_fill_(~self._allowed, float("inf"))
         rows = []
-        for state, own, count in zip(states, scores, shares(width, len(states)), strict=True):
+        chosen = [random_places(len(state.ids), options.places, context) for state in states]
+        scored = zip(states, chosen, self._scores(states, chosen), strict=True)
+        for (state, slots, own), count in zip(scored, shares(width, len(states)), strict=True):
             ids = torch.tensor(state.ids)
-            part = own[: len(ids)]
             if options.draw is Draw.BEST:
-                rows.append(self._fresh(best_swaps(ids, part, _SPARE * count), count))
+                rows.append(self._fresh(best_swaps(ids, own, _SPARE * count, slots), count))
             else:
-                top = top_tokens(part, options.top_k)
-                rows.append(
-                    sample_swaps(ids, top, count, options.n_replace, context.generator).numpy()
+                top = top_tokens(own, options.top_k)
+                drawn = sample_swaps(
+                    ids, top, count, options.n_replace, context.generator, slots=slots
                 )
+                rows.append(drawn.numpy())
         return Proposals(packed(rows))
+
+    def _scores(self, states: Sequence[State], chosen: list[list[int]]) -> list[Tensor]:
+        """``(S, V)`` for each prompt: predicted changes in its places, infinite where forbidden."""
+        context, options = self.context, self.options
+        if options.anchors:
+            found = [
+                self._anchors.scores(self._anchors.draw(state.ids, slots), slots)
+                for state, slots in zip(states, chosen, strict=True)
+            ]
+        else:
+            scores = context.gradients.tokens(rows_of(states), context.weights)
+            found = [own[slots] for own, slots in zip(scores, chosen, strict=True)]
+        return [own.masked_fill(~self._allowed, float("inf")) for own in found]
 
     def _fresh(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """The first rows that are new; where the spare ones do not do, the first of all."""
         new = np.flatnonzero(self.context.is_new(packed([rows])))[:count]
         return rows[new] if len(new) else rows[:count]
+
+
+def random_places(count: int, most: int | None, context: Context) -> list[int]:
+    """Draw at most ``most`` of ``count`` places; all of them, in order, without a limit."""
+    if most is None or most >= count:
+        return list(range(count))
+    chosen: list[int] = torch.randperm(count, generator=context.generator)[:most].tolist()
+    return chosen
 
 
 def top_tokens(scores: Tensor, top_k: int) -> Tensor:
@@ -137,24 +167,30 @@ def top_tokens(scores: Tensor, top_k: int) -> Tensor:
 
 
 def sample_swaps(
-    ids: Tensor, top: Tensor, count: int, n_replace: int, generator: torch.Generator
+    ids: Tensor,
+    top: Tensor,
+    count: int,
+    n_replace: int,
+    generator: torch.Generator,
+    *,
+    slots: Sequence[int] | None = None,
 ) -> Tensor:
     """Draw candidates that swap tokens in random positions for random ones of the best.
 
-    The draws are those of GCG, in this order: one uniform number for every candidate and position,
-    whose ``n_replace`` smallest are swapped, then one rank for every swap.
-
     Args:
         ids: ``(L,)`` the prompt.
-        top: ``(L, k)`` tokens each position may get.
+        top: ``(S, k)`` tokens each position may get.
         count: candidates.
-        n_replace: swaps in each; at most L.
-        generator: of the random numbers.
+        n_replace: swaps in each; at most S.
+        generator: of the random numbers; see :func:`sample_ranks`.
+        slots: ``S`` positions of the prompt; all of them by default.
 
     Returns:
         ``(count, L)`` int64.
     """
     positions, tokens = sample_ranks(top, count, n_replace, generator)
+    if slots is not None:
+        positions = torch.tensor(slots)[positions]
     return ids.repeat(count, 1).scatter_(1, positions, tokens)
 
 
@@ -162,6 +198,9 @@ def sample_ranks(
     top: Tensor, count: int, n_replace: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw random positions, and for each one of its best.
+
+    The draws are those of GCG, in this order: one uniform number for every candidate and position,
+    whose ``n_replace`` smallest are swapped, then one rank for every swap.
 
     Args:
         top: ``(L, k)`` what each position may get.
@@ -179,23 +218,27 @@ def sample_ranks(
     return positions, top[positions, ranks.squeeze(2)]
 
 
-def best_swaps(ids: Tensor, scores: Tensor, count: int) -> NDArray[np.int64]:
+def best_swaps(
+    ids: Tensor, scores: Tensor, count: int, slots: Sequence[int] | None = None
+) -> NDArray[np.int64]:
     """Return the candidates whose single swap has the best predicted change.
 
     Args:
         ids: ``(L,)`` the prompt.
-        scores: ``(L, V)``, infinite where a token may not be used.
+        scores: ``(S, V)``, infinite where a token may not be used.
         count: candidates.
+        slots: ``S`` positions of the prompt; all of them by default.
 
     Returns:
         ``(at most count, L)`` int64, the best first.
     """
-    here = ids.to(scores.device)[:, None]
+    places = torch.arange(len(ids)) if slots is None else torch.tensor(slots)
+    here = ids[places].to(scores.device)[:, None]
     change = scores - scores.nan_to_num(posinf=0.0).gather(1, here)
     change = change.scatter(1, here, float("inf"))
     count = min(count, int(torch.isfinite(change).sum()))
     best = (-change.flatten()).topk(count).indices.cpu()
-    positions, tokens = best // scores.shape[1], best % scores.shape[1]
+    positions, tokens = places[best // scores.shape[1]], best % scores.shape[1]
     rows = ids.repeat(count, 1).scatter_(1, positions[:, None], tokens[:, None])
     found: NDArray[np.int64] = rows.numpy()
     return found

@@ -15,6 +15,8 @@ import torch
 from torch.nn import functional
 
 from fuse_index.errors import OptionError
+from fuse_index.optimize.anchored import TokenAnchors
+from fuse_index.optimize.anchors import AnchorAverage, AnchorOptions
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals, require
 from fuse_index.optimize.nearest import Distance, NearestTokens
 from fuse_index.optimize.state import State
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PEZ(MethodOptions):
+class PEZ(AnchorOptions, MethodOptions):
     """Options of PEZ.
 
     The soft prompts go their own way, whatever prompts the search keeps: one begins at each initial
@@ -51,6 +53,12 @@ class PEZ(MethodOptions):
 
     def __post_init__(self) -> None:
         require(self, weight_decay=0, restarts=0)
+        self.check_anchors()
+        if self.anchor_average is AnchorAverage.WEIGHTED:
+            raise OptionError(
+                "pez: anchor_average 'weighted'",
+                expected="'plain': it follows the gradient and ranks no candidates",
+            )
         if not self.learning_rate > 0:
             raise OptionError(f"pez: learning_rate={self.learning_rate}", expected="more than 0")
 
@@ -64,6 +72,8 @@ class _PEZMethod(Method):
 
     def __init__(self, options: PEZ, context: Context, prompts: list[Ids]) -> None:
         super().__init__(context)
+        self._anchors = TokenAnchors(options, context)
+        self._anchored = options.anchors > 0
         self._nearest = NearestTokens(context.problem, Distance.COSINE)
         prompts += self._random(list(islice(cycle(prompts), options.restarts)))
         self._lengths = [len(ids) for ids in prompts]
@@ -109,12 +119,22 @@ class _PEZMethod(Method):
         """Take the gradients at the projections that have changed; the others are still right."""
         rows = (self._ids != self._taken).any(dim=1).nonzero()[:, 0]
         if len(rows):
-            prompts = Ragged.from_lists([self._prompt(int(row)) for row in rows])
-            found = self.context.gradients.embeddings(prompts, self.context.weights)
+            found = self._gradients([self._prompt(row) for row in rows.tolist()])
             missing = self._soft.shape[1] - found.shape[1]
             padded = functional.pad(found, (0, 0, 0, missing))
             self._gradient[rows.to(padded.device)] = padded
             self._taken = self._ids.clone()
+
+    def _gradients(self, prompts: list[list[int]]) -> Tensor:
+        """``(b, C, d)``: the gradient at each prompt, or averaged over its anchors."""
+        if not self._anchored:
+            rows = Ragged.from_lists(prompts)
+            return self.context.gradients.embeddings(rows, self.context.weights)
+        found = [
+            self._anchors.embeddings(self._anchors.draw(tuple(ids), range(len(ids))))
+            for ids in prompts
+        ]
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
 
     def tensors(self) -> dict[str, Tensor]:
         moments = self._optimizer.state.get(self._soft, {})

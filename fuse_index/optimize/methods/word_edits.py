@@ -13,6 +13,7 @@ from itertools import chain, combinations, pairwise, product
 from typing import TYPE_CHECKING, ClassVar
 
 from fuse_index.errors import OptionError
+from fuse_index.optimize.anchors import AnchorOptions
 from fuse_index.optimize.merit import require_causal
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals, require
 from fuse_index.optimize.methods.gcg import as_choice
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 
     from fuse_index.models.causal import CausalModel
     from fuse_index.optimize.state import State
-    from fuse_index.optimize.word_gradient import Places
+    from fuse_index.optimize.word_points import Places
 
 Words = list[list[int]]
 """A prompt, each word's tokens apart."""
 
 
 @dataclass(frozen=True)
-class WordEdits(MethodOptions):
+class WordEdits(AnchorOptions, MethodOptions):
     """Options of edits.
 
     A step makes all its edits of every prompt the search works on; a prompt of ``W`` words gives
@@ -62,6 +63,7 @@ class WordEdits(MethodOptions):
     def __post_init__(self) -> None:
         require(self, swaps=0, pairs=0, insertions=0, omissions=0, weight=0)
         object.__setattr__(self, "route", as_choice(self, "route", Route))
+        self.check_anchors(own_only=True)
         if not (self.swaps or self.pairs or self.insertions or self.omissions or self.exchanges):
             raise OptionError("edit_words: no edits", expected="one kind of them at least")
 
@@ -73,7 +75,7 @@ class WordEdits(MethodOptions):
     @property
     def needs_adapters(self) -> bool:
         """Whether the gradient comes through the adapters."""
-        return self.follows_gradient and self.route is Route.ADAPTER
+        return self.follows_gradient and self.route is not Route.WORD
 
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts.
@@ -88,7 +90,7 @@ class _EditMethod(Method):
     def __init__(self, options: WordEdits, context: Context, source: CausalModel) -> None:
         super().__init__(context)
         self.options = options
-        self._merit = WordMerit(context, source, options.route, options.weight)
+        self._merit = WordMerit(context, source, options.route, options.weight, options)
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
         rows = [row for state in states for row in self._edited(self._merit.places(state.ids))]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fuse_index.errors import OptionError
+from fuse_index.optimize.anchors import AnchorDrawer, AnchorOptions
 from fuse_index.optimize.lexicon import replace_words
 from fuse_index.optimize.methods.base import (
     Context,
@@ -20,9 +21,10 @@ from fuse_index.optimize.methods.base import (
     require,
     shares,
 )
-from fuse_index.optimize.methods.gcg import Draw, as_choice, sample_ranks
+from fuse_index.optimize.methods.gcg import Draw, as_choice, random_places, sample_ranks
 from fuse_index.optimize.state import State
-from fuse_index.optimize.word_gradient import Expansion, Places, WordDifferentiator
+from fuse_index.optimize.word_gradient import Expansion, WordDifferentiator
+from fuse_index.optimize.word_points import Places
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Guide(str, Enum):
 
 
 @dataclass(frozen=True)
-class WordSwaps(MethodOptions):
+class WordSwaps(AnchorOptions, MethodOptions):
     """Options of coordinate descent over whole words.
 
     Attributes:
@@ -56,7 +58,8 @@ class WordSwaps(MethodOptions):
         n_replace: words swapped in each candidate.
         guide: what ranks the words.
         expansion: where the gradient is taken.
-        anchors: random words a place, with the expansion ``anchors``.
+        anchors: of the expansion ``anchors``; a place with ``anchor_places`` "own", a prompt with
+            "all".
         draw: how swaps are drawn from the ranking.
         places: places of the prompt that a step works on, drawn at random; None takes all. With
             ``draw`` "best", every place gets an equal share of the candidates.
@@ -77,6 +80,7 @@ class WordSwaps(MethodOptions):
         require(self, search_width=1, top_k=1, n_replace=1, anchors=1)
         for name, choices in (("guide", Guide), ("expansion", Expansion), ("draw", Draw)):
             object.__setattr__(self, name, as_choice(self, name, choices))
+        self.check_anchors()
         if self.places is not None:
             require(self, places=1)
         if self.draw is Draw.BEST and self.n_replace != 1:
@@ -102,7 +106,8 @@ class _WordMethod(Method):
         super().__init__(context)
         self.options = options
         self.lexicon = context.problem.lexicon
-        self._words = WordDifferentiator(context.gradients, self.lexicon, context.generator)
+        self._words = WordDifferentiator(context.gradients, self.lexicon)
+        self._anchors = AnchorDrawer(options, context, self.lexicon.source)
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
         options = self.options
@@ -115,16 +120,20 @@ class _WordMethod(Method):
 
     def _candidates(self, places: Places, count: int) -> list[list[int]]:
         options, words = self.options, self._words
-        slots = self._slots(len(places))
+        slots = random_places(len(places), options.places, self.context)
         if not options.follows_gradient:
             every = torch.arange(len(self.lexicon)).expand(len(slots), -1)
             return self._drawn(places, slots, every, count)
+        anchors = None
+        if options.expansion is Expansion.ANCHORS:
+            anchors = self._anchors.draw(places.ids, places.offsets, slots)
         taken = words.at(
             places,
             self.context.weights,
             slots=slots,
             expansion=options.expansion,
-            anchors=options.anchors,
+            anchors=anchors,
+            average=options.anchor_average,
         )
         rows = []
         rankings = self._rankings()
@@ -138,14 +147,6 @@ class _WordMethod(Method):
                 top = (-change).topk(min(options.top_k, len(self.lexicon)), dim=1).indices
                 rows += self._drawn(places, slots, top.cpu(), part)
         return rows
-
-    def _slots(self, count: int) -> list[int]:
-        """The places a step works on."""
-        if self.options.places is None or self.options.places >= count:
-            return list(range(count))
-        order = torch.randperm(count, generator=self.context.generator)
-        chosen: list[int] = order[: self.options.places].tolist()
-        return chosen
 
     def _rankings(self) -> tuple[Guide, ...]:
         mixture = self.options.guide is Guide.MIXTURE

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from fuse_index.optimize.anchors import AnchorOptions
 from fuse_index.optimize.merit import draw_ranked, require_causal
 from fuse_index.optimize.methods.base import (
     Context,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WordWriter(MethodOptions):
+class WordWriter(AnchorOptions, MethodOptions):
     """Options of writing by words.
 
     One step puts one more word behind every prompt the search works on. Give it a beam.
@@ -63,6 +64,7 @@ class WordWriter(MethodOptions):
         if self.margin is not None:
             require(self, margin=0)
         object.__setattr__(self, "route", as_choice(self, "route", Route))
+        self.check_anchors(own_only=True)
 
     @property
     def follows_gradient(self) -> bool:
@@ -72,7 +74,7 @@ class WordWriter(MethodOptions):
     @property
     def needs_adapters(self) -> bool:
         """Whether the gradient comes through the adapters."""
-        return self.follows_gradient and self.route is Route.ADAPTER
+        return self.follows_gradient and self.route is not Route.WORD
 
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts.
@@ -87,7 +89,7 @@ class _WriterMethod(Method):
     def __init__(self, options: WordWriter, context: Context, source: CausalModel) -> None:
         super().__init__(context)
         self.options = options
-        self._merit = WordMerit(context, source, options.route, options.weight)
+        self._merit = WordMerit(context, source, options.route, options.weight, options)
         self._written = 0
         self._best = float("inf")
 
