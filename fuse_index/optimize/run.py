@@ -160,7 +160,7 @@ class Run:
         totals = losses @ self.weights
         totals = np.where(np.isfinite(losses).all(axis=1), totals, np.inf)
         if checked and self.options.check_retokenization:
-            return Scored(prompts, losses, totals, self.check, self.check.prepare)
+            return Scored(prompts, losses, totals, self.check)
         return Scored(prompts, losses, totals)
 
     def step(self, most: int | None = None) -> None:
