@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class Batch:
         totals: (b,) int64, real tokens of each row.
         shared: the ids that all rows begin with, as plain integers; what a cached prefix may hold.
         shortest: the smallest of ``totals`` as a plain integer.
+        longest: the largest of ``lengths`` as a plain integer.
+        even: whether all rows have as many content tokens.
     """
 
     ids: Tensor
@@ -40,6 +42,8 @@ class Batch:
     totals: Tensor
     shared: tuple[int, ...]
     shortest: int
+    longest: int
+    even: bool
 
     @cached_property
     def content(self) -> Tensor:
@@ -51,6 +55,16 @@ class Batch:
     def last(self) -> Tensor:
         """(b,) int64, position of the last real token of each row."""
         return self.totals - 1
+
+    def packed(self, values: Tensor) -> Tensor:
+        """Return what (b, L, ...) values hold at content tokens, row after row: (tokens, ...).
+
+        The same as ``values[batch.content]``; of even rows without the host's having to wait.
+        """
+        if not self.even:
+            return values[self.content]
+        inside = values[:, self.start : self.start + self.longest]
+        return inside.reshape(-1, *values.shape[2:])
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -98,15 +112,50 @@ def build_batch(
     if len(after):
         ids[np.arange(len(lengths))[:, None], end[:, None] + np.arange(len(after))] = after
     mask = np.arange(ids.shape[1]) < totals[:, None]
+    here = on_device((ids, lengths, totals, mask), torch.device(device))
+    longest, shortest = int(lengths.max()), int(totals.min())
     return Batch(
-        ids=torch.from_numpy(ids).to(device),
-        mask=torch.from_numpy(mask).to(device),
+        ids=here[0],
+        mask=here[3],
         start=len(before),
-        lengths=torch.from_numpy(lengths).to(device),
-        totals=torch.from_numpy(totals).to(device),
-        shared=_shared_start(ids, int(totals.min())),
-        shortest=int(totals.min()),
+        lengths=here[1],
+        totals=here[2],
+        shared=_shared_start(ids, shortest),
+        shortest=shortest,
+        longest=longest,
+        even=longest == int(lengths.min()),
     )
+
+
+def on_device(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """Return arrays as tensors on a device, without waiting for what it is doing.
+
+    To a GPU all of them go in one copy from memory that the GPU reads by itself: a copy from any
+    other memory waits until everything launched before it is done.
+
+    Args:
+        arrays: the larger items first, so that every part of the copy is aligned.
+        device: where the tensors go.
+    """
+    if device.type != "cuda":
+        return [torch.from_numpy(array).to(device) for array in arrays]
+    packed = packed_bytes(arrays).pin_memory().to(device, non_blocking=True)
+    return unpacked(packed, arrays)
+
+
+def packed_bytes(arrays: Sequence[NDArray[Any]]) -> Tensor:
+    """Put the bytes of arrays one after another: ``(bytes,)`` uint8."""
+    parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def unpacked(packed: Tensor, arrays: Sequence[NDArray[Any]]) -> list[Tensor]:
+    """Return views of packed bytes with the shapes and dtypes of the arrays they were made of."""
+    parts = torch.split(packed, [array.nbytes for array in arrays])
+    return [
+        part.view(torch.from_numpy(array).dtype).view(array.shape)
+        for part, array in zip(parts, arrays, strict=True)
+    ]
 
 
 def _packed(

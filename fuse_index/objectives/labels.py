@@ -40,13 +40,19 @@ def one_hot_content(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         labels: (b, C, vocabulary size) in the model's dtype; rows past a row's content are zero.
         embeds: (b, L, width); content rows are ``labels @ model.table()``.
     """
-    longest = int(batch.lengths.max())
+    longest = batch.longest
+    embeds = model.embed(batch.ids).clone()
+    if batch.even:  # the content is a rectangle: no mask whose true entries the host has to count
+        inside = slice(batch.start, batch.start + longest)
+        labels = functional.one_hot(batch.ids[:, inside], model.vocabulary_size).to(model.dtype)
+        labels.requires_grad_()
+        embeds[:, inside] = labels @ model.table()
+        return labels, embeds
     here = content_rows(batch, longest)
     ids = batch.ids.new_zeros((len(batch), longest))
     ids[here] = batch.ids[batch.content]
     labels = functional.one_hot(ids, model.vocabulary_size).to(model.dtype)
     labels = (labels * here[..., None]).requires_grad_()
-    embeds = model.embed(batch.ids).clone()
     embeds[batch.content] = (labels @ model.table())[here]
     return labels, embeds
 
@@ -107,7 +113,7 @@ def align_labels(labels: Tensor, batch: Batch, first: int) -> Tensor:
         ShapeError: they are not of this batch.
     """
     rows, length = batch.ids.shape
-    longest = int(batch.lengths.max())
+    longest = batch.longest
     if labels.ndim != 3 or labels.shape[:2] != (rows, longest):
         raise ShapeError(
             f"labels of shape {tuple(labels.shape)}",

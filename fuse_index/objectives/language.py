@@ -169,8 +169,7 @@ class _LanguageLoss(Loss):
         output = self.model.forward(embeds, batch, prefix=prefix, logits_from=begin - 1)
         assert output.logits is not None
         first = output.start + 1
-        scores = output.logits[:, :-1]
-        tokens = self.tokens(scores, embeds, batch, labels, first)
+        tokens = self.tokens(output.logits, embeds, batch, labels, first)
         if prefix is not None and prefix.logits is not None and first > begin:
             known = prefix.logits[: first - begin][None]
             row = self.tokens(known, embeds[:1], batch, None, begin)
@@ -185,8 +184,9 @@ class _LanguageLoss(Loss):
         """Return the loss of every predicted token.
 
         Args:
-            scores: (b, T, V) logits in the model's dtype that predict the tokens from position
-                ``first`` on.
+            scores: (b, T or more, V) logits in the model's dtype that predict the tokens from
+                position ``first`` on; those behind the last token predict none. They come whole,
+                because without the last one they would have to be copied.
             embeds: (b, L, d) of the batch.
             batch: the ids.
             labels: (b, C, V) one-hot content, or None.
@@ -233,10 +233,16 @@ class _LanguageLoss(Loss):
         return picked + (own - own.detach())
 
 
+def _predictions(scores: Tensor, batch: Batch, first: int) -> Tensor:
+    """Leave out logits (b, T, V) that predict what would stand behind the last token."""
+    return scores[:, : batch.ids.shape[1] - first]
+
+
 def _log_probabilities(scores: Tensor, ids: Tensor) -> Tensor:
-    """Log-probabilities of tokens, (b, T, V) logits and (b, >= T) ids -> (b, T) float32.
+    """Log-probabilities of tokens, (b, T, V) logits and (b, C) ids -> (b, min(T, C)) float32.
 
     A few rows at a time: over all of them the float32 copy would be most of the memory of scoring.
+    Predictions behind the last of the ids are left alone, not cut off: the rest would be copied.
     """
     wanted = ids[:, : scores.shape[1], None]
     parts = zip(torch.split(scores, _CHUNK_ROWS), torch.split(wanted, _CHUNK_ROWS), strict=True)
@@ -277,6 +283,7 @@ class _FluencyLoss(_LanguageLoss):
     ) -> Tensor:
         if not (torch.is_grad_enabled() and (scores.requires_grad or embeds.requires_grad)):
             return -_log_probabilities(scores, batch.ids[: len(scores), first:])
+        scores = _predictions(scores, batch, first)
         log_probs = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return -self.pick(log_probs, embeds, batch, labels, first)
 
@@ -295,7 +302,7 @@ class _EnergyLoss(_LanguageLoss):
     def tokens(
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
-        scores = scores.float()
+        scores = _predictions(scores, batch, first).float()
         return scores.logsumexp(dim=-1) - self.pick(scores, embeds, batch, labels, first)
 
 
@@ -305,6 +312,7 @@ class _TokenDivergenceLoss(_LanguageLoss):
     def tokens(
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
+        scores = _predictions(scores, batch, first)
         own = self.space.weights(embeds[:, first : first + scores.shape[1]]).float()
         log_soft = functional.log_softmax(own / self.objective.temperature, dim=-1)
         log_model = functional.log_softmax(scores, dim=-1, dtype=torch.float32)

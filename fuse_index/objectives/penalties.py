@@ -88,7 +88,7 @@ class _RepetitionLoss(Loss):
     objective: RepetitionPenalty
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
-        longest = int(batch.lengths.max())
+        longest = batch.longest
         here = content_rows(batch, longest)
         if labels is None:
             ids = batch.ids[:, batch.start : batch.start + longest]

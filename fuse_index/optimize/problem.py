@@ -128,12 +128,23 @@ class Problem:
         Returns:
             ``(n,)``.
         """
-        found = np.ones(len(lengths[0]), dtype=bool)
-        for room, counts in zip(self._room, lengths, strict=True):
-            found &= counts > 0
-            if room is not None:
-                found &= counts <= room
-        return found
+        found = [self.has_room(term, counts) for term, counts in enumerate(lengths)]
+        together: NDArray[np.bool_] = np.logical_and.reduce(found)
+        return together
+
+    def has_room(self, term: int, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which prompts have some content and room in the positions of one term's model.
+
+        Args:
+            term: which.
+            lengths: ``(n,)``, content tokens in its model.
+
+        Returns:
+            ``(n,)``.
+        """
+        room = self._room[term]
+        found = lengths > 0
+        return found if room is None else found & (lengths <= room)
 
     def describe(self) -> dict[str, Any]:
         """Return source, terms and filters as a JSON object."""

@@ -36,22 +36,27 @@ class Record:
 
     def keep(self, scored: Scored) -> tuple[bool, bool]:
         """Take up candidates; returns whether one may be kept, and whether the best is better."""
+        fresh = self._promising(scored)
+        scored.prepare([state.ids for state in fresh])
         best = next(scored.best(), None)
         if best is None:
             return False, False
         better = best.total < self.best.total
         if better:
             self.best = best
-        if scored.losses.shape[1] > 1:
-            self._extend_front(scored)
+        accepted = [state for state in fresh if scored.accept(state.ids)]
+        if accepted:
+            self.pareto = pareto_front([*self.pareto, *accepted], self._size)
         return True, better
 
-    def _extend_front(self, scored: Scored) -> None:
+    def _promising(self, scored: Scored) -> list[State]:
+        """Candidates that neither the front nor another candidate beats, if there are two terms."""
+        if scored.losses.shape[1] < 2:
+            return []
         front = np.array([state.losses for state in self.pareto])
         beaten = np.any(np.all(front[None] <= scored.losses[:, None], axis=2), axis=1)
         fresh = [scored.state(int(i)) for i in np.flatnonzero(~beaten & np.isfinite(scored.totals))]
-        fresh = [state for state in pareto_front(fresh, len(fresh)) if scored.accept(state.ids)]
-        self.pareto = pareto_front([*self.pareto, *fresh], self._size)
+        return pareto_front(fresh, len(fresh))
 
     def add_step(self, here: State, spent: Spent, candidates: int, survived: int) -> None:
         """Write a step down.

@@ -156,12 +156,12 @@ def pareto_front(states: list[State], size: int) -> list[State]:
     if not states:
         return []
     losses = np.array([state.losses for state in states])
-    front: list[int] = []
-    for i, own in enumerate(losses):
-        if not (losses[front] <= own).all(axis=1).any():
-            front = [j for j in front if not (own <= losses[j]).all()]
-            front.append(i)
-    return [states[i] for i in front[:size]]
+    no_worse = np.ones((len(states), len(states)), dtype=bool)
+    for term in losses.T:
+        no_worse &= term[:, None] <= term
+    # of two that are equal in every term the first beats the other
+    beats = no_worse & (~no_worse.T | np.tri(len(states), k=-1, dtype=bool).T)
+    return [states[i] for i in np.flatnonzero(~beats.any(axis=0))[:size]]
 
 
 def write_atomically(path: Path, data: bytes) -> None:

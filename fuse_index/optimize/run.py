@@ -160,7 +160,7 @@ class Run:
         totals = losses @ self.weights
         totals = np.where(np.isfinite(losses).all(axis=1), totals, np.inf)
         if checked and self.options.check_retokenization:
-            return Scored(prompts, losses, totals, self.check)
+            return Scored(prompts, losses, totals, self.check, self.check.prepare)
         return Scored(prompts, losses, totals)
 
     def step(self, most: int | None = None) -> None:
@@ -231,6 +231,7 @@ class Run:
     def _keep(self, scored: Scored, *, grown: bool) -> bool:
         """Give candidates to the search; returns whether one of them survives."""
         self.search.update(scored, grown=grown)
+        self.context.recent = scored
         kept, better = self.record.keep(scored)
         if better and self.options.early_stop and self._met(self.best.ids):
             self.stop = Stop.MET

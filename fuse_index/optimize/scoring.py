@@ -16,10 +16,16 @@ from fuse_index.optimize.budget import Spent
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.models.batch import Batch
     from fuse_index.objectives.base import Loss
     from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.reader import Reading
+    from fuse_index.optimize.reader import Reader, Reading
     from fuse_index.optimize.state import Ids, Losses
+
+    _Part = tuple[Batch, Tensor]
+    """A batch, and its losses (b,), which may be under way still."""
 
 _CPU_BATCH = 64
 _GPU_BATCH = 512
@@ -76,7 +82,7 @@ class Scorer:
             rows = np.fromiter(fresh.values(), np.int64, len(fresh))
             rows = rows[_by_agreement(prompts.select(rows), base)]
             losses = self._run(prompts.select(rows))
-            for row, values in zip(rows, losses, strict=True):
+            for row, values in zip(rows.tolist(), losses, strict=True):
                 self._memory[keys[row]] = values
         found = np.stack([self._memory[key] for key in keys])
         while len(self._memory) > self._remember:
@@ -88,38 +94,41 @@ class Scorer:
         return np.array([key in self._memory for key in _keys(prompts)], dtype=bool)
 
     def _run(self, prompts: Ragged) -> Losses:
-        """Score distinct prompts by all terms."""
+        """Score distinct prompts by all terms.
+
+        Nothing here waits for a GPU until every term is launched: while it runs the first model,
+        the host reads the prompts for the next one. So a prompt that has no room in a later model
+        has been run by the earlier ones; it is left out afterwards, and not counted.
+        """
         problem = self.problem
-        readings = self._read(prompts)
-        fits = problem.fits([reading.contents.lengths for reading in readings])
-        losses = np.full((len(prompts), len(problem.losses)), np.inf)
-        rows = np.flatnonzero(fits)
+        rows = np.arange(len(prompts))
+        readings: dict[int, Reading] = {}
+        started: dict[int, tuple[NDArray[np.int64], list[_Part]]] = {}
+        for term in _source_first(problem.readers):
+            loss, reader = problem.losses[term], problem.readers[term]
+            if id(reader) not in readings:
+                readings[id(reader)] = reader.read(prompts)
+            contents = readings[id(reader)].contents
+            rows = rows[problem.has_room(term, contents.lengths[rows])]
+            started[term] = rows, self._start(term, loss, contents.select(rows))
         self.spent.scored += len(rows)
-        for term, (loss, reading) in enumerate(zip(problem.losses, readings, strict=True)):
-            losses[rows, term] = self._losses(term, loss, reading.contents.select(rows))
+        losses = np.full((len(prompts), len(problem.losses)), np.inf)
+        for term, loss in enumerate(problem.losses):
+            run, parts = started[term]
+            kept = np.isin(run, rows, assume_unique=True)
+            losses[rows, term] = _finished(parts, kept, loss)
         return losses
 
-    def _read(self, prompts: Ragged) -> list[Reading]:
-        """Let every reader read the prompts once."""
-        known = {id(reader): reader for reader in self.problem.readers}
-        readings = {key: reader.read(prompts) for key, reader in known.items()}
-        return [readings[id(reader)] for reader in self.problem.readers]
+    def _start(self, term: int, loss: Loss, contents: Ragged) -> list[_Part]:
+        """Launch one term, batch by batch."""
 
-    def _losses(self, term: int, loss: Loss, contents: Ragged) -> Losses:
-        """``(n,)``: the losses of one term."""
-
-        def run(part: slice) -> Losses:
+        def run(part: slice) -> _Part:
             with torch.no_grad():
                 batch = loss.batch(contents.select(np.arange(part.start, part.stop)))
-                values = loss(loss.model.embed(batch.ids), batch)
-                found = values.double().cpu().numpy()
-            if not np.isfinite(found).all():
-                require_finite(values, loss, batch)
-            return found
+                return batch, loss(loss.model.embed(batch.ids), batch)
 
         loss.forget()  # so that a resumed run computes what an uninterrupted one does
-        parts = [values for _, values in self.batch_sizes[term].map(len(contents), run)]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        return [done for _, done in self.batch_sizes[term].map(len(contents), run)]
 
     def memory(self) -> tuple[Ragged, Losses]:
         """Return the prompts that are remembered, oldest first, with their losses."""
@@ -136,6 +145,29 @@ class Scorer:
 def on_gpu(loss: Loss) -> bool:
     """Whether a loss is computed on a GPU."""
     return loss.model.device.type == "cuda"
+
+
+def _source_first(readers: Sequence[Reader]) -> list[int]:
+    """The terms in the order they are launched: first those whose rows need not be read anew."""
+    return sorted(range(len(readers)), key=lambda term: not readers[term].same_tokens)
+
+
+def _finished(parts: Sequence[_Part], kept: NDArray[np.bool_], loss: Loss) -> Losses:
+    """Wait for a term's batches; returns the losses of the rows that are kept.
+
+    Raises:
+        LossError: one of them is not finite.
+    """
+    if not parts:
+        return np.zeros(0)
+    found: Losses = torch.cat([values for _, values in parts]).double().cpu().numpy()
+    bad = kept & ~np.isfinite(found)
+    begin = 0
+    for batch, values in parts if bad.any() else ():
+        inside = torch.from_numpy(~bad[begin : begin + len(batch)]).to(values.device)
+        require_finite(values.masked_fill(inside, 0.0), loss, batch)
+        begin += len(batch)
+    return found[kept]
 
 
 def _keys(prompts: Ragged) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,12 +54,15 @@ class Scored:
         losses: ``(n, terms)``.
         totals: ``(n,)``, their weighted sums.
         accept: whether a prompt may be kept; asked only of those a search wants to keep.
+        prepare: told of prompts that :attr:`accept` will be asked of, which may be cheaper together
+            than one by one.
     """
 
     prompts: Ragged
     losses: Losses
     totals: Losses
     accept: Callable[[Ids], bool] = lambda ids: True
+    prepare: Callable[[Sequence[Ids]], None] = lambda prompts: None
 
     def __len__(self) -> int:
         return len(self.totals)

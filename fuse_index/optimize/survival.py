@@ -7,7 +7,11 @@ stands before and after it for a model, is cut into the very tokens that were sc
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fuse_index.errors import PromptError
 from fuse_index.words.ragged import Ragged
@@ -15,6 +19,7 @@ from fuse_index.words.ragged import Ragged
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
     from fuse_index.optimize.problem import Problem
+    from fuse_index.optimize.reader import Reader
     from fuse_index.optimize.state import Ids
 
 _REMEMBERED = 1 << 16
@@ -40,23 +45,32 @@ class PromptCheck:
         self._known: dict[Ids, bool] = {}
         self.empty_steps = self.lost_candidates = 0
         places = {
-            (id(reader), loss.surroundings()): (reader, loss.surroundings())
+            (id(reader), loss.surroundings()): _Place(reader, loss.surroundings())
             for reader, loss in zip(problem.readers, problem.losses, strict=True)
         }
         self._places = tuple(places.values())
 
     def __call__(self, ids: Ids) -> bool:
         """Whether every model reads the prompt's text as the tokens that are scored."""
-        found = self._known.get(ids)
-        if found is None:
-            found = self._known[ids] = self._check(ids)
-            if len(self._known) > _REMEMBERED:
-                del self._known[next(iter(self._known))]
-        return found
+        self.prepare([ids])
+        return self._known[ids]
+
+    def prepare(self, prompts: Sequence[Ids]) -> None:
+        """Check prompts together, so that asking for them costs nothing."""
+        fresh = [ids for ids in dict.fromkeys(prompts) if ids not in self._known]
+        if not fresh:
+            return
+        self._known.update(zip(fresh, self._check(fresh), strict=True))
+        for ids in list(islice(self._known, max(len(self._known) - _REMEMBERED, 0))):
+            del self._known[ids]
 
     def count_lost(self, lost: int) -> None:
         """Count candidates that were left out because their own tokens do not survive."""
-        self.refusals[self.problem.source.name] += lost
+        self._refuse(self.problem.source.name, lost)
+
+    def _refuse(self, name: str, count: int) -> None:
+        if count:
+            self.refusals[name] += count
 
     def require_survivors(self, proposed: int, kept: bool) -> None:
         """Count the candidates lost since one survived, and give up in the end.
@@ -84,41 +98,67 @@ class PromptCheck:
             "(words_only), or turn check_retokenization off",
         )
 
-    def _check(self, ids: Ids) -> bool:
-        row = Ragged.from_lists([ids])
-        if not self.problem.words.survives(row)[0]:
-            self.count_lost(1)
-            return False
-        text = self.problem.decode(ids)
-        for reader, (before, after) in self._places:
-            content = reader.read(row).contents[0].tolist()
-            full = (before, after)
-            if not reads_the_same(reader.model, text, content, full, decoded=reader.is_source):
-                self.refusals[reader.model.name] += 1
-                return False
-        return True
+    def _check(self, prompts: Sequence[Ids]) -> list[bool]:
+        """Whether the prompts survive, one by one; a refusal counts for the first who refuses."""
+        rows = Ragged.from_lists(prompts)
+        survives = self.problem.words.survives(rows)
+        self.count_lost(int(len(rows) - survives.sum()))
+        left = np.flatnonzero(survives)
+        texts = self.problem.source.words.decode_batch([list(prompts[i]) for i in left.tolist()])
+        for place in self._places:
+            if not len(left):
+                break
+            same = place.read(rows.select(left), texts)
+            self._refuse(place.name, len(same) - sum(same))
+            left = left[same]
+            texts = [text for text, kept in zip(texts, same, strict=True) if kept]
+        survives[:] = False
+        survives[left] = True
+        return [bool(kept) for kept in survives]
 
 
-def reads_the_same(
-    model: Model, text: str, content: list[int], around: tuple[str, str], *, decoded: bool
-) -> bool:
-    """Whether a model's tokens of the full prompt are those of its parts, one after another.
+class _Place:
+    """The full prompts of one term: a reader's rows with what stands around them."""
+
+    def __init__(self, reader: Reader, around: tuple[str, str]) -> None:
+        self._reader, self._around = reader, around
+        self.name = reader.model.name
+
+    def read(self, prompts: Ragged, texts: list[str]) -> list[bool]:
+        """Whether the model's tokens of every full prompt are those that are scored."""
+        reader = self._reader
+        contents = reader.read(prompts).contents.to_lists()
+        return read_the_same(reader.model, texts, contents, self._around, decoded=reader.is_source)
+
+
+def read_the_same(
+    model: Model,
+    texts: Sequence[str],
+    contents: Sequence[list[int]],
+    around: tuple[str, str],
+    *,
+    decoded: bool,
+) -> list[bool]:
+    """Whether a model's tokens of full prompts are those of their parts, one after another.
 
     Args:
         model: whose tokens.
-        text: the prompt.
-        content: its tokens alone.
-        around: text before it, and text after it.
-        decoded: whether the full prompt may also be what the parts' tokens decode to, as for the
+        texts: ``n`` prompts.
+        contents: their tokens alone.
+        around: text before them, and text after them.
+        decoded: whether a full prompt may also be what the parts' tokens decode to, as for the
             source, whose tokens are what was chosen: decoders drop the space with which some
             tokenizers begin every text.
     """
     words = model.words
     before, after = around
-    if not before and not after:
-        return words.encode_text(text) == content
     parts = [words.encode_text(part) if part else [] for part in around]
-    full = [*parts[0], *content, *parts[1]]
-    if words.encode_text(before + text + after) == full:
-        return True
-    return decoded and words.encode_text(words.decode(full)) == full
+    whole = words.encode_texts([before + text + after for text in texts]).to_lists()
+    wanted = [[*parts[0], *content, *parts[1]] for content in contents]
+    same = [found == full for found, full in zip(whole, wanted, strict=True)]
+    if decoded and (before or after):
+        return [
+            known or words.encode_text(words.decode(full)) == full
+            for known, full in zip(same, wanted, strict=True)
+        ]
+    return same

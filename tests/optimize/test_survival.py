@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fuse_index.errors import OptionError, PromptError, VocabularyError
 from fuse_index.objectives import Fluency, ImageSimilarity, TargetContinuation
 from fuse_index.optimize import GCG, Budget, Problem, Stop, Term, TokenFilter, optimize
-from fuse_index.optimize.survival import PromptCheck, reads_the_same
+from fuse_index.optimize.survival import PromptCheck, read_the_same
 from fuse_index.optimize.tokens import token_texts
 from fuse_index.words.ragged import Ragged
 
@@ -43,7 +43,7 @@ def test_words_are_cut_at_white_space(lm_problem):
 def test_a_prefix_that_joins_the_first_word_is_found(lm):
     def same(text: str, before: str, after: str = "") -> bool:
         content = lm.words.encode_text(text)
-        return reads_the_same(lm, text, content, (before, after), decoded=True)
+        return read_the_same(lm, [text], [content], (before, after), decoded=True)[0]
 
     assert same(" square", "a small", " here")
     assert lm.words.encode_text(" square") != [
