@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fuse_index.optimize.gradient import Differentiator
     from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.state import Losses, Scored
+    from fuse_index.optimize.state import Losses
 
 
 @dataclass(eq=False)
@@ -38,7 +38,6 @@ class Context:
         totals: ``n`` rows -> ``(n,)`` weighted losses, counted and remembered like those of
             proposals, for methods that score within a step; infinite where a prompt does not
             survive as text, or probe sampling leaves it out.
-        recent: the candidates of the last step, until a method has looked at them.
     """
 
     problem: Problem
@@ -47,7 +46,6 @@ class Context:
     generator: torch.Generator
     weights: Losses
     totals: Callable[[Ragged], Losses]
-    recent: Scored | None = None
 
 
 @dataclass(frozen=True, eq=False)
