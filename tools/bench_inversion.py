@@ -32,6 +32,10 @@ def methods(width: int) -> dict[str, Any]:
     own = {"search_width": width, "top_k": 256}
     best = {"search_width": width // 2, "draw": "best", "places": 1}
     anchored = best | {"expansion": "anchors", "anchors": 4}
+    learned_tokens = {"anchor_source": "scored", "anchors": 64, "top_k": 256}
+    learned = {"expansion": "anchors", "anchor_source": "scored", "anchors": 64}
+    everywhere = {"expansion": "anchors", "anchor_places": "all", "anchors": 8}
+    two = {"places": 2}
     return {
         RANDOM: WordSwaps(guide="random", search_width=width),
         "adapter": WordSwaps(guide="adapter", **own),
@@ -43,7 +47,14 @@ def methods(width: int) -> dict[str, Any]:
         "mixture, best of a place": WordSwaps(guide="mixture", **best),
         "word, best, 4 anchors": WordSwaps(guide="word", **anchored),
         "mixture, best, 4 anchors": WordSwaps(guide="mixture", **anchored),
+        "word, 8 anchors, all places": WordSwaps(guide="word", **everywhere, **own),
+        "word, learned": WordSwaps(guide="word", **learned, **own),
+        "mixture, learned": WordSwaps(guide="mixture", **learned, **own),
+        "word, best, learned": WordSwaps(guide="word", **learned, **best),
+        "word, best of 2 places, learned": WordSwaps(guide="word", **learned, **(best | two)),
+        "mixture, best of 2 places, learned": WordSwaps(guide="mixture", **learned, **(best | two)),
         "adapter, tokens (GCG)": GCG(search_width=width, top_k=256),
+        "adapter, tokens, learned": GCG(search_width=width, **learned_tokens),
         "random, tokens": RandomSearch(search_width=width),
     }
 

@@ -28,17 +28,18 @@ if TYPE_CHECKING:
     from fuse_index.optimize.state import Ids
 
 
-def likeness(vectors: Tensor, anchors: Tensor) -> Tensor:
-    """Return the cosines of candidates and anchors, both seen from the anchors' mean.
+def likeness(vectors: Tensor, anchors: Tensor, centre: Tensor | None = None) -> Tensor:
+    """Return the cosines of candidates and anchors, both seen from a centre.
 
     Args:
         vectors: ``(N, d)`` embeddings of the candidates.
         anchors: ``(A, d)`` embeddings of the anchors.
+        centre: ``(d,)``; their mean by default.
 
     Returns:
         ``(A, N)``.
     """
-    centre = anchors.mean(dim=0)
+    centre = anchors.mean(dim=0) if centre is None else centre
     units = torch.nn.functional.normalize(anchors - centre, dim=1)
     lengths = (vectors.square().sum(dim=1) - 2 * (vectors @ centre) + centre.square().sum()).clamp(
         min=0

@@ -44,6 +44,9 @@ class AnchorSource(str, Enum):
     MODEL = "model"
     """Those that the source, a causal language model, expects in the place behind what stands
     before it; costs one forward pass a prompt."""
+    SCORED = "scored"
+    """The latest candidates scored in the place, for free: their losses correct what the gradient
+    at the prompt predicts for others like them (:mod:`fuse_index.optimize.hindsight`)."""
 
 
 class AnchorPlaces(str, Enum):
@@ -75,7 +78,8 @@ class AnchorOptions:
 
     Attributes:
         anchors: gradients that a prediction is averaged over, for each place with ``anchor_places``
-            "own", for each prompt with "all"; 0 takes the gradient at the prompt itself.
+            "own", for each prompt with "all"; 0 takes the gradient at the prompt itself. With the
+            source "scored", candidates remembered in each place, which cost nothing.
         anchor_source: where anchors come from.
         anchor_places: what an anchor replaces.
         anchor_average: how the predictions from the anchors are put together.
@@ -86,11 +90,17 @@ class AnchorOptions:
     anchor_places: AnchorPlaces = AnchorPlaces.OWN
     anchor_average: AnchorAverage = AnchorAverage.PLAIN
 
-    def check_anchors(self, *, own_only: bool = False) -> None:
+    @property
+    def from_scored(self) -> bool:
+        """Whether candidates that were scored stand for anchors."""
+        return self.anchors > 0 and self.anchor_source is AnchorSource.SCORED
+
+    def check_anchors(self, *, own_only: bool = False, swaps: bool = True) -> None:
         """Turn strings into enums and refuse what does not go together.
 
         Args:
             own_only: whether the method asks about one place at a time.
+            swaps: whether its candidates are swaps in places, which can be learned from.
 
         Raises:
             OptionError: an option is outside its range, or two exclude each other.
@@ -107,6 +117,16 @@ class AnchorOptions:
                     f"{name}: {option} {value!r}",
                     expected="one of " + ", ".join(str(choice.value) for choice in choices),
                 ) from None
+        if self.anchor_source is AnchorSource.SCORED and not swaps:
+            raise OptionError(
+                f"{name}: anchor_source 'scored'",
+                expected="another source: its candidates are no swaps in places that stay",
+            )
+        if self.anchor_source is AnchorSource.SCORED and not self.anchor_places.own:
+            raise OptionError(
+                f"{name}: anchor_source 'scored' with anchor_places 'all'",
+                expected="anchor_places 'own': a candidate tells about its place",
+            )
         if own_only and not self.anchor_places.own:
             raise OptionError(
                 f"{name}: anchor_places 'all'",

@@ -17,6 +17,7 @@ import torch
 from fuse_index.errors import OptionError
 from fuse_index.optimize.anchored import TokenAnchors
 from fuse_index.optimize.anchors import AnchorOptions, AnchorSource
+from fuse_index.optimize.hindsight import corrected
 from fuse_index.optimize.likelihood import Likelihood
 from fuse_index.optimize.merit import draw_ranked, merits_of, require_causal
 from fuse_index.optimize.methods.base import (
@@ -215,7 +216,7 @@ class _AutoDANMethod(Method):
     def _at_anchors(self, slot: _Slot) -> Tensor:
         """``(V,)``: the sum of what is predicted from anchors, which the source may suggest."""
         options, anchors = self.options, self._anchors
-        if not options.anchors:
+        if not options.anchors or options.from_scored:
             return torch.zeros(len(self._allowed))
         ids, slots = tuple(slot.ids.tolist()), [slot.position]
         if options.anchor_source is AnchorSource.MODEL and options.anchor_places.own:
@@ -228,13 +229,24 @@ class _AutoDANMethod(Method):
     def _draw(self, slot: _Slot, count: int) -> Tensor:
         """Draw tokens by merit, those that are new and survive as text."""
         options = self.options
-        merits = merits_of(slot.likelihoods, slot.gradient, self._allowed, options.weight)
+        change = self._with_hindsight(slot) if options.from_scored else slot.gradient
+        merits = merits_of(slot.likelihoods, change, self._allowed, options.weight)
         ranked = draw_ranked(merits, _SPARE * count, options.temperature, self.context.generator)
         if not count or not len(ranked):
             return ranked[:0]
         rows = Ragged.from_lists(slot.with_tokens(ranked).tolist())
         new = torch.from_numpy(np.flatnonzero(self.context.is_new(rows))[:count])
         return ranked[new]
+
+    def _with_hindsight(self, slot: _Slot) -> Tensor | None:
+        """The predicted changes, corrected by the tokens scored in the slot."""
+        if slot.gradient is None:
+            return None
+        known = list(slot.totals.items())[-self.options.anchors :]
+        tokens = torch.tensor([token for token, _ in known], dtype=torch.int64)
+        values = torch.tensor([total for _, total in known])
+        table = self.context.problem.source.table().detach()
+        return corrected(slot.gradient.to(table.device), tokens, values, [table]).cpu()
 
     def _score(self, slots: list[_Slot], drawn: list[Tensor]) -> None:
         """Score the tokens drawn for each slot, and let it take the best."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fuse_index.optimize.gradient import Differentiator
     from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.state import Losses
+    from fuse_index.optimize.state import Losses, Scored
 
 
 @dataclass(eq=False)
@@ -38,6 +38,7 @@ class Context:
         totals: ``n`` rows -> ``(n,)`` weighted losses, counted and remembered like those of
             proposals, for methods that score within a step; infinite where a prompt does not
             survive as text, or probe sampling leaves it out.
+        recent: the candidates of the last step, until a method has looked at them.
     """
 
     problem: Problem
@@ -46,6 +47,7 @@ class Context:
     generator: torch.Generator
     weights: Losses
     totals: Callable[[Ragged], Losses]
+    recent: Scored | None = None
 
 
 @dataclass(frozen=True, eq=False)

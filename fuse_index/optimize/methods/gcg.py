@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fuse_index.errors import OptionError
 from fuse_index.optimize.anchored import TokenAnchors
 from fuse_index.optimize.anchors import AnchorOptions
+from fuse_index.optimize.hindsight import Hindsight
 from fuse_index.optimize.methods.base import (
     Context,
     Method,
@@ -106,11 +107,14 @@ class _GCGMethod(Method):
         allowed = torch.from_numpy(context.problem.allowed)
         self._allowed = allowed.to(context.problem.source.device)
         self._anchors = TokenAnchors(options, context)
+        self._hindsight = Hindsight(context, options.anchors) if options.from_scored else None
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
         context, options = self.context, self.options
         width = options.search_width if most is None else min(options.search_width, max(most, 1))
         rows = []
+        if self._hindsight is not None:
+            self._hindsight.learn(states[0].ids)
         chosen = [random_places(len(state.ids), options.places, context) for state in states]
         scored = zip(states, chosen, self._scores(states, chosen), strict=True)
         for (state, slots, own), count in zip(scored, shares(width, len(states)), strict=True):
@@ -123,12 +127,13 @@ class _GCGMethod(Method):
                     ids, top, count, options.n_replace, context.generator, slots=slots
                 )
                 rows.append(drawn.numpy())
+            self._note(state, rows[-1])
         return Proposals(packed(rows))
 
     def _scores(self, states: Sequence[State], chosen: list[list[int]]) -> list[Tensor]:
         """``(S, V)`` for each prompt: predicted changes in its places, infinite where forbidden."""
         context, options = self.context, self.options
-        if options.anchors:
+        if options.anchors and self._hindsight is None:
             found = [
                 self._anchors.scores(self._anchors.draw(state.ids, slots), slots)
                 for state, slots in zip(states, chosen, strict=True)
@@ -136,7 +141,35 @@ class _GCGMethod(Method):
         else:
             scores = context.gradients.tokens(rows_of(states), context.weights)
             found = [own[slots] for own, slots in zip(scores, chosen, strict=True)]
+        if self._hindsight is not None:
+            found = [self._corrected(own, slots) for own, slots in zip(found, chosen, strict=True)]
         return [own.masked_fill(~self._allowed, float("inf")) for own in found]
+
+    def _corrected(self, scores: Tensor, slots: list[int]) -> Tensor:
+        """``(S, V)``: what is predicted, corrected by the tokens scored in each place."""
+        assert self._hindsight is not None
+        table = self.context.problem.source.table().detach()
+        rows = [
+            self._hindsight.correct(slot, own, [table])
+            for slot, own in zip(slots, scores, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def _note(self, state: State, rows: NDArray[np.int64]) -> None:
+        """Note the candidates with a single swap, so that they can be learned from."""
+        if self._hindsight is None:
+            return
+        changed = rows != np.array(state.ids)
+        for row in np.flatnonzero(changed.sum(axis=1) == 1):
+            slot = int(changed[row].argmax())
+            self._hindsight.note(rows[row].tolist(), slot, int(rows[row, slot]), state.total)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self._hindsight is None else self._hindsight.tensors()
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        if self._hindsight is not None:
+            self._hindsight.load_tensors(tensors)
 
     def _fresh(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """The first rows that are new; where the spare ones do not do, the first of all."""

@@ -53,7 +53,7 @@ class PEZ(AnchorOptions, MethodOptions):
 
     def __post_init__(self) -> None:
         require(self, weight_decay=0, restarts=0)
-        self.check_anchors()
+        self.check_anchors(swaps=False)
         if self.anchor_average is AnchorAverage.WEIGHTED:
             raise OptionError(
                 "pez: anchor_average 'weighted'",

@@ -63,7 +63,7 @@ class WordEdits(AnchorOptions, MethodOptions):
     def __post_init__(self) -> None:
         require(self, swaps=0, pairs=0, insertions=0, omissions=0, weight=0)
         object.__setattr__(self, "route", as_choice(self, "route", Route))
-        self.check_anchors(own_only=True)
+        self.check_anchors(own_only=True, swaps=False)
         if not (self.swaps or self.pairs or self.insertions or self.omissions or self.exchanges):
             raise OptionError("edit_words: no edits", expected="one kind of them at least")
 

@@ -12,6 +12,7 @@ import torch
 
 from fuse_index.errors import OptionError
 from fuse_index.optimize.anchors import AnchorDrawer, AnchorOptions
+from fuse_index.optimize.hindsight import Hindsight
 from fuse_index.optimize.lexicon import replace_words
 from fuse_index.optimize.methods.base import (
     Context,
@@ -24,7 +25,7 @@ from fuse_index.optimize.methods.base import (
 from fuse_index.optimize.methods.gcg import Draw, as_choice, random_places, sample_ranks
 from fuse_index.optimize.state import State
 from fuse_index.optimize.word_gradient import Expansion, WordDifferentiator
-from fuse_index.optimize.word_points import Places
+from fuse_index.optimize.word_points import PlaceGradient, Places
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -107,14 +108,21 @@ class _WordMethod(Method):
         self.options = options
         self.lexicon = context.problem.lexicon
         self._words = WordDifferentiator(context.gradients, self.lexicon)
+        learns = options.from_scored and options.expansion is Expansion.ANCHORS
+        self._hindsight = Hindsight(context, options.anchors) if learns else None
+        self._total = 0.0
+        """Of the prompt that candidates are made from."""
         self._anchors = AnchorDrawer(options, context, self.lexicon.source)
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
         options = self.options
         width = options.search_width if most is None else min(options.search_width, max(most, 1))
         rows: list[list[int]] = []
+        if self._hindsight is not None:
+            self._hindsight.learn(states[0].ids)
         for state, count in zip(states, shares(width, len(states)), strict=True):
             places = self._words.places(state.ids)
+            self._total = state.total
             rows += self._candidates(places, count)
         return Proposals(Ragged.from_lists(rows))
 
@@ -124,14 +132,16 @@ class _WordMethod(Method):
         if not options.follows_gradient:
             every = torch.arange(len(self.lexicon)).expand(len(slots), -1)
             return self._drawn(places, slots, every, count)
-        anchors = None
-        if options.expansion is Expansion.ANCHORS:
+        anchors, expansion = None, options.expansion
+        if self._hindsight is not None:
+            expansion = Expansion.CURRENT
+        elif expansion is Expansion.ANCHORS:
             anchors = self._anchors.draw(places.ids, places.offsets, slots)
         taken = words.at(
             places,
             self.context.weights,
             slots=slots,
-            expansion=options.expansion,
+            expansion=expansion,
             anchors=anchors,
             average=options.anchor_average,
         )
@@ -139,7 +149,7 @@ class _WordMethod(Method):
         rankings = self._rankings()
         for ranking, part in zip(rankings, shares(count, len(rankings)), strict=True):
             of = words.in_word_space if ranking is Guide.WORD else words.through_adapter
-            change = of(taken)
+            change = self._corrected(of(taken), slots, taken)
             if options.draw is Draw.BEST:
                 for slot, own, some in zip(slots, change, shares(part, len(slots)), strict=True):
                     rows += self._best(places, slot, own, some)
@@ -147,6 +157,17 @@ class _WordMethod(Method):
                 top = (-change).topk(min(options.top_k, len(self.lexicon)), dim=1).indices
                 rows += self._drawn(places, slots, top.cpu(), part)
         return rows
+
+    def _corrected(self, change: Tensor, slots: list[int], taken: list[PlaceGradient]) -> Tensor:
+        """``(S, N)``: what is predicted, corrected by the words scored in each place."""
+        if self._hindsight is None:
+            return change
+        vectors = [self.lexicon.of(own.reader.model).vectors for own in taken]
+        rows = [
+            self._hindsight.correct(slot, own, vectors)
+            for slot, own in zip(slots, change, strict=True)
+        ]
+        return torch.stack(rows)
 
     def _rankings(self) -> tuple[Guide, ...]:
         mixture = self.options.guide is Guide.MIXTURE
@@ -169,7 +190,19 @@ class _WordMethod(Method):
         self, places: Places, slots: list[list[int]], words: list[list[int]]
     ) -> list[list[int]]:
         tokens = self.lexicon.source
-        return [
+        rows = [
             replace_words(places.ids, places.offsets, own, [tokens[word].tolist() for word in new])
             for own, new in zip(slots, words, strict=True)
         ]
+        if self._hindsight is not None:
+            for row, own, new in zip(rows, slots, words, strict=True):
+                if len(own) == 1:
+                    self._hindsight.note(row, own[0], new[0], self._total)
+        return rows
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self._hindsight is None else self._hindsight.tensors()
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        if self._hindsight is not None:
+            self._hindsight.load_tensors(tensors)

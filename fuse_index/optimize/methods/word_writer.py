@@ -64,7 +64,7 @@ class WordWriter(AnchorOptions, MethodOptions):
         if self.margin is not None:
             require(self, margin=0)
         object.__setattr__(self, "route", as_choice(self, "route", Route))
-        self.check_anchors(own_only=True)
+        self.check_anchors(own_only=True, swaps=False)
 
     @property
     def follows_gradient(self) -> bool:
