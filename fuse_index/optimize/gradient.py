@@ -266,7 +266,7 @@ def embedding_gradient(
     with torch.enable_grad():
         losses = loss(embeds, batch)
         (gradient,) = torch.autograd.grad(losses.sum(), embeds)
-    packed = gradient[batch.content].float()
+    packed = batch.packed(gradient).float()
     _require_finite_gradient(losses, packed, loss, batch)
     return losses.detach(), packed
 
@@ -290,6 +290,8 @@ def one_hot_gradient(loss: Loss, contents: Ragged) -> tuple[Tensor, Tensor]:
         losses = loss(embeds, batch, labels)
         (gradient,) = torch.autograd.grad(losses.sum(), labels)
     _require_finite_gradient(losses, gradient, loss, batch)
+    if batch.even:
+        return losses.detach(), gradient.float()
     here = content_rows(batch, gradient.shape[1])[..., None]
     return losses.detach(), torch.where(here, gradient, torch.zeros_like(gradient)).float()
 
@@ -312,7 +314,8 @@ def padded_rows(packed: Tensor, prompts: Ragged) -> Tensor:
 
 
 def _require_finite_gradient(losses: Tensor, gradient: Tensor, loss: Loss, batch: Batch) -> None:
-    if bool(torch.isfinite(gradient.sum())) and bool(torch.isfinite(losses).all()):
+    # one number, because a GPU is waited for each time that one is asked for
+    if bool(torch.isfinite(gradient.sum().float() + losses.sum())):
         return
     require_finite(losses, loss, batch)
     if not torch.isfinite(gradient).all():
