@@ -15,6 +15,7 @@ from fuse_index.optimize.methods import (
     Norm,
     RandomSearch,
     WordEdits,
+    WordPEZ,
     WordSwaps,
     WordWriter,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "TokenFilter",
     "UniformCost",
     "WordEdits",
+    "WordPEZ",
     "WordSwaps",
     "WordWriter",
     "optimize",

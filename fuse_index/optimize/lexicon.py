@@ -54,6 +54,7 @@ class Lexicon:
     Attributes:
         words: ``N`` words.
         source: their tokens in the source.
+        readers: those of the problem, whose bundles may have an index of the words.
 
     Raises:
         VocabularyError: no word is left.
@@ -75,6 +76,7 @@ class Lexicon:
             )
         self.words = tuple(given[i] for i in kept)
         self.source = tokens.select(kept)
+        self.readers = problem.readers
         self._models: dict[int, ModelWords] = {}
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,7 @@ from fuse_index.optimize.word_points import (
     segment_sums,
     with_mean_word,
 )
+from fuse_index.optimize.word_search import INDEX_FROM, IndexedWords, find_index
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -62,12 +63,16 @@ class WordDifferentiator:
     Args:
         gradients: of the problem.
         lexicon: the words.
+        index_from: words from which on :meth:`top` asks a bundle's index, if there is one.
     """
 
-    def __init__(self, gradients: Differentiator, lexicon: Lexicon) -> None:
+    def __init__(
+        self, gradients: Differentiator, lexicon: Lexicon, *, index_from: int = INDEX_FROM
+    ) -> None:
         self.gradients = gradients
         self.problem = gradients.problem
         self.lexicon = lexicon
+        self._index_from = index_from
         self._adapted: dict[int, AdaptedWords] = {}
 
     def places(self, ids: Ids) -> Places:
@@ -112,7 +117,7 @@ class WordDifferentiator:
                 found = self._everywhere(anchors.rows, weights, count, wanted)
             else:
                 found = self.at_anchors(anchors, weights, average, count=count)
-        return [replace(own, current=self._current(own.reader, places)[wanted]) for own in found]
+        return [replace(own, current=self.vectors_of(own.reader, places)[wanted]) for own in found]
 
     def at_anchors(
         self,
@@ -205,6 +210,30 @@ class WordDifferentiator:
             total = change.to(device) if total is None else total + change.to(device)
         assert total is not None
         return total
+
+    @cached_property
+    def index(self) -> IndexedWords | None:
+        """A bundle's index over all models with a gradient, where words are many."""
+        readers = [self.problem.readers[term] for term in self.gradients.terms]
+        return find_index(self.lexicon, readers, least=self._index_from)
+
+    def top(self, gradients: list[PlaceGradient], count: int) -> Tensor:
+        """Return the words with the best predicted change in every place, in word space.
+
+        The index answers for all models in one search, where there is one; else all words are
+        scored.
+
+        Args:
+            gradients: of ``S`` places.
+            count: words a place.
+
+        Returns:
+            ``(S, min(count, N))`` int64 on the CPU, the best first.
+        """
+        if self.index is None or any(own.spread is not None for own in gradients):
+            return best_words(self.in_word_space(gradients), count)
+        named = {"source" if own.reader.is_source else "target": own.sums for own in gradients}
+        return self.index.top(named, count)
 
     def _adapter_words(self, reader: Reader) -> AdaptedWords:
         if id(reader) not in self._adapted:
@@ -321,8 +350,8 @@ class WordDifferentiator:
         words = reading.words
         return reading.contents, words.target_word_offsets, words.word_row_offsets
 
-    def _current(self, reader: Reader, places: Places) -> Tensor:
-        """``(W, d)``: the mean embedding of each place's own tokens."""
+    def vectors_of(self, reader: Reader, places: Places) -> Tensor:
+        """Return the mean embedding of each place's own tokens in a model: ``(W, d)`` float32."""
         contents, offsets, _ = self._cut(reader, Ragged.from_lists([places.ids]))
         model = reader.model
         ids = torch.from_numpy(contents.values).to(model.device)
@@ -332,3 +361,8 @@ class WordDifferentiator:
         if len(vectors) != len(places):
             return vectors.new_zeros(len(places), vectors.shape[1])
         return vectors
+
+
+def best_words(change: Tensor, count: int) -> Tensor:
+    """Return the words with the lowest predictions ``(S, N)``: ``(S, min(count, N))``, CPU."""
+    return (-change).topk(min(count, change.shape[1]), dim=1).indices.cpu()

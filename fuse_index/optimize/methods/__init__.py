@@ -8,12 +8,13 @@ from fuse_index.optimize.methods.gcg import GCG, Draw
 from fuse_index.optimize.methods.pez import PEZ
 from fuse_index.optimize.methods.random_search import Norm, RandomSearch
 from fuse_index.optimize.methods.word_edits import WordEdits
+from fuse_index.optimize.methods.word_pez import WordPEZ
 from fuse_index.optimize.methods.word_swaps import Guide, WordSwaps
 from fuse_index.optimize.methods.word_writer import WordWriter
 
 METHODS: dict[str, type[MethodOptions]] = {
     options.type: options
-    for options in (GCG, WordSwaps, AutoDAN, WordWriter, WordEdits, PEZ, RandomSearch)
+    for options in (GCG, WordSwaps, AutoDAN, WordWriter, WordEdits, PEZ, WordPEZ, RandomSearch)
 }
 """Every method by its name in files and on the command line."""
 
@@ -31,6 +32,7 @@ __all__ = [
     "Proposals",
     "RandomSearch",
     "WordEdits",
+    "WordPEZ",
     "WordSwaps",
     "WordWriter",
 ]

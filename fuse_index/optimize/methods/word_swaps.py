@@ -24,8 +24,9 @@ from fuse_index.optimize.methods.base import (
 )
 from fuse_index.optimize.methods.gcg import Draw, as_choice, random_places, sample_ranks
 from fuse_index.optimize.state import State
-from fuse_index.optimize.word_gradient import Expansion, WordDifferentiator
+from fuse_index.optimize.word_gradient import Expansion, WordDifferentiator, best_words
 from fuse_index.optimize.word_points import PlaceGradient, Places
+from fuse_index.optimize.word_search import INDEX_FROM
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class WordSwaps(AnchorOptions, MethodOptions):
         draw: how swaps are drawn from the ranking.
         places: places of the prompt that a step works on, drawn at random; None takes all. With
             ``draw`` "best", every place gets an equal share of the candidates.
+        index_from: with so many words or more, and the guide ``word``, the best are asked of the
+            index that the adapter's bundle has, if it covers the models; else all are scored.
     """
 
     search_width: int = 64
@@ -74,11 +77,12 @@ class WordSwaps(AnchorOptions, MethodOptions):
     anchors: int = 4
     draw: Draw = Draw.UNIFORM
     places: int | None = None
+    index_from: int = INDEX_FROM
 
     type: ClassVar[str] = "words"
 
     def __post_init__(self) -> None:
-        require(self, search_width=1, top_k=1, n_replace=1, anchors=1)
+        require(self, search_width=1, top_k=1, n_replace=1, anchors=1, index_from=0)
         for name, choices in (("guide", Guide), ("expansion", Expansion), ("draw", Draw)):
             object.__setattr__(self, name, as_choice(self, name, choices))
         self.check_anchors()
@@ -107,7 +111,9 @@ class _WordMethod(Method):
         super().__init__(context)
         self.options = options
         self.lexicon = context.problem.lexicon
-        self._words = WordDifferentiator(context.gradients, self.lexicon)
+        self._words = WordDifferentiator(
+            context.gradients, self.lexicon, index_from=options.index_from
+        )
         learns = options.from_scored and options.expansion is Expansion.ANCHORS
         self._hindsight = Hindsight(context, options.anchors) if learns else None
         self._total = 0.0
@@ -148,26 +154,30 @@ class _WordMethod(Method):
         rows = []
         rankings = self._rankings()
         for ranking, part in zip(rankings, shares(count, len(rankings)), strict=True):
-            of = words.in_word_space if ranking is Guide.WORD else words.through_adapter
-            change = self._corrected(of(taken), slots, taken)
             if options.draw is Draw.BEST:
-                for slot, own, some in zip(slots, change, shares(part, len(slots)), strict=True):
-                    rows += self._best(places, slot, own, some)
+                numbers = shares(part, len(slots))
+                ranked = self._ranked(ranking, taken, slots, _SPARE * max(numbers))
+                for slot, own, some in zip(slots, ranked, numbers, strict=True):
+                    rows += self._best(places, slot, own[: _SPARE * some], some)
             else:
-                top = (-change).topk(min(options.top_k, len(self.lexicon)), dim=1).indices
-                rows += self._drawn(places, slots, top.cpu(), part)
+                ranked = self._ranked(ranking, taken, slots, options.top_k)
+                rows += self._drawn(places, slots, ranked, part)
         return rows
 
-    def _corrected(self, change: Tensor, slots: list[int], taken: list[PlaceGradient]) -> Tensor:
-        """``(S, N)``: what is predicted, corrected by the words scored in each place."""
-        if self._hindsight is None:
-            return change
-        vectors = [self.lexicon.of(own.reader.model).vectors for own in taken]
-        rows = [
-            self._hindsight.correct(slot, own, vectors)
-            for slot, own in zip(slots, change, strict=True)
-        ]
-        return torch.stack(rows)
+    def _ranked(
+        self, ranking: Guide, taken: list[PlaceGradient], slots: list[int], count: int
+    ) -> Tensor:
+        """``(S, count)``: the words with the best predicted change in each place."""
+        words = self._words
+        if ranking is Guide.WORD and self._hindsight is None:
+            return words.top(taken, count)
+        of = words.in_word_space if ranking is Guide.WORD else words.through_adapter
+        change = of(taken)
+        if self._hindsight is not None:
+            vectors = [self.lexicon.of(own.reader.model).vectors for own in taken]
+            pairs = zip(slots, change, strict=True)
+            change = torch.stack([self._hindsight.correct(s, own, vectors) for s, own in pairs])
+        return best_words(change, count)
 
     def _rankings(self) -> tuple[Guide, ...]:
         mixture = self.options.guide is Guide.MIXTURE
@@ -179,9 +189,9 @@ class _WordMethod(Method):
         own = torch.tensor(slots)[drawn]
         return self._rows(places, own.tolist(), words.tolist())
 
-    def _best(self, places: Places, slot: int, change: Tensor, count: int) -> list[list[int]]:
-        """The words ``(N,)`` with the best predicted change in one place that are new."""
-        words = (-change).topk(min(_SPARE * count, len(change))).indices.tolist()
+    def _best(self, places: Places, slot: int, ranked: Tensor, count: int) -> list[list[int]]:
+        """The first ``count`` of ranked words in one place that are new."""
+        words = ranked.tolist()
         rows = self._rows(places, [[slot]] * len(words), [[word] for word in words])
         new = np.flatnonzero(self.context.is_new(Ragged.from_lists(rows)))[:count]
         return [rows[i] for i in new] if len(new) else rows[:count]
