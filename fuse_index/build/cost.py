@@ -18,7 +18,7 @@ import torch
 from fuse_index.adapter._spectrum import face_weights
 from fuse_index.adapter.stream import SHARD_WORDS as FIT_SHARD_WORDS
 from fuse_index.errors import OptionError
-from fuse_index.words.counting import DEFAULT_MEMORY
+from fuse_index.words.counting import DEFAULT_MEMORY, SMALL_BYTES
 from fuse_index.words.shards import SHARD_BYTES
 from fuse_index.words.table import SHARD_WORDS
 
@@ -53,7 +53,8 @@ class Rates:
     """What one machine does in a second, on the cores it has.
 
     Attributes:
-        text_bytes: bytes of text counted.
+        text_bytes: bytes of text counted by the engine.
+        small_text_bytes: bytes of text counted in memory, which a small text is.
         merged_words: distinct words sorted and written.
         merged_entries: words of the shards' counts added up.
         tried_words: words tokenized and tried for the law, in one tokenizer.
@@ -65,8 +66,9 @@ class Rates:
         startup: seconds before the first word.
     """
 
-    text_bytes: float = 50e6
-    merged_words: float = 600e3
+    text_bytes: float = 100e6
+    small_text_bytes: float = 8e6
+    merged_words: float = 2e6
     merged_entries: float = 4e6
     tried_words: float = 30e3
     flops: float = 20e9
@@ -159,9 +161,7 @@ def estimate(
     table = bundle["words.safetensors"]
     entries = counted_entries(corpus_bytes, distinct)
     seconds = {
-        "counting words": corpus_bytes / rates.text_bytes
-        + entries / rates.merged_entries
-        + (distinct / rates.merged_words if corpus_bytes else 0.0),
+        "counting words": _counting(corpus_bytes, distinct, rates),
         "tokenizing words": 2 * words / rates.tried_words,
         "fitting adapters": sums / rates.flops
         + quality / rates.report_flops
@@ -179,6 +179,15 @@ def estimate(
         work_bytes=3 * table + 20 * distinct + _ENTRY_BYTES * entries,
         memory_bytes=memory_bytes(words, widths, sizes, vocabularies, corpus_bytes > 0),
     )
+
+
+def _counting(corpus_bytes: float, distinct: float, rates: Rates) -> float:
+    """Seconds of counting: a small text in memory, a large one by the engine."""
+    if corpus_bytes <= SMALL_BYTES:
+        return corpus_bytes / rates.small_text_bytes
+    entries = counted_entries(corpus_bytes, distinct)
+    merging = entries / rates.merged_entries + distinct / rates.merged_words
+    return corpus_bytes / rates.text_bytes + merging
 
 
 def counted_entries(corpus_bytes: float, distinct: float) -> float:

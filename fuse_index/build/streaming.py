@@ -14,7 +14,7 @@ from fuse_index.adapter.options import FitOptions
 from fuse_index.adapter.stored import StoredStream, store_groups
 from fuse_index.build.execute import Executor, Here, Tabulator, Words
 from fuse_index.build.fitstore import FileFitStore
-from fuse_index.build.memory import Ceiling
+from fuse_index.build.memory import Ceiling, give_back_large_blocks
 from fuse_index.build.work import Work
 from fuse_index.words import table as word_table
 from fuse_index.words.corpus import CorpusOptions, count_words
@@ -118,6 +118,7 @@ class Streaming:
         if total <= size and isinstance(self.executor, Here):
             both = tabulator.source, tabulator.target
             return build_word_table(words.part(0, total), *both, tabulator.options, report)
+        give_back_large_blocks()
         folder = self.work.folder("table")
         ranges = [(start, min(start + size, total)) for start in range(0, total, size)]
         paths = [StoredTable.path(folder, number) for number in range(len(ranges))]
