@@ -29,7 +29,7 @@ from fuse_index.optimize import (
     UniformCost,
     optimize,
 )
-from fuse_index.optimize.methods import WordEdits, WordSwaps, WordWriter
+from fuse_index.optimize.methods import WordEdits, WordPEZ, WordSwaps, WordWriter
 from fuse_index.optimize.survival import _EMPTY_CANDIDATES, PromptCheck
 from tests.optimize.conftest import START
 
@@ -40,7 +40,9 @@ METHOD_CASES: dict[str, MethodOptions] = {
     "write_words": WordWriter(words=8, search_width=12, temperature=0.5),
     "edit_words": WordEdits(swaps=1, pairs=1, insertions=1, exchanges=False),
     "autodan": AutoDAN(length=11, search_width=12, iterations=2, sweeps=1),
+    "autodan-warm": AutoDAN(length=11, search_width=12, sweeps=2, temperature=2.0),
     "pez": PEZ(restarts=2),
+    "soft_words": WordPEZ(restarts=2, learning_rate=1.0),
     "random": RandomSearch(search_width=12),
     "random-l2": RandomSearch(search_width=12, norm=Norm.L2, radius=0.9),
 }
@@ -93,19 +95,19 @@ def test_one_seed_one_result_and_resumption_bit_for_bit(
     assert outcome(problem, method, search, 6, path) == straight
 
 
-@pytest.mark.parametrize("method", ["gcg", "random", "random-l2", "autodan", "words"])
+@pytest.mark.parametrize("method", ["gcg", "random", "random-l2", "autodan-warm", "words"])
 def test_another_seed_another_way(problem: Problem, method: str) -> None:
-    ways = [
-        [point["ids"] for point in outcome(problem, method, "beam", 2, seed=seed)["trajectory"]]
-        for seed in (0, 1)
-    ]
-    assert ways[0] != ways[1]
+    ways = {
+        tuple(outcome(problem, method, "beam", 2, seed=seed)["trajectory"][-1]["ids"])
+        for seed in range(4)
+    }
+    assert len(ways) > 1  # two seeds may well agree on a clear best
 
 
 @pytest.mark.parametrize("search", ["greedy", "uniform_cost"])
 @pytest.mark.parametrize("method", METHOD_CASES)
 def test_every_method_beats_its_start(problem: Problem, method: str, search: str) -> None:
-    steps = 25 if method == "pez" else 4
+    steps = {"pez": 25, "soft_words": 25, "autodan-warm": 14}.get(method, 4)
     found = outcome(problem, method, search, steps)
     start = found["trajectory"][0]["best"]
     assert found["total"] < start - 0.05
