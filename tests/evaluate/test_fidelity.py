@@ -150,7 +150,9 @@ def test_anchors_weigh_their_own_linear_predictions():
         centred = own - own.mean(0)
         likeness = torch.cosine_similarity(word - own.mean(0), centred, dim=1)
         linear = losses + ((word - own) * gradients).sum(1)
-        assert value == pytest.approx(float((torch.softmax(SHARPNESS * likeness, 0) * linear).sum()))
+        assert value == pytest.approx(
+            float((torch.softmax(SHARPNESS * likeness, 0) * linear).sum())
+        )
 
 
 def test_anchors_predict_better_than_the_current_word(pair, minilm_dir):
