@@ -151,7 +151,7 @@ METHODS: dict[str, Callable[[Job], None]] = {
     "all moves, FUSE: adapter": all_moves(2.0, Route.ADAPTER),
     "all moves, FUSE: word space": all_moves(2.0),
 }
-FELT = ("no guidance: LM sampling ranked by the loss", "all moves, FUSE: word space")
+FELT = ("all moves, FUSE: word space",)
 """Methods that are asked for sentiments too."""
 SHOWN = ("graph F1", "BLEU-4", "ROUGE-L", "CIDEr", "CLIP", "perplexity", "sentiment")
 
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
         rows.append(as_row(case, found, scores[case]))
         print(f"{case}: F1 {scores[case]['graph F1'].value:.3f}", file=sys.stderr, flush=True)
     differences = compare(scores)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     if arguments.plot:
         plot(scores, arguments.plot)
     if arguments.json:

@@ -2,12 +2,12 @@
 
 The search begins from the drafts of the language model with the smallest loss. The best captions
 are edited (:class:`fuse_index.optimize.WordEdits`); where no edit helps any more, the language
-model goes on from beginnings of them, or puts phrases inside. Where that helps no more either,
-another caption is written from left to right (:class:`fuse_index.optimize.WordWriter`) and improved
-in the same way, as long as there are forward passes left. The words tried are those that the
-language model finds likely and the gradients of CLIP and the classifier helpful. A caption with a
-sentiment begins from the plain one, with beginnings and endings of drafts of that sentiment before
-and behind it.
+model goes on from beginnings of them, or puts phrases inside, and parts of other sentences are put
+where the same words stand around them. Where that helps no more either, another caption is written
+from left to right (:class:`fuse_index.optimize.WordWriter`) and improved in the same way, as long
+as there are forward passes left. The words tried are those that the language model finds likely and
+the gradients of CLIP and the classifier helpful. A caption with a sentiment begins from the plain
+one, with beginnings and endings of drafts of that sentiment before and behind it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fuse_index.demo.drawing import draw
 from fuse_index.demo.graph import agreement
 from fuse_index.demo.lexicon import Sentiment
 from fuse_index.demo.parsing import graph_of_sentence
-from fuse_index.demo.shortlist import Shortlist
+from fuse_index.demo.shortlist import Ids, Shortlist
 from fuse_index.errors import OptionError
 from fuse_index.evaluate.graphs import Agreement
 from fuse_index.objectives import ClassifierLabel, ImageSimilarity
@@ -41,9 +41,13 @@ _WORDS = 16
 _MARGIN = 0.8
 """A writing ends where it is worse than its best by so much."""
 _STALE = 2
-"""Rewritings in a row without a better caption, after which another is begun from nothing."""
+"""Remakes in a row without a better caption, after which another is begun."""
+_EXCHANGES = WordEdits(swaps=0, pairs=0, insertions=0, omissions=0, exchanges=True, weight=0.0)
+"""Two words change places: what is said of one thing may be true of the other."""
 _BEST = 4
 """Captions from which others are made."""
+_GIVERS = 40
+"""Captions whose parts are put into the best."""
 _TEMPERATURE = 0.6
 """Of the words' merits where captions are to differ."""
 
@@ -78,6 +82,7 @@ class GuideOptions:
         width: of the beam in which a caption is written.
         search_width: words tried for one place, over the whole beam.
         rewrites: sentences the language model writes where no edit helps.
+        crossings: captions made of parts of two where that does not help either.
         guidance: of the gradients against the likelihood, see :class:`WordWriter`.
         route: how the gradients come to the words.
         image_weight: of ``1 - cosine`` against the log-likelihood of :func:`drafts.fluency`.
@@ -85,22 +90,25 @@ class GuideOptions:
     """
 
     seed: int = 0
-    passes: int = 1000
+    passes: int = 1500
     felt_passes: int = 600
     drafts: int = 400
-    taken: int = 16
+    taken: int = 32
     grafts: int = 10
     width: int = 4
     search_width: int = 32
     rewrites: int = 48
+    crossings: int = 96
     guidance: float = 2.0
     route: Route = Route.WORD
-    image_weight: float = 20.0
+    image_weight: float = 40.0
     sentiment_weight: float = 2.0
 
     def __post_init__(self) -> None:
         least = {"passes": 1, "felt_passes": 1, "drafts": 1, "width": 1, "search_width": 1}
-        for name, value in (least | {"grafts": 0, "rewrites": 0, "guidance": 0}).items():
+        for name, value in (
+            least | {"grafts": 0, "rewrites": 0, "crossings": 0, "guidance": 0}
+        ).items():
             if getattr(self, name) < value:
                 raise OptionError(f"{name}={getattr(self, name)}", expected=f"at least {value}")
 
@@ -117,7 +125,15 @@ class GuideOptions:
 
     def editor(self) -> WordEdits:
         """The method that edits a caption."""
-        return WordEdits(weight=self.guidance, route=self.route)
+        return WordEdits(
+            swaps=4,
+            pairs=0,
+            insertions=3,
+            omissions=2,
+            exchanges=False,
+            weight=self.guidance,
+            route=self.route,
+        )
 
 
 @dataclass(frozen=True)
@@ -237,7 +253,8 @@ class SceneCaptioner:
         if basis:
             self.recolour(found, tuple(problem.encode(basis)), request)
         else:
-            self.search(found, self.best_drafts(picture, request, options.taken), options.passes)
+            drafts = self.best_drafts(picture, request, options.taken)
+            self.search(found, drafts, options.passes)
         best = found.best()[0]
         text = problem.decode(best).strip()
         losses = dict(zip(problem.names, found.losses[best], strict=True))
@@ -267,8 +284,8 @@ class SceneCaptioner:
             self.improve(found, 0, passes)
         while found.forward_passes < passes:
             since = len(found.totals)
-            writer = options.writer(temperature)
-            found.write([], writer, options.width, passes - found.forward_passes)
+            left = passes - found.forward_passes
+            found.write([], options.writer(temperature), options.width, left)
             self.improve(found, since, passes)
             temperature = _TEMPERATURE
 
@@ -280,17 +297,31 @@ class SceneCaptioner:
             since: captions that were known before those that are meant.
             passes: forward passes that may be spent when this ends, about.
         """
-        options, edited, stale = self.options, set(), 0
+        options, stale = self.options, 0
+        edited: set[Ids] = set()
+        exchanged: set[Ids] = set()
         while (left := passes - found.forward_passes) > 0 and stale < _STALE:
-            before = found.best(1, since)
-            fresh = [ids for ids in found.best(2, since) if ids not in edited]
+            best = found.best(_BEST, since)
+            fresh = [ids for ids in best[:2] if ids not in edited]
             if fresh:
                 edited.add(fresh[0])
                 found.revise(fresh[0], options.editor(), steps=1, passes=left)
+                found.combine(fresh[0])
+            elif best[0] not in exchanged:
+                exchanged.add(best[0])
+                found.revise(best[0], _EXCHANGES, steps=1, passes=left)
             else:
-                count = max(1, min(options.rewrites, left // 2))
-                found.rewrite(count, found.best(_BEST, since))
-                stale = stale + 1 if found.best(1, since) == before else 0
+                self.remake(found, best, left, crossing=stale % 2 == 1)
+                stale = stale + 1 if found.best(1, since) == best[:1] else 0
+
+    def remake(self, found: Shortlist, best: Sequence[Ids], passes: int, *, crossing: bool) -> None:
+        """Make other captions of the best, more different ones than edits make."""
+        options = self.options
+        if crossing:
+            givers = found.best_written(_GIVERS)
+            found.cross(min(options.crossings, passes), best, givers)
+        else:
+            found.rewrite(max(1, min(options.rewrites, passes // 2)), best)
 
     def recolour(self, found: Shortlist, basis: tuple[int, ...], request: Request) -> None:
         """Go from a plain caption to the best with a sentiment."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     from fuse_index.demo.scene import Item, Scene
 
-PIXELS = 64
+PIXELS = 96
 """Side of the pictures that the demo's CLIP looks at."""
+
+Colour = tuple[int, int, int]
 
 INKS = {
     "red": (220, 30, 35),
@@ -41,15 +44,15 @@ _INK_JITTER = 12
 _PAPER_JITTER = 5
 
 Point = tuple[float, float]
-Colour = tuple[int, int, int]
 
 
-def draw(scene: Scene, pixels: int = PIXELS) -> Image:
+def draw(scene: Scene, pixels: int = PIXELS, inks: Mapping[str, Colour] = INKS) -> Image:
     """Draw a scene as an RGB picture; the same scene gives the same picture.
 
     Args:
         scene: what to draw.
         pixels: side of the picture.
+        inks: red, green and blue of the things' colours by name.
 
     Raises:
         OptionError: the side is below 8 or above 4096 pixels.
@@ -65,7 +68,7 @@ def draw(scene: Scene, pixels: int = PIXELS) -> Image:
     image = PIL.Image.new("RGB", (side, side), paper)
     pencil = PIL.ImageDraw.Draw(image)
     for item in scene.items:
-        _draw_item(pencil, item, side, _jitter(INKS[item.colour], _INK_JITTER, rng), paper)
+        _draw_item(pencil, item, side, _jitter(inks[item.colour], _INK_JITTER, rng), paper)
     reduced: Image = image.reduce(_OVERSAMPLING)
     return reduced
 

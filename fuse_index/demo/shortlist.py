@@ -67,6 +67,7 @@ class Shortlist:
         self.curve: list[tuple[int, float]] = []
         self.spent = Spent()
         self._in_runs = 0
+        self._written: list[Ids] = []
         self._callbacks = callbacks
         self._scorer = Scorer(problem, self.spent)
         self._generator = torch.Generator().manual_seed(seed)
@@ -86,8 +87,18 @@ class Shortlist:
         known = list(self.totals)[since:]
         return sorted(known, key=lambda ids: self.totals[ids])[:count]
 
+    def best_written(self, count: int) -> list[Ids]:
+        """Return the best sentences that were written as a whole, not made of others by a move."""
+        known = [ids for ids in dict.fromkeys(self._written) if ids in self.totals]
+        return sorted(known, key=lambda ids: self.totals[ids])[:count]
+
     def add(self, rows: Iterable[Ids]) -> None:
-        """Score captions; those that other tokenizers would not read as they stand are dropped."""
+        """Score sentences; those that other tokenizers would not read as they stand are dropped."""
+        rows = list(rows)
+        self._written += rows
+        self._score(rows)
+
+    def _score(self, rows: Iterable[Ids]) -> None:
         fresh = [row for row in dict.fromkeys(rows) if row and row not in self.totals]
         if fresh:
             survives = self.problem.words.survives(Ragged.from_lists(fresh))
@@ -178,8 +189,15 @@ class Shortlist:
 
     def words(self, ids: Ids) -> list[Ids]:
         """Cut a caption into the tokens of its words."""
-        offsets, _ = self.problem.words.offsets(Ragged.from_lists([ids]))
-        return [ids[a:b] for a, b in pairwise(offsets.tolist())]
+        return self._cut([ids])[0]
+
+    def _cut(self, rows: Sequence[Ids]) -> list[list[Ids]]:
+        if not rows:
+            return []
+        prompts = Ragged.from_lists(rows)
+        offsets, firsts = self.problem.words.offsets(prompts)
+        cuts = [tuple(prompts.values[a:b].tolist()) for a, b in pairwise(offsets.tolist())]
+        return [cuts[a:b] for a, b in pairwise(firsts.tolist())]
 
     def rewrite(self, count: int, sources: Sequence[Ids]) -> None:
         """Let the language model go on from beginnings of the best captions, in other words.
@@ -210,6 +228,49 @@ class Shortlist:
                 rows.append(ids)
         self.add(rows)
 
+    def cross(self, count: int, best: Sequence[Ids], others: Sequence[Ids]) -> None:
+        """Put parts of other captions into the best ones, where the same words stand around them.
+
+        A part reaches from one word that both have to another, or to the end of both.
+
+        Args:
+            count: captions to score, at most; each costs a forward pass.
+            best: captions that get the parts, the better one of two drawn.
+            others: captions that give them.
+        """
+        givers = [[*words, _END] for words in self._cut(others)]
+        rows: list[Ids] = []
+        for own in ([*words, _END] for words in self._cut(best)):
+            for giver in givers:
+                rows += _crossings(own, giver)
+        rows = [row for row in dict.fromkeys(rows) if row and row not in self.totals]
+        order = torch.randperm(len(rows), generator=self._generator)[:count].tolist()
+        self._score([rows[index] for index in order])
+
+    def combine(self, ids: Ids, most: int = 4) -> None:
+        """Make the best swaps of single words that are known of a caption, two and more at once.
+
+        Args:
+            ids: the caption.
+            most: swaps made at once.
+        """
+        better = [other for other, total in self.totals.items() if total < self.totals[ids]]
+        own = self.words(ids)
+        swaps: dict[int, tuple[float, Ids]] = {}
+        for other, words in zip(better, self._cut(better), strict=True):
+            places = [
+                at for at, pair in enumerate(zip(own, words, strict=False)) if len({*pair}) > 1
+            ]
+            if len(words) == len(own) and len(places) == 1:
+                found = self.totals[other], words[places[0]]
+                swaps[places[0]] = min(swaps.get(places[0], found), found)
+        order = sorted(swaps, key=lambda at: swaps[at])[:most]
+        rows = []
+        for size in range(2, len(order) + 1):
+            chosen = {at: swaps[at][1] for at in order[:size]}
+            rows.append(_flat([chosen.get(at, word) for at, word in enumerate(own)]))
+        self._score(rows)
+
     def graft(self, ids: Ids, others: Sequence[Ids], words: int = 6) -> None:
         """Put beginnings of other sentences before a caption, and endings of them behind it.
 
@@ -223,7 +284,7 @@ class Shortlist:
             cuts = self.words(other)
             rows += [(*_flat(cuts[:size]), *ids) for size in range(1, min(words, len(cuts)) + 1)]
             rows += [(*ids, *_flat(cuts[-size:])) for size in range(1, min(words, len(cuts)) + 1)]
-        self.add(rows)
+        self._score(rows)
 
     def _draw(self, below: int) -> int:
         return int(torch.randint(below, (1,), generator=self._generator))
@@ -239,6 +300,25 @@ class Shortlist:
     def _record(self) -> None:
         if self.totals:
             self.curve.append((self.forward_passes, min(self.totals.values())))
+
+
+_END: Ids = ()
+"""What stands behind the last word of every caption."""
+
+
+def _crossings(own: Sequence[Ids], giver: Sequence[Ids]) -> list[Ids]:
+    """Everything that a caption becomes by one part of another; both end with ``_END``."""
+    places: dict[Ids, list[int]] = {}
+    for at, word in enumerate(giver):
+        places.setdefault(word, []).append(at)
+    shared = [(i, j) for i, word in enumerate(own) for j in places.get(word, ())]
+    shared.append((-1, -1))
+    return [
+        _flat([*own[: i + 1], *giver[j + 1 : k], *own[m:]])
+        for i, j in shared
+        for m, k in shared
+        if m > i and k > j and own[i + 1 : m] != giver[j + 1 : k]
+    ]
 
 
 def _flat(words: Sequence[Ids]) -> Ids:

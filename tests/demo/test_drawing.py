@@ -86,7 +86,7 @@ def test_the_left_is_left_and_the_top_is_top():
         Item("square", "red", "", 0.25, 0.2, 0.15, 0.0),
         Item("square", "blue", "", 0.75, 0.8, 0.15, 0.0),
     )
-    shown = np.asarray(draw(Scene(things, "white")))
+    shown = np.asarray(draw(Scene(things, "white"), 64))
     assert close(shown[13, 16], INKS["red"])
     assert close(shown[51, 48], INKS["blue"])
 
