@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from fuse_index.demo.showcase import Showcase
 
 _PIXELS = 168
-_WIDTH = 1000
+_WIDTH = 1180
 _MARGIN = 18
-_COLUMNS = 100
+_COLUMNS = 125
 _TEXT, _FAINT, _LINE = "#222222", "#666666", "#dddddd"
 
 
