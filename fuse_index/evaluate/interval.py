@@ -180,7 +180,8 @@ def _resampled(scores: Sequence[Score], options: BootstrapOptions) -> list[Float
             ]
         ).astype(np.float64)
         for found, score, part in zip(values, scores, parts, strict=True):
-            found.append(score.combine(counts @ part))
+            # not by BLAS, whose sums depend on how many resamples are taken at once
+            found.append(score.combine(np.einsum("rn,nk->rk", counts, part)))
     return [np.concatenate(found) for found in values]
 
 

@@ -192,24 +192,21 @@ def test_the_best_by_the_gradient_are_those_of_the_gradient(image_only: Problem)
 
 
 def test_iterations_end_where_the_best_stays(image_only: Problem) -> None:
-    gained = []
-    for beginning in (*BEGINNINGS, "a", "there is a small", "the blue"):
-        found = []
-        for iterations in (1, 3, 50):
-            options = AutoDAN(length=6, search_width=2, temperature=3, iterations=iterations)
-            run = run_of(image_only, options, [beginning])
-            proposals = run.method.propose(run.search.select())
-            assert proposals is not None
-            totals = run.context.totals(proposals.prompts)
-            found.append((run.spent.gradients, len(totals), float(totals.min())))
-        gradients, proposed, best = zip(*found, strict=True)
-        assert gradients[0] == 1
-        assert 1 <= gradients[1] <= 3
-        assert gradients[1] <= gradients[2] < 15  # far fewer than it was allowed
-        assert proposed == tuple(2 * count for count in gradients)
-        assert best[0] >= best[1] >= best[2]
-        gained.append(best[0] - best[2])
-    assert max(gained) > 0
+    found = []
+    for iterations in (1, 3, 50):
+        options = AutoDAN(length=6, search_width=3, temperature=0, iterations=iterations)
+        run = run_of(image_only, options, BEGINNINGS[:1])
+        proposals = run.method.propose(run.search.select())
+        assert proposals is not None
+        totals = run.context.totals(proposals.prompts)
+        found.append((run.spent.gradients, len(totals), float(totals.min())))
+    gradients, proposed, best = zip(*found, strict=True)
+    assert gradients[0] == 1
+    assert 2 <= gradients[1] <= 3
+    assert gradients[1] <= gradients[2] < 15  # far fewer than it was allowed
+    assert proposed == tuple(3 * count for count in gradients)
+    assert best[0] >= best[1] >= best[2]
+    assert best[0] > best[2]
 
 
 @pytest.mark.parametrize("search", [Greedy(), Beam(width=3), UniformCost(size=8)])
@@ -286,7 +283,7 @@ def test_the_less_the_gradient_weighs_the_better_it_reads(lm: Model, image_only:
         assert found.total < found.trajectory[0].total
         return found.trajectory[-1].ids
 
-    rows = [list(written(weight)) for weight in (0.02, 50.0)]
+    rows = [list(written(weight)) for weight in (0.5, 50.0)]
     assert [len(row) for row in rows] == [9, 9]
     losses = fluency.score(rows)
     assert losses[0] < losses[1] - 0.5
