@@ -35,8 +35,6 @@ _ALIKE = [
     [tuple(phrase.split()) for phrases in table.values() for phrase in phrases]
     for table in (SHAPES, COLOURS, SIZES, BACKGROUNDS)
 ]
-
-
 _TRAINED = companions_of(Split.TRAIN)
 
 

@@ -75,9 +75,9 @@ def load(bundle: Path) -> dict[str, Any]:
     counts = [ids.lengths[:PROMPT] for ids in (table.source, table.target)]
     layout, laying = _timed(lambda: adapter.layout(*counts))
     gradient = torch.randn(int(counts[1].sum()), adapter.target_width)
-    _, first = _timed(lambda: adapter.pull_back(gradient, layout))
-    again = [_timed(lambda: adapter.pull_back(gradient, layout))[1] for _ in range(20)]
-    _, verifying = _timed(lambda: verify_bundle(bundle))
+    (first,) = _bench.times(lambda: adapter.pull_back(gradient, layout), 1, warmup=0)
+    again = _bench.times(lambda: adapter.pull_back(gradient, layout), 20, warmup=0)
+    (verifying,) = _bench.times(lambda: verify_bundle(bundle), 1, warmup=0)
     return {
         "load and verify words and adapters": loading,
         "first pull-back, 32 words": laying + first,

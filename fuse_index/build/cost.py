@@ -161,7 +161,7 @@ def estimate(
     table = bundle["words.safetensors"]
     entries = counted_entries(corpus_bytes, distinct)
     seconds = {
-        "counting words": _counting(corpus_bytes, distinct, rates),
+        "counting words": _counting(corpus_bytes, distinct, entries, rates),
         "tokenizing words": 2 * words / rates.tried_words,
         "fitting adapters": sums / rates.flops
         + quality / rates.report_flops
@@ -181,11 +181,10 @@ def estimate(
     )
 
 
-def _counting(corpus_bytes: float, distinct: float, rates: Rates) -> float:
+def _counting(corpus_bytes: float, distinct: float, entries: float, rates: Rates) -> float:
     """Seconds of counting: a small text in memory, a large one by the engine."""
     if corpus_bytes <= SMALL_BYTES:
         return corpus_bytes / rates.small_text_bytes
-    entries = counted_entries(corpus_bytes, distinct)
     merging = entries / rates.merged_entries + distinct / rates.merged_words
     return corpus_bytes / rates.text_bytes + merging
 

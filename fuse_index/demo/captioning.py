@@ -105,10 +105,10 @@ class GuideOptions:
     sentiment_weight: float = 2.0
 
     def __post_init__(self) -> None:
-        least = {"passes": 1, "felt_passes": 1, "drafts": 1, "width": 1, "search_width": 1}
-        for name, value in (
-            least | {"grafts": 0, "rewrites": 0, "crossings": 0, "guidance": 0}
-        ).items():
+        positive = ("passes", "felt_passes", "drafts", "width", "search_width")
+        least = dict.fromkeys(positive, 1)
+        least |= dict.fromkeys(("grafts", "rewrites", "crossings", "guidance"), 0)
+        for name, value in least.items():
             if getattr(self, name) < value:
                 raise OptionError(f"{name}={getattr(self, name)}", expected=f"at least {value}")
 
