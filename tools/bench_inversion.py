@@ -36,6 +36,7 @@ def methods(width: int) -> dict[str, Any]:
     learned = {"expansion": "anchors", "anchor_source": "scored", "anchors": 64}
     everywhere = {"expansion": "anchors", "anchor_places": "all", "anchors": 8}
     two = {"places": 2}
+    few, some = {"search_width": 8}, {"search_width": 16}
     return {
         RANDOM: WordSwaps(guide="random", search_width=width),
         "adapter": WordSwaps(guide="adapter", **own),
@@ -53,6 +54,15 @@ def methods(width: int) -> dict[str, Any]:
         "word, best, learned": WordSwaps(guide="word", **learned, **best),
         "word, best of 2 places, learned": WordSwaps(guide="word", **learned, **(best | two)),
         "mixture, best of 2 places, learned": WordSwaps(guide="mixture", **learned, **(best | two)),
+        "layers, best of a place": WordSwaps(guide="layers", **best),
+        "layers, best of 2 places": WordSwaps(guide="layers", **(best | two)),
+        "layers, 8 best of a place": WordSwaps(guide="layers", **(best | few)),
+        "layers, 8 best of 2 places": WordSwaps(guide="layers", **(best | few | two)),
+        "layers, 16 best of 2 places": WordSwaps(guide="layers", **(best | some | two)),
+        "layers, 16 best, 4 anchors": WordSwaps(guide="layers", **(anchored | some)),
+        "layers, 16 best of 2 places, learned": WordSwaps(
+            guide="layers", **learned, **(best | some | two)
+        ),
         "adapter, tokens (GCG)": GCG(search_width=width, top_k=256),
         "adapter, tokens, learned": GCG(search_width=width, **learned_tokens),
         "random, tokens": RandomSearch(search_width=width),

@@ -52,6 +52,10 @@ def validate_command(
         int,
         typer.Option(help="Random words whose gradients in the position are averaged; 0: none."),
     ] = 0,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Also predict from the hidden states of every layer."),
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -64,7 +68,8 @@ def validate_command(
     '..._at_current' take it at the unchanged text, and 'adapter_by_token' there too, token by token
     through the current word's group, as optimizers of single tokens do. With --anchors, the rows
     '..._anchored' average the gradient over random words in the position, and 'word_weighted' lets
-    each candidate weigh the anchors by its likeness to them. Reported are Spearman's
+    each candidate weigh the anchors by its likeness to them. With --layers, the rows 'layers_...' take
+    the gradients at the word's hidden states in every layer instead of its embedding. Reported are Spearman's
     correlation and the share of the 10 truly best candidates among the predicted best 10, 50, 100.
     """
     from fuse_index.adapter import Adapter
@@ -96,8 +101,10 @@ def validate_command(
                 label=label,
                 batch_size=batch_size,
                 anchors=anchors,
+                layers=layers,
             ),
             progress=bar.stage("substituting words"),
+            stage=bar.stage("looking at words"),
         )
     if plot is not None:
         from fuse_index.evaluate.plot import plot_fidelity

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.errors import ModelError, OptionError
+from fuse_index.evaluate.layered import ANCHORED as LAYERS_ANCHORED
+from fuse_index.evaluate.layered import AT_CURRENT, WordStates, predict_by_layers
+from fuse_index.evaluate.layered import WEIGHTED as LAYERS_WEIGHTED
 from fuse_index.evaluate.losses import Loss, RowLoss, label_loss, nll_loss, similarity_loss
 from fuse_index.evaluate.predictors import (
     ANCHORED,
@@ -56,6 +59,8 @@ class FidelityOptions:
         batch_size: rows of one forward pass.
         anchors: random words whose gradients in the position are averaged, for the predictions
             ``..._anchored``; 0 leaves them out.
+        layers: whether to predict from the gradients at the hidden states of every layer too, which
+            first takes eight short forward passes for every word that is put anywhere.
     """
 
     loss: Loss
@@ -67,6 +72,7 @@ class FidelityOptions:
     among: tuple[int, ...] = (10, 50, 100)
     batch_size: int = 128
     anchors: int = 0
+    layers: bool = False
 
     def __post_init__(self) -> None:
         least = {"samples": 2, "candidates": 3, "seed": 0, "best": 1, "batch_size": 1, "anchors": 0}
@@ -134,6 +140,7 @@ def measure_fidelity(
     texts: Sequence[str],
     options: FidelityOptions,
     progress: Progress | None = None,
+    stage: Progress | None = None,
 ) -> FidelityReport:
     """Measure how the first-order predictions rank candidate words.
 
@@ -145,6 +152,7 @@ def measure_fidelity(
         texts: texts to sample from.
         options: see :class:`FidelityOptions`.
         progress: called with (samples done, samples in all).
+        stage: called with (words done, words in all) while their hidden states are computed.
 
     Raises:
         CorpusError: too few texts can be measured.
@@ -168,10 +176,11 @@ def measure_fidelity(
         model.table().to(device, dtype),
     )
     mean = mean_word(vocabulary)
+    states = _word_states(tasks, table, model, texts, options, stage) if options.layers else None
     rng = np.random.default_rng([options.seed, 1])
     samples = []
     for done, task in enumerate(tasks, 1):
-        samples.append(_measure(task, vocabulary, mean, model, options=options, rng=rng))
+        samples.append(_measure(task, vocabulary, mean, model, states, options=options, rng=rng))
         if progress is not None:
             progress(done, len(tasks))
     return _report(tuple(samples), options)
@@ -182,6 +191,7 @@ def _measure(
     vocabulary: Vocabulary,
     mean: Tensor,
     model: Model,
+    states: WordStates | None,
     *,
     options: FidelityOptions,
     rng: np.random.Generator,
@@ -207,6 +217,12 @@ def _measure(
     }
     if options.anchors:
         predicted |= _anchored(task, vocabulary, model, loss_of, options=options)
+    if states is not None:
+        anchors = _anchor_rows(task, vocabulary.table, options)
+        layered = predict_by_layers(
+            task, vocabulary.table.target, anchors, states, model, loss_of
+        )
+        predicted |= {name: own.double().cpu().numpy() for name, own in layered.items()}
     predicted[RANDOM] = rng.standard_normal(len(task.candidates))
     return Sample(task, float(losses[0]), losses[1:] - losses[0], predicted)
 
@@ -260,9 +276,7 @@ def _anchored(
     options: FidelityOptions,
 ) -> dict[str, NDArray[np.float64]]:
     """Predictions from gradients with random words in the position, none of them a candidate."""
-    others = np.setdiff1d(np.arange(len(vocabulary.table)), [*task.candidates, task.row])
-    rng = np.random.default_rng([options.seed, 2, task.row, task.position])
-    rows = rng.choice(others, min(options.anchors, len(others)), replace=False)
+    rows = _anchor_rows(task, vocabulary.table, options)
     contents = _with_words(task, vocabulary.table.target.select(rows))
     batch = model.batch(contents)
     embeds = model.embed(batch.ids).requires_grad_(True)
@@ -281,6 +295,27 @@ def _anchored(
     anchors = Anchors(rows, losses.detach().float(), sums)
     found[WEIGHTED] = by_weighted_anchors(vocabulary, anchors, task.candidates)
     return {name: values.double().cpu().numpy() for name, values in found.items()}
+
+
+def _anchor_rows(task: Task, table: WordTable, options: FidelityOptions) -> NDArray[np.int64]:
+    others = np.setdiff1d(np.arange(len(table)), [*task.candidates, task.row])
+    rng = np.random.default_rng([options.seed, 2, task.row, task.position])
+    rows: NDArray[np.int64] = rng.choice(others, min(options.anchors, len(others)), replace=False)
+    return rows
+
+
+def _word_states(
+    tasks: Sequence[Task],
+    table: WordTable,
+    model: Model,
+    texts: Sequence[str],
+    options: FidelityOptions,
+    progress: Progress | None,
+) -> WordStates:
+    """The states of all words that are put anywhere."""
+    anchors = [_anchor_rows(task, table, options) for task in tasks]
+    rows = np.concatenate([*(task.candidates for task in tasks), *anchors])
+    return WordStates.of(model, table.target, rows, texts, progress)
 
 
 def _with_words(task: Task, words: Ragged) -> Ragged:
@@ -306,7 +341,10 @@ def _losses(
 
 def _report(samples: tuple[Sample, ...], options: FidelityOptions) -> FidelityReport:
     anchored = (*ANCHORED, WEIGHTED) if options.anchors else ()
-    names = (*PREDICTORS, *anchored, RANDOM)
+    layered: tuple[str, ...] = ()
+    if options.layers:
+        layered = (AT_CURRENT, *((LAYERS_ANCHORED, LAYERS_WEIGHTED) if options.anchors else ()))
+    names = (*PREDICTORS, *anchored, *layered, RANDOM)
     correlation = {
         name: Estimate.of([spearman(s.predicted[name], s.change) for s in samples])
         for name in names

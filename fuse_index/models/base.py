@@ -15,6 +15,7 @@ from fuse_index.errors import ModelError, ShapeError
 from fuse_index.models.batch import Batch, build_batch
 from fuse_index.models.frame import Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
+from fuse_index.models.layers import find_layers
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
 from fuse_index.words.tokenization import WordTokenizer
 
@@ -106,6 +107,15 @@ class Model(ABC):
     def positions(self) -> int | None:
         """Largest number of tokens of a prompt, special ones included; None without a limit."""
         return self.parts.positions
+
+    @cached_property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The layers that a text passes through, in order; found by running a short one.
+
+        Raises:
+            ModelError: there are none that can be told apart (:mod:`fuse_index.models.layers`).
+        """
+        return find_layers(self)
 
     @property
     def width(self) -> int:

@@ -256,19 +256,27 @@ def embedding_gradient(
     Raises:
         LossError: a loss or a gradient is not finite.
     """
+    batch, embeds = embedded(loss, contents, put)
+    embeds.requires_grad_()
+    with torch.enable_grad():
+        losses = loss(embeds, batch)
+        (gradient,) = torch.autograd.grad(losses.sum(), embeds)
+    packed = batch.packed(gradient).float()
+    require_finite_gradient(losses, packed, loss, batch)
+    return losses.detach(), packed
+
+
+def embedded(
+    loss: Loss, contents: Sequence[Sequence[int]] | Ragged, put: Put | None = None
+) -> tuple[Batch, Tensor]:
+    """Return a term's batch and its embeddings ``(b, L, width)``, with some put in."""
     batch = loss.batch(contents)
     embeds = loss.model.embed(batch.ids)
     if put is not None:
         rows = torch.arange(len(batch), device=embeds.device)
         positions = torch.from_numpy(put.positions).to(embeds.device) + batch.start
         embeds[rows, positions] = put.vectors.to(embeds)
-    embeds.requires_grad_()
-    with torch.enable_grad():
-        losses = loss(embeds, batch)
-        (gradient,) = torch.autograd.grad(losses.sum(), embeds)
-    packed = batch.packed(gradient).float()
-    _require_finite_gradient(losses, packed, loss, batch)
-    return losses.detach(), packed
+    return batch, embeds
 
 
 def one_hot_gradient(loss: Loss, contents: Ragged) -> tuple[Tensor, Tensor]:
@@ -289,7 +297,7 @@ def one_hot_gradient(loss: Loss, contents: Ragged) -> tuple[Tensor, Tensor]:
         labels, embeds = one_hot_content(loss.model, batch)
         losses = loss(embeds, batch, labels)
         (gradient,) = torch.autograd.grad(losses.sum(), labels)
-    _require_finite_gradient(losses, gradient, loss, batch)
+    require_finite_gradient(losses, gradient, loss, batch)
     if batch.even:
         return losses.detach(), gradient.float()
     here = content_rows(batch, gradient.shape[1])[..., None]
@@ -313,7 +321,12 @@ def padded_rows(packed: Tensor, prompts: Ragged) -> Tensor:
     return out
 
 
-def _require_finite_gradient(losses: Tensor, gradient: Tensor, loss: Loss, batch: Batch) -> None:
+def require_finite_gradient(losses: Tensor, gradient: Tensor, loss: Loss, batch: Batch) -> None:
+    """Refuse losses or gradients that are not finite.
+
+    Raises:
+        LossError: one is not.
+    """
     # one number, because a GPU is waited for each time that one is asked for
     if bool(torch.isfinite(gradient.sum().float() + losses.sum())):
         return

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fuse_index.errors import VocabularyError
+from fuse_index.optimize.layer_store import kept_layer_vectors
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Lexicon:
         self.source = tokens.select(kept)
         self.readers = problem.readers
         self._models: dict[int, ModelWords] = {}
+        self._layers: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.words)
@@ -87,6 +89,20 @@ class Lexicon:
         if id(model) not in self._models:
             self._models[id(model)] = ModelWords.of(model, self.words)
         return self._models[id(model)]
+
+    def layers_of(self, model: Model) -> Tensor:
+        """Return the words' hidden states in every layer of a model, made once.
+
+        Returns:
+            ``(N, (layers + 1) * width)`` float32, :func:`~fuse_index.optimize.layer_words.
+            layer_vectors`.
+
+        Raises:
+            ModelError: the model's layers cannot be told apart.
+        """
+        if id(model) not in self._layers:
+            self._layers[id(model)] = kept_layer_vectors(model, self.of(model).tokens)
+        return self._layers[id(model)]
 
 
 def mean_vectors(tokens: Ragged, table: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from fuse_index.optimize.adapted_words import AdaptedWords
 from fuse_index.optimize.anchored import likeness, weighted
 from fuse_index.optimize.anchors import AnchorAverage
 from fuse_index.optimize.gradient import embedding_gradient, rows_within
+from fuse_index.optimize.layer_gradient import layer_gradient
 from fuse_index.optimize.word_points import (
     PlaceGradient,
     Places,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fuse_index.models.base import Model
     from fuse_index.optimize.anchors import Anchored
     from fuse_index.optimize.gradient import Differentiator
     from fuse_index.optimize.lexicon import Lexicon
@@ -64,15 +66,23 @@ class WordDifferentiator:
         gradients: of the problem.
         lexicon: the words.
         index_from: words from which on :meth:`top` asks a bundle's index, if there is one.
+        layers: whether words are met by gradients at their hidden states in every layer, and not
+            at their embeddings alone. Every place then has gradients of its own.
     """
 
     def __init__(
-        self, gradients: Differentiator, lexicon: Lexicon, *, index_from: int = INDEX_FROM
+        self,
+        gradients: Differentiator,
+        lexicon: Lexicon,
+        *,
+        index_from: int = INDEX_FROM,
+        layers: bool = False,
     ) -> None:
         self.gradients = gradients
         self.problem = gradients.problem
         self.lexicon = lexicon
         self._index_from = index_from
+        self._layers = layers
         self._adapted: dict[int, AdaptedWords] = {}
 
     def places(self, ids: Ids) -> Places:
@@ -109,6 +119,9 @@ class WordDifferentiator:
             rows = Ragged.from_lists([places.ids] * len(wanted))
             points = Points(rows, np.array(wanted), mean_word=True)
             found = self._averaged(self._points(points, weights, count), 1)
+        elif expansion is Expansion.CURRENT and self._layers:
+            points = Points(Ragged.from_lists([places.ids] * len(wanted)), np.array(wanted))
+            found = self._averaged(self._points(points, weights, count), 1)
         elif expansion is Expansion.CURRENT:
             found = self._everywhere(Ragged.from_lists([places.ids]), weights, count, wanted)
         else:
@@ -117,6 +130,8 @@ class WordDifferentiator:
                 found = self._everywhere(anchors.rows, weights, count, wanted)
             else:
                 found = self.at_anchors(anchors, weights, average, count=count)
+        if self._layers:
+            return found
         return [replace(own, current=self.vectors_of(own.reader, places)[wanted]) for own in found]
 
     def at_anchors(
@@ -230,10 +245,15 @@ class WordDifferentiator:
         Returns:
             ``(S, min(count, N))`` int64 on the CPU, the best first.
         """
-        if self.index is None or any(own.spread is not None for own in gradients):
+        spread = any(own.spread is not None for own in gradients)
+        if self._layers or spread or self.index is None:
             return best_words(self.in_word_space(gradients), count)
         named = {"source" if own.reader.is_source else "target": own.sums for own in gradients}
         return self.index.top(named, count)
+
+    def vectors(self, model: Model) -> Tensor:
+        """Return what the words' gradients in a model are multiplied with: ``(N, d)`` float32."""
+        return self.lexicon.layers_of(model) if self._layers else self.lexicon.of(model).vectors
 
     def _adapter_words(self, reader: Reader) -> AdaptedWords:
         if id(reader) not in self._adapted:
@@ -242,7 +262,7 @@ class WordDifferentiator:
         return self._adapted[id(reader)]
 
     def _word_scores(self, reader: Reader) -> Callable[[Tensor], Tensor]:
-        vectors = self.lexicon.of(reader.model).vectors
+        vectors = self.vectors(reader.model)
         return lambda sums: sums @ vectors.T
 
     def _scores(self, own: PlaceGradient, score: Callable[[Tensor], Tensor]) -> Tensor:
@@ -250,7 +270,7 @@ class WordDifferentiator:
         if own.spread is None:
             return score(own.sums)
         points, words = own.spread.points, own.spread.words.to(own.sums.device)
-        vectors = self.lexicon.of(own.reader.model).vectors
+        vectors = self.vectors(own.reader.model)
         rows = []
         for place, here in enumerate(words):
             part = slice(place * len(here), (place + 1) * len(here))
@@ -334,10 +354,14 @@ class WordDifferentiator:
         if part.mean_word:
             mean = self.lexicon.of(loss.model).mean
             contents, offsets, put = with_mean_word(contents, offsets, first, part.slots, mean)
-        losses, packed = embedding_gradient(loss, contents, put)
-        places = torch.from_numpy(first[:-1] + np.minimum(part.slots, words - 1))
-        kept = torch.from_numpy(whole).to(packed.device)
-        own = segment_sums(packed, offsets)[places.to(packed.device)]
+        places = first[:-1] + np.minimum(part.slots, words - 1)
+        if self._layers:
+            ends = np.stack([offsets[places], offsets[places + 1]], axis=1)
+            losses, own = layer_gradient(loss, contents, ends - contents.offsets[:-1, None], put)
+        else:
+            losses, packed = embedding_gradient(loss, contents, put)
+            own = segment_sums(packed, offsets)[torch.from_numpy(places).to(packed.device)]
+        kept = torch.from_numpy(whole).to(own.device)
         return own * kept[:, None], kept, losses.float()
 
     def _cut(

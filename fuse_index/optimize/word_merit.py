@@ -37,6 +37,9 @@ class Route(str, Enum):
 
     WORD = "word"
     """In word space: against the words' embeddings in that model."""
+    LAYERS = "layers"
+    """Against the words' hidden states in every layer of that model, which takes some forward
+    passes a word once (docs/mathematics.md)."""
     ADAPTER = "adapter"
     """Pulled back through the adapter, against their embeddings in the source."""
     MIXTURE = "mixture"
@@ -72,7 +75,9 @@ class WordMerit:
         self._filler = tokens[0].tolist()
         spent = context.gradients.spent
         self._likelihood = Likelihood(problem, source, spent)
-        self._words = WordDifferentiator(context.gradients, self.lexicon)
+        self._words = WordDifferentiator(
+            context.gradients, self.lexicon, layers=route is Route.LAYERS
+        )
         self._drawer = AnchorDrawer(self._options, context, tokens)
 
     def places(self, ids: Ids) -> Places:
@@ -146,7 +151,7 @@ class WordMerit:
 
     def _change(self, taken: list[PlaceGradient]) -> Tensor:
         words = self._words
-        if self.route is Route.WORD:
+        if self.route in (Route.WORD, Route.LAYERS):
             return words.in_word_space(taken)
         adapted = words.through_adapter(taken)
         if self.route is Route.ADAPTER:

@@ -30,15 +30,19 @@ from fuse_index.optimize import (
     optimize,
 )
 from fuse_index.optimize.methods import WordEdits, WordPEZ, WordSwaps, WordWriter
+from fuse_index.optimize.methods.word_swaps import Guide
 from fuse_index.optimize.survival import _EMPTY_CANDIDATES, PromptCheck
+from fuse_index.optimize.word_merit import Route
 from tests.optimize.conftest import START
 
 METHOD_CASES: dict[str, MethodOptions] = {
     "gcg": GCG(search_width=12, top_k=24),
     "gcg-best": GCG(search_width=12, draw=Draw.BEST),
     "words": WordSwaps(search_width=12, top_k=24),
+    "words-layers": WordSwaps(search_width=12, guide=Guide.LAYERS, draw=Draw.BEST, places=2),
     "write_words": WordWriter(words=8, search_width=12, temperature=0.5),
     "edit_words": WordEdits(swaps=1, pairs=1, insertions=1, exchanges=False),
+    "edit-layers": WordEdits(swaps=1, pairs=0, insertions=1, route=Route.LAYERS, anchors=2),
     "autodan": AutoDAN(length=11, search_width=12, iterations=2, sweeps=1),
     "autodan-warm": AutoDAN(length=11, search_width=12, sweeps=2, temperature=2.0),
     "pez": PEZ(restarts=2),

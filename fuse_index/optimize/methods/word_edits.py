@@ -75,7 +75,7 @@ class WordEdits(AnchorOptions, MethodOptions):
     @property
     def needs_adapters(self) -> bool:
         """Whether the gradient comes through the adapters."""
-        return self.follows_gradient and self.route is not Route.WORD
+        return self.follows_gradient and self.route in (Route.ADAPTER, Route.MIXTURE)
 
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts.

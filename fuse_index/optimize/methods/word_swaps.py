@@ -42,6 +42,9 @@ class Guide(str, Enum):
 
     WORD = "word"
     """The gradient in word space."""
+    LAYERS = "layers"
+    """The gradients at the word's hidden states in every layer (docs/mathematics.md); one gradient
+    a place, and once for every model some forward passes a word."""
     ADAPTER = "adapter"
     """The gradient pulled back through the adapters."""
     MIXTURE = "mixture"
@@ -88,6 +91,11 @@ class WordSwaps(AnchorOptions, MethodOptions):
         self.check_anchors()
         if self.places is not None:
             require(self, places=1)
+        if self.guide is Guide.LAYERS and not self.anchor_places.own:
+            raise OptionError(
+                "words: guide 'layers' with anchor_places 'all'",
+                expected="anchor_places 'own': a word's own path is cut in one place",
+            )
         if self.draw is Draw.BEST and self.n_replace != 1:
             raise OptionError(f"words: draw 'best' with n_replace={self.n_replace}", expected="1")
 
@@ -112,7 +120,10 @@ class _WordMethod(Method):
         self.options = options
         self.lexicon = context.problem.lexicon
         self._words = WordDifferentiator(
-            context.gradients, self.lexicon, index_from=options.index_from
+            context.gradients,
+            self.lexicon,
+            index_from=options.index_from,
+            layers=options.guide is Guide.LAYERS,
         )
         learns = options.from_scored and options.expansion is Expansion.ANCHORS
         self._hindsight = Hindsight(context, options.anchors) if learns else None
@@ -169,12 +180,13 @@ class _WordMethod(Method):
     ) -> Tensor:
         """``(S, count)``: the words with the best predicted change in each place."""
         words = self._words
-        if ranking is Guide.WORD and self._hindsight is None:
+        adapted = ranking is Guide.ADAPTER
+        if not adapted and self._hindsight is None:
             return words.top(taken, count)
-        of = words.in_word_space if ranking is Guide.WORD else words.through_adapter
+        of = words.through_adapter if adapted else words.in_word_space
         change = of(taken)
         if self._hindsight is not None:
-            vectors = [self.lexicon.of(own.reader.model).vectors for own in taken]
+            vectors = [words.vectors(own.reader.model) for own in taken]
             pairs = zip(slots, change, strict=True)
             change = torch.stack([self._hindsight.correct(s, own, vectors) for s, own in pairs])
         return best_words(change, count)

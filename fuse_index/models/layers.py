@@ -1,0 +1,171 @@
+"""The layers a text passes through, and hidden states that are cut out as leaves of a gradient.
+
+A first-order prediction at the input embeddings must follow a word through every layer in a straight
+line. Cutting the word's own path makes the parts of it known exactly: before every layer, and after
+the last, the hidden states at the word's positions become variables of their own, which the other
+positions and the head read. The gradients at all of them say what the loss would do if a word had
+other states there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fuse_index.errors import ModelError
+from fuse_index.models.selfcheck import probe_batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
+
+    from fuse_index.models.base import Model
+
+_STATES = "hidden_states"
+"""What transformers calls the argument that holds a layer's input, where it has a name."""
+
+
+def find_layers(model: Model) -> tuple[nn.Module, ...]:
+    """Find the layers that a text passes through one after another, by running a short one.
+
+    They are the list of modules with the most parameters whose members are each called once, in
+    order, with hidden states ``(b, L, width)`` of one width in and out.
+
+    Raises:
+        ModelError: there is no such list, as where layers share their weights.
+    """
+    batch = probe_batch(model)
+    calls: list[nn.Module] = []
+    widths: dict[int, int] = {}
+
+    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        calls.append(module)
+        before, after = _given(args, kwargs), _first(output)
+        if before is not None and after is not None and before.shape == after.shape:
+            if before.ndim == 3 and before.shape[:2] == batch.ids.shape:
+                widths[id(module)] = int(before.shape[2])
+
+    lists = _lists(model.module)
+    members = {id(member): member for own in lists for member in own}
+    handles = [
+        member.register_forward_hook(note, with_kwargs=True) for member in members.values()
+    ]
+    try:
+        with torch.no_grad():
+            model.forward(model.embed(batch.ids), batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [own for own in lists if _in_order(own, calls, widths)]
+    if not found:
+        raise ModelError(
+            f"{model.name}: no layers found in {type(model.module).__name__}",
+            expected="a list of layers, each called once with hidden states of one width",
+            remedy="use the gradient at the embeddings (guide or route 'word')",
+        )
+    return max(found, key=lambda own: sum(p.numel() for m in own for p in m.parameters()))
+
+
+class CutStates:
+    """While entered, hidden states at some positions are leaves, before every layer and behind.
+
+    Entered with gradients on, it leaves alone what runs with gradients off, as the cached beginning
+    that all rows share does.
+
+    Args:
+        layers: of the model, :attr:`~fuse_index.models.base.Model.layers`.
+        where: ``(b, L)`` bool, which positions of the batch that is about to be run.
+
+    Attributes:
+        states: filled by the forward pass: ``layers + 1`` tensors ``(n, width)`` that require a
+            gradient, the cut positions of all rows one after another.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], where: Tensor) -> None:
+        self.states: list[Tensor] = []
+        self._layers = layers
+        self._where = where
+        self._handles: list[RemovableHandle] = []
+        self._with_gradient = False
+
+    def __enter__(self) -> CutStates:
+        self._with_gradient = torch.is_grad_enabled()
+        for layer in self._layers:
+            self._handles.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
+        self._handles.append(self._layers[-1].register_forward_hook(self._behind))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def sums(self, values: Sequence[Tensor]) -> Tensor:
+        """Add up, by row of the batch, what belongs to the positions that were cut.
+
+        Args:
+            values: for each of :attr:`states` a tensor of its shape.
+
+        Returns:
+            ``(b, (layers + 1) * width)`` float32, the layers one after another.
+        """
+        rows = self._where.nonzero()[:, 0]
+        empty = (len(self._where), values[0].shape[1])
+        parts = [
+            own.new_zeros(empty, dtype=torch.float32).index_add_(0, rows.to(own.device), own.float())
+            for own in values
+        ]
+        return torch.cat([part.to(parts[0].device) for part in parts], dim=1)
+
+    def _before(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if args:
+            return (self._cut(args[0]), *args[1:]), kwargs
+        return args, kwargs | {_STATES: self._cut(kwargs[_STATES])}
+
+    def _behind(self, _: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (self._cut(output[0]), *output[1:])
+        return self._cut(output)
+
+    def _cut(self, states: Tensor) -> Tensor:
+        if torch.is_grad_enabled() is not self._with_gradient:
+            return states
+        # keys and values of a prefix may be cached, and its positions not computed again
+        rows, positions = self._where[:, self._where.shape[1] - states.shape[1] :].nonzero(
+            as_tuple=True
+        )
+        leaf = states.detach()[rows, positions].requires_grad_()
+        self.states.append(leaf)
+        return states.index_put((rows, positions), leaf)
+
+
+def _lists(module: nn.Module) -> list[tuple[nn.Module, ...]]:
+    kinds = (nn.ModuleList, nn.Sequential)
+    return [tuple(own) for own in module.modules() if isinstance(own, kinds) and len(own)]
+
+
+def _in_order(
+    own: tuple[nn.Module, ...], calls: list[nn.Module], widths: dict[int, int]
+) -> bool:
+    here = {id(member) for member in own}
+    called = [id(module) for module in calls if id(module) in here]
+    alike = {widths.get(id(member)) for member in own}
+    return called == [id(member) for member in own] and len(alike) == 1 and None not in alike
+
+
+def _given(args: Any, kwargs: Any) -> Tensor | None:
+    given = args[0] if args else kwargs.get(_STATES)
+    return given if isinstance(given, torch.Tensor) else None
+
+
+def _first(output: Any) -> Tensor | None:
+    given = output[0] if isinstance(output, tuple) and output else output
+    return given if isinstance(given, torch.Tensor) else None
