@@ -68,9 +68,10 @@ def validate_command(
     '..._at_current' take it at the unchanged text, and 'adapter_by_token' there too, token by token
     through the current word's group, as optimizers of single tokens do. With --anchors, the rows
     '..._anchored' average the gradient over random words in the position, and 'word_weighted' lets
-    each candidate weigh the anchors by its likeness to them. With --layers, the rows 'layers_...' take
-    the gradients at the word's hidden states in every layer instead of its embedding. Reported are Spearman's
-    correlation and the share of the 10 truly best candidates among the predicted best 10, 50, 100.
+    each candidate weigh the anchors by its likeness to them. With --layers, the rows 'layers_...'
+    take the gradients at the word's hidden states in every layer instead of at its embedding.
+    Reported are Spearman's correlation and the share of the 10 truly best candidates among the
+    predicted best 10, 50, 100.
     """
     from fuse_index.adapter import Adapter
     from fuse_index.evaluate import FidelityOptions, measure_fidelity

@@ -176,7 +176,11 @@ def measure_fidelity(
         model.table().to(device, dtype),
     )
     mean = mean_word(vocabulary)
-    states = _word_states(tasks, table, model, texts, options, stage) if options.layers else None
+    states = (
+        _word_states(tasks, table, model, texts, options=options, progress=stage)
+        if options.layers
+        else None
+    )
     rng = np.random.default_rng([options.seed, 1])
     samples = []
     for done, task in enumerate(tasks, 1):
@@ -220,7 +224,7 @@ def _measure(
     if states is not None:
         anchors = _anchor_rows(task, vocabulary.table, options)
         layered = predict_by_layers(
-            task, vocabulary.table.target, anchors, states, model, loss_of
+            task, vocabulary.table.target, anchors, states, model=model, loss_of=loss_of
         )
         predicted |= {name: own.double().cpu().numpy() for name, own in layered.items()}
     predicted[RANDOM] = rng.standard_normal(len(task.candidates))
@@ -309,6 +313,7 @@ def _word_states(
     table: WordTable,
     model: Model,
     texts: Sequence[str],
+    *,
     options: FidelityOptions,
     progress: Progress | None,
 ) -> WordStates:

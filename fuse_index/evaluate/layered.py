@@ -72,6 +72,7 @@ def predict_by_layers(
     words: Ragged,
     anchors: NDArray[np.int64],
     states: WordStates,
+    *,
     model: Model,
     loss_of: RowLoss,
 ) -> dict[str, Tensor]:
@@ -102,7 +103,7 @@ def predict_by_layers(
 
 
 def _gradient(task: Task, words: Ragged, model: Model, loss_of: RowLoss) -> tuple[Tensor, Tensor]:
-    """Losses ``(a,)`` and gradients ``(a, (layers + 1) * width)`` with each word in the position."""
+    """``(a,)`` losses, ``(a, (layers + 1) * width)`` gradients, with each word in the position."""
     rows = [np.concatenate([task.before, word, task.after]).tolist() for word in words]
     batch = model.batch(rows)
     begin = np.full(len(words), len(task.before), dtype=np.int64)

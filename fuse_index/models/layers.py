@@ -51,9 +51,7 @@ def find_layers(model: Model) -> tuple[nn.Module, ...]:
 
     lists = _lists(model.module)
     members = {id(member): member for own in lists for member in own}
-    handles = [
-        member.register_forward_hook(note, with_kwargs=True) for member in members.values()
-    ]
+    handles = [member.register_forward_hook(note, with_kwargs=True) for member in members.values()]
     try:
         with torch.no_grad():
             model.forward(model.embed(batch.ids), batch)
@@ -120,7 +118,9 @@ class CutStates:
         rows = self._where.nonzero()[:, 0]
         empty = (len(self._where), values[0].shape[1])
         parts = [
-            own.new_zeros(empty, dtype=torch.float32).index_add_(0, rows.to(own.device), own.float())
+            own.new_zeros(empty, dtype=torch.float32).index_add_(
+                0, rows.to(own.device), own.float()
+            )
             for own in values
         ]
         return torch.cat([part.to(parts[0].device) for part in parts], dim=1)
@@ -152,9 +152,7 @@ def _lists(module: nn.Module) -> list[tuple[nn.Module, ...]]:
     return [tuple(own) for own in module.modules() if isinstance(own, kinds) and len(own)]
 
 
-def _in_order(
-    own: tuple[nn.Module, ...], calls: list[nn.Module], widths: dict[int, int]
-) -> bool:
+def _in_order(own: tuple[nn.Module, ...], calls: list[nn.Module], widths: dict[int, int]) -> bool:
     here = {id(member) for member in own}
     called = [id(module) for module in calls if id(module) in here]
     alike = {widths.get(id(member)) for member in own}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,7 +87,9 @@ def _joined(tokens: Ragged, words: NDArray[np.int64]) -> list[int]:
     return [token for word in words for token in tokens[int(word)].tolist()]
 
 
-def layer_vectors(model: Model, tokens: Ragged, contexts: Contexts | None = None, progress: Progress | None = None) -> Tensor:
+def layer_vectors(
+    model: Model, tokens: Ragged, contexts: Contexts | None = None, progress: Progress | None = None
+) -> Tensor:
     """Return the hidden states of words in every layer.
 
     It takes ``contexts.count`` short forward passes a word, once for a model and its words.
@@ -113,12 +116,7 @@ def layer_vectors(model: Model, tokens: Ragged, contexts: Contexts | None = None
     total: Tensor | None = None
     whole = contexts.count * len(tokens)
     for done, (before, behind) in enumerate(contexts.draw(model, tokens)):
-        parts = rows.map(
-            len(ordered),
-            lambda part, a=before, b=behind: _states(
-                model, ordered.select(np.arange(part.start, part.stop)), a, b
-            ),
-        )
+        parts = rows.map(len(ordered), partial(_states, model, ordered, before, behind))
         own = torch.cat(list(_reported(parts, done * len(tokens), whole, progress)))
         total = own if total is None else total.add_(own)
     assert total is not None
@@ -136,8 +134,11 @@ def _reported(
         yield states
 
 
-def _states(model: Model, words: Ragged, before: Sequence[int], behind: Sequence[int]) -> Tensor:
-    """``(n, (layers + 1) * width)``: the states of words in one context."""
+def _states(
+    model: Model, ordered: Ragged, before: Sequence[int], behind: Sequence[int], part: slice
+) -> Tensor:
+    """``(n, (layers + 1) * width)``: the states of a run of words in one context."""
+    words = ordered.select(np.arange(part.start, part.stop))
     fitting = _room(model, words, before, behind)
     rows = [[*fitting[0], *word.tolist(), *fitting[1]] for word in words]
     batch = model.batch(Ragged.from_lists(rows))

@@ -12,13 +12,12 @@ import torch
 from fuse_index.errors import OptionError
 from fuse_index.models import Model
 from fuse_index.objectives import Fluency, ImageSimilarity
-from fuse_index.optimize import Budget, Problem, Spent, Term, WordSwaps, optimize
-from fuse_index.optimize import layer_store
+from fuse_index.optimize import Budget, Problem, Spent, Term, WordSwaps, layer_store, optimize
 from fuse_index.optimize.gradient import Differentiator
 from fuse_index.optimize.layer_store import kept_layer_vectors
 from fuse_index.optimize.layer_words import Contexts, layer_vectors
 from fuse_index.optimize.lexicon import Lexicon
-from fuse_index.optimize.word_gradient import Expansion, WordDifferentiator
+from fuse_index.optimize.word_gradient import WordDifferentiator
 from fuse_index.words.ragged import Ragged
 
 BASE = "the picture contains a gorgeous circle on the left"
@@ -126,9 +125,11 @@ def test_predictions_are_gradients_times_states(clip_only, clip, slot):
     for handle in handles:
         handle.remove()
     gradients = torch.autograd.grad(value, leaves, allow_unused=True)
-    whole = torch.cat(
-        [torch.zeros(own.shape[2]) if g is None else g[0].sum(0) for own, g in zip(leaves, gradients, strict=True)]
-    )
+    parts = [
+        torch.zeros(own.shape[2]) if gradient is None else gradient[0].sum(0)
+        for own, gradient in zip(leaves, gradients, strict=True)
+    ]
+    whole = torch.cat(parts)
     expected = 2.0 * lexicon.layers_of(clip) @ whole
     torch.testing.assert_close(words.in_word_space(taken)[0], expected, rtol=1e-3, atol=1e-6)
 

@@ -191,7 +191,7 @@ def test_word_space_needs_no_adapter(lm, clip, image, clip_only):
 
 
 def test_options_outside_their_range():
-    with pytest.raises(OptionError, match="words: guide 'luck'; expected one of word, layers, adapter"):
+    with pytest.raises(OptionError, match="words: guide 'luck'; expected one of word, layers"):
         WordSwaps(guide="luck")
     with pytest.raises(OptionError, match="words: places=0; expected at least 1"):
         WordSwaps(places=0)
