@@ -1,10 +1,9 @@
 """The layers a text passes through, and hidden states that are cut out as leaves of a gradient.
 
-A first-order prediction at the input embeddings must follow a word through every layer in a straight
-line. Cutting the word's own path makes the parts of it known exactly: before every layer, and after
-the last, the hidden states at the word's positions become variables of their own, which the other
-positions and the head read. The gradients at all of them say what the loss would do if a word had
-other states there.
+A first-order prediction at the input embeddings must follow a word through every layer in a
+straight line. Here the word's own path is cut: before every layer, and behind the last, the hidden
+states at its positions become variables of their own, which the other positions and the head read.
+The gradients at all of them say what the loss would do if a word had other states there.
 """
 
 from __future__ import annotations
@@ -45,9 +44,10 @@ def find_layers(model: Model) -> tuple[nn.Module, ...]:
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         calls.append(module)
         before, after = _given(args, kwargs), _first(output)
-        if before is not None and after is not None and before.shape == after.shape:
-            if before.ndim == 3 and before.shape[:2] == batch.ids.shape:
-                widths[id(module)] = int(before.shape[2])
+        if before is None or after is None or before.shape != after.shape:
+            return
+        if before.ndim == 3 and before.shape[:2] == batch.ids.shape:
+            widths[id(module)] = int(before.shape[2])
 
     lists = _lists(model.module)
     members = {id(member): member for own in lists for member in own}
