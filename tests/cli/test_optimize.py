@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,9 @@ import torch
 import yaml
 
 from fuse_index.cli import main as cli
-from fuse_index.cli._progress import RunProgress
 from fuse_index.demo import Split, draw, make_scene, write_vocabulary
 from fuse_index.objectives.classifier import _LabelLoss
-from fuse_index.optimize import Budget, Result
+from fuse_index.optimize import Result
 from fuse_index.run import EventWriter
 
 ROOT = Path(__file__).parents[2]
@@ -351,44 +349,6 @@ def test_fields_become_settings():
         *("--set", "lm.dtype=x"),
         *("--json", "--", "--a.b", "c"),
     ]
-
-
-def test_progress_on_a_terminal(lm_run):
-    from rich.console import Console
-
-    console = Console(file=StringIO(), force_terminal=True, width=120)
-    run, point = lm_run
-    with RunProgress(Budget(steps=10, forward_passes=4000), console) as progress:
-        progress.about("scene.png (1 of 2)")
-        progress(run, point)
-        text = progress.render(run, point).plain
-    assert "scene.png (1 of 2)" in text
-    assert f"step {point.step}/10" in text
-    assert f"{point.forward_passes:,}/4,000 passes" in text
-    assert "passes/s" in text
-    assert " left" in text
-    assert f"best {run.best.total:.4f}  fluency {run.best.losses[0]:.4f}" in text
-    assert run.problem.decode(run.best.ids).strip() in text
-    assert "fluency" in console.file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def lm_run():
-    from fuse_index.demo import DemoModel, model_name
-    from fuse_index.models import load_model
-    from fuse_index.objectives import Fluency
-    from fuse_index.optimize import GCG, Problem, Term, optimize
-
-    lm = load_model(model_name(DemoModel.LM), device="cpu")
-    seen = []
-    optimize(
-        Problem(lm, [Term(Fluency(), lm)]),
-        START,
-        method=GCG(search_width=8),
-        budget=Budget(steps=2),
-        callbacks=[lambda run, point: seen.append((run, point))],
-    )
-    return seen[-1]
 
 
 def test_a_folder_of_images_for_one_prompt(capsys, file, tmp_path):

@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not native_status().cuda, reason=f"no kernels: {native_status().reason}"),
 ]
 STORAGE = [torch.float32, torch.bfloat16, torch.float16]
+BULK = [_cuda.Variant.BULK64, _cuda.Variant.BULK128]
 SHAPES = [v for v in _cuda.Variant if v is not _cuda.Variant.AUTO]
 
 
@@ -41,7 +42,7 @@ def test_every_block_shape_gives_the_definition(dtype, variant, split):
 
 
 @pytest.mark.parametrize("dtype", STORAGE, ids=str)
-@pytest.mark.parametrize("variant", [_cuda.Variant.BULK64, _cuda.Variant.BULK128])
+@pytest.mark.parametrize("variant", BULK)
 @pytest.mark.parametrize("tube", [1, 2, 3, 4])
 @pytest.mark.parametrize("split", [1, 2, 8])
 def test_long_sums_go_round_the_rings(dtype, variant, tube, split):
@@ -55,6 +56,72 @@ def test_long_sums_go_round_the_rings(dtype, variant, tube, split):
     for _ in range(3):
         again = _cuda.launch_pull_back(*args, variant=variant, split=split)
         assert torch.equal(out, again)
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("variant", BULK)
+@pytest.mark.parametrize("d_src", [1, 60, 75, 136])
+def test_bulk_kernel_stores_rows_of_any_width(dtype, variant, d_src):
+    """Rows that 16-byte pieces divide or not, a last block of few columns, words without rows."""
+    words = [(w % 3, w % 4, 1 + w % 5) for w in range(100)]
+    case = make_case(words, [4, 2, 3], d_src, 136, dtype=dtype, device="cuda")
+    args = (case.target, case.faces, Layout(*case.layout), case.source.shape[0])
+    want = brute_pull_back(case)
+    for split in (1, 2):
+        out = _cuda.launch_pull_back(*args, variant=variant, split=split)
+        assert relative_error(out, want) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("variant", BULK)
+def test_bulk_kernel_finds_many_words_and_leaves_long_tubes(variant):
+    """More words than its first launch asks for at once, groups of long tubes alone or between."""
+    words = [((w * 7) % 5, 1 + w % 2, 1 + w % 3) for w in range(800)]
+    for tubes in ([2, 5, 1, 7, 4], [5, 6, 5, 7, 5]):
+        case = make_case(words, tubes, 72, 64, dtype=torch.float32, device="cuda")
+        args = (case.target, case.faces, Layout(*case.layout), case.source.shape[0])
+        out = _cuda.launch_pull_back(*args, variant=variant)
+        exact = pull_back(case.target.double(), case.faces.double(), *case.layout, args[-1])
+        assert relative_error(out, exact.cpu()) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("variant", BULK)
+@pytest.mark.parametrize("split", [1, 4])
+def test_bulk_launches_of_a_graph_share_a_workspace(dtype, variant, split):
+    """What the first launch of each writes down of the words is what the second reads."""
+    cases = [
+        make_case(
+            [(w % groups, 2, 1 + w % 3) for w in range(150)],
+            [4 - (g + groups) % 3 for g in range(groups)],
+            *(200, 520),
+            dtype=dtype,
+            device="cuda",
+            seed=groups,
+        )
+        for groups in (1, 2, 3)
+    ]
+
+    def run(case):
+        args = (case.target, case.faces, Layout(*case.layout), case.source.shape[0])
+        return _cuda.launch_pull_back(*args, variant=variant, split=split)
+
+    alone = [run(case) for case in cases]
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        together = [run(case) for _ in range(4) for case in cases]
+    for _ in range(5):
+        for out in together:
+            out.fill_(torch.nan)
+        graph.replay()
+        for out, want in zip(together, alone * 4, strict=True):
+            assert torch.equal(out, want)
+    # The layout is read by the device: other words in the same graph.
+    case = cases[1]
+    case.layout[1].copy_(1 - case.layout[1])
+    graph.replay()
+    exact = pull_back(case.target.double(), case.faces.double(), *case.layout, case.source.shape[0])
+    assert relative_error(together[-2], exact.cpu()) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", STORAGE, ids=str)

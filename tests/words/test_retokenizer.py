@@ -378,31 +378,6 @@ def test_large_batches_take_threads():
     assert results[1].target.select(sample).to_lists() == want
 
 
-@pytest.mark.parametrize("name", ["minilm_dir", "open_clip"])
-@settings(max_examples=8, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 10**6))
-def test_the_real_pairs(name, real_retokenizers, seed):
-    source, target, retokenizer = real_retokenizers[name]
-    generator = np.random.default_rng(seed)
-    base = source.encode_text("a photo of two brown dogs running over the wet grass near a boat")
-    ids = np.tile(base, (40, 1))
-    ids[np.arange(40), generator.integers(0, len(base), 40)] = generator.integers(0, 50257, 40)
-    rows = [*ids.tolist(), *generator.integers(0, 50257, (20, 6)).tolist()]
-    result = retokenizer.retokenize(*as_arrays(rows))
-    assert result.target.to_lists() == reference(source, target, rows)
-    assert_consistent(result, rows)
-
-
-@pytest.fixture(scope="module")
-def real_retokenizers(gpt2_dir, minilm_dir):
-    from transformers import AutoTokenizer
-
-    source = WordTokenizer.from_tokenizer(AutoTokenizer.from_pretrained(gpt2_dir))
-    minilm = WordTokenizer.from_tokenizer(AutoTokenizer.from_pretrained(minilm_dir))
-    targets = {"minilm_dir": minilm, "open_clip": wrapped("open_clip")}
-    return {name: (source, target, Retokenizer(source, target)) for name, target in targets.items()}
-
-
 def test_every_family_is_a_source_and_a_target():
     assert {name for pair in PAIRS for name in pair} >= set(ZOO) - {
         "slow-sentencepiece-unigram-new",
