@@ -147,9 +147,11 @@ METHODS: dict[str, Callable[[Job], None]] = {
     "words: adapter": swaps("adapter"),
     "words: word space": swaps("word"),
     "words: mixture": swaps("mixture"),
+    "words: layers": swaps("layers"),
     "all moves, adapter off": all_moves(0.0),
     "all moves, FUSE: adapter": all_moves(2.0, Route.ADAPTER),
     "all moves, FUSE: word space": all_moves(2.0),
+    "all moves, FUSE: layers": all_moves(2.0, Route.LAYERS),
 }
 FELT = ("all moves, FUSE: word space",)
 """Methods that are asked for sentiments too."""

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fuse_index.optimize.anchored import likeness
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,7 +28,13 @@ _NOISE = 0.3
 """Variance of a change that likeness does not explain, that of the changes being 1."""
 
 
-def corrected(change: Tensor, known: Tensor, values: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+def directions(vectors: Tensor) -> Tensor:
+    """Return the unit vectors from the mean of ``(N, d)`` vectors to each: ``(N, d)`` float32."""
+    rows = vectors.float()
+    return torch.nn.functional.normalize(rows - rows.mean(dim=0), dim=1)
+
+
+def corrected(change: Tensor, known: Tensor, values: Tensor, units: Sequence[Tensor]) -> Tensor:
     """Correct a prediction by the candidates that were scored.
 
     The covariance of the errors for two candidates is ``exp(cosine - 1)`` plus a constant.
@@ -39,8 +43,8 @@ def corrected(change: Tensor, known: Tensor, values: Tensor, vectors: Sequence[T
         change: ``(N,)``, predicted for every candidate, in any unit.
         known: ``(n,)`` int64, the candidates that were scored.
         values: ``(n,)``, the changes they made, up to a constant.
-        vectors: one or more ``(N, d)`` embeddings of the candidates; their cosines, seen from the
-            mean, are averaged.
+        units: one or more ``(N, d)`` :func:`directions` of the candidates' vectors; the cosines
+            are averaged.
 
     Returns:
         ``(N,)``, in the unit of ``values``; ``change`` itself where fewer than four are known, or
@@ -54,9 +58,9 @@ def corrected(change: Tensor, known: Tensor, values: Tensor, vectors: Sequence[T
     known = known.to(change.device)
     prior = _TRUST * (change - change.mean()) / width
     alike = torch.zeros(len(known), len(change), device=change.device)
-    for own in vectors:
+    for own in units:
         rows = own.to(change)
-        alike += likeness(rows, rows[known], rows.mean(dim=0)) / len(vectors)
+        alike += rows[known] @ rows.T / len(units)
     covariance = torch.exp(alike - 1) + 1  # (n, N)
     system = covariance[:, known].double()
     system += _NOISE * torch.eye(len(known), dtype=system.dtype, device=system.device)
@@ -78,6 +82,8 @@ class Hindsight:
         self._context, self._most = context, most
         self._pending: dict[Ids, tuple[int, int, float]] = {}
         self._known: dict[int, dict[int, float]] = {}
+        self._vectors: tuple[Tensor, ...] = ()
+        self._units: list[Tensor] = []
 
     def note(self, row: Sequence[int], slot: int, unit: int, total: float) -> None:
         """Note a candidate that is about to be scored.
@@ -119,10 +125,18 @@ class Hindsight:
         self._pending.clear()
 
     def correct(self, slot: int, change: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        """Correct what is predicted for ``N`` candidates in a place; see :func:`corrected`."""
+        """Correct what is predicted for ``N`` candidates in a place; see :func:`corrected`.
+
+        Args:
+            slot: the place.
+            change: ``(N,)``.
+            vectors: one or more ``(N, d)`` of the candidates, the same at every call.
+        """
+        if _places(vectors) != _places(self._vectors):
+            self._vectors, self._units = tuple(vectors), [directions(own) for own in vectors]
         own = self._known.get(slot, {})
         known = torch.tensor(list(own), dtype=torch.int64)
-        return corrected(change, known, torch.tensor(list(own.values())), vectors)
+        return corrected(change, known, torch.tensor(list(own.values())), self._units)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs."""
@@ -153,3 +167,8 @@ class Hindsight:
         ):
             self.note(ids[begin : begin + length], slot, unit, total)
             begin += length
+
+
+def _places(vectors: Sequence[Tensor]) -> list[int]:
+    """Where tensors lie in memory: the same as long as they are held and not changed."""
+    return [own.data_ptr() for own in vectors]

@@ -22,7 +22,7 @@ from fuse_index.optimize import (
     WordWriter,
     optimize,
 )
-from fuse_index.optimize.hindsight import Hindsight, corrected
+from fuse_index.optimize.hindsight import Hindsight, corrected, directions
 from tests.optimize.conftest import START
 
 
@@ -33,7 +33,7 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 def test_correction_is_that_of_a_gaussian_process():
     vectors, change, values = drawn(0, 30, 6), drawn(1, 30), drawn(2, 7)
     known = torch.tensor([3, 9, 4, 20, 25, 11, 0])
-    found = corrected(change, known, values, [vectors])
+    found = corrected(change, known, values, [directions(vectors)])
     units = (vectors - vectors.mean(0)).double().numpy()
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     covariance = np.exp(units @ units.T - 1) + 1
@@ -54,16 +54,16 @@ def test_correction_ranks_a_smooth_function_better():
     def correlation(found: torch.Tensor) -> float:
         return float(torch.corrcoef(torch.stack([found[64:], truth[64:]]))[0, 1])
 
-    found = corrected(poor, known, truth[known], [vectors])
+    found = corrected(poor, known, truth[known], [directions(vectors)])
     assert correlation(found) > correlation(poor) + 0.2
 
 
 def test_too_few_or_equal_changes_correct_nothing():
     change, vectors = drawn(5, 9), drawn(6, 9, 3)
-    assert corrected(change, torch.arange(3), drawn(7, 3), [vectors]) is change
-    assert corrected(change, torch.arange(5), torch.ones(5), [vectors]) is change
+    assert corrected(change, torch.arange(3), drawn(7, 3), [directions(vectors)]) is change
+    assert corrected(change, torch.arange(5), torch.ones(5), [directions(vectors)]) is change
     empty = torch.empty(0, dtype=torch.int64)
-    assert corrected(change, empty, torch.empty(0), [vectors]) is change
+    assert corrected(change, empty, torch.empty(0), [directions(vectors)]) is change
 
 
 def started(problem: Problem, method: GCG | WordSwaps) -> Run:

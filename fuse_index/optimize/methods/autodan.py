@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from fuse_index.errors import OptionError
 from fuse_index.optimize.anchored import TokenAnchors
 from fuse_index.optimize.anchors import AnchorOptions, AnchorSource
-from fuse_index.optimize.hindsight import corrected
+from fuse_index.optimize.hindsight import corrected, directions
 from fuse_index.optimize.likelihood import Likelihood
 from fuse_index.optimize.merit import draw_ranked, merits_of, require_causal
 from fuse_index.optimize.methods.base import (
@@ -245,8 +246,12 @@ class _AutoDANMethod(Method):
         known = list(slot.totals.items())[-self.options.anchors :]
         tokens = torch.tensor([token for token, _ in known], dtype=torch.int64)
         values = torch.tensor([total for _, total in known])
-        table = self.context.problem.source.table().detach()
-        return corrected(slot.gradient.to(table.device), tokens, values, [table]).cpu()
+        units = self._units
+        return corrected(slot.gradient.to(units.device), tokens, values, [units]).cpu()
+
+    @cached_property
+    def _units(self) -> Tensor:
+        return directions(self.context.problem.source.table().detach())
 
     def _score(self, slots: list[_Slot], drawn: list[Tensor]) -> None:
         """Score the tokens drawn for each slot, and let it take the best."""
