@@ -40,7 +40,7 @@ def result(model: Model, batch: Batch) -> torch.Tensor:
 def losses(model: Model, batch: Batch) -> torch.Tensor:
     """One smooth loss a row, whatever the kind."""
     value = result(model, batch).flatten(1)
-    weights = torch.linspace(-1, 1, value.shape[1], dtype=value.dtype)
+    weights = torch.linspace(-1, 1, value.shape[1], dtype=value.dtype, device=value.device)
     return torch.tanh(value / 4) @ weights
 
 
@@ -156,3 +156,21 @@ class _Narrow:
 
     def __getattr__(self, name: str):
         return getattr(self._model, name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "clip"])
+def test_gpu_gradients_equal_those_of_the_cpu(loaded: Load, saved: Callable, family: str) -> None:
+    from fuse_index.models import load_model
+
+    sums = []
+    on_gpu = load_model(str(saved(family)), device="cuda", dtype=torch.float32)
+    for model in (loaded(family), on_gpu):
+        batch, where = framed(model)
+        with CutStates(model.layers, where) as cut:
+            found = losses(model, batch).sum()
+        gradients = torch.autograd.grad(found, cut.states, allow_unused=True)
+        pairs = zip(cut.states, gradients, strict=True)
+        sums.append(cut.sums([torch.zeros_like(s) if g is None else g for s, g in pairs]).cpu())
+    scale = float(sums[0].abs().max())
+    torch.testing.assert_close(sums[1], sums[0], atol=1e-3 * scale, rtol=1e-3)
