@@ -2,10 +2,10 @@
 //
 // A block owns 64 columns of the source width and 2 * kWords words of one group, kWords for each of
 // two warpgroups. Two threads of a third warpgroup let the copy engine stream the faces and the
-// rows that rows.cuh transformed through a ring each. The two warpgroups read the faces, transform
-// them in registers (spectrum.cuh) and feed them to the matrix unit from there; its other operand,
-// the rows, comes from shared memory. While the products of a turn (64 bytes of target columns)
-// run, the faces of the next are transformed.
+// rows that another launch (rows_kernel.cuh) transformed through a ring each. The two warpgroups
+// read the faces, transform them in registers (spectrum.cuh) and feed them to the matrix unit from
+// there; its other operand, the rows, comes from shared memory. While the products of a turn (64
+// bytes of target columns) run, the faces of the next are transformed.
 //
 // The sum over the target width may be cut into parts; part i adds the sums of part i + 1 to its
 // own, so the order of the sum is fixed. Blocks of later parts have lower numbers: a block waits
@@ -14,7 +14,7 @@
 // float32: see the head of pull_back.cuh; every turn is summed apart.
 #pragma once
 
-#include "bulk_products.cuh"
+#include "bulk_store.cuh"
 
 namespace fuse_index {
 
@@ -22,24 +22,24 @@ namespace fuse_index {
 template <class C, int K>
 __device__ __forceinline__ bool combine_parts(const BulkBlock<C>& b, float (&sums)[K][C::kSums]) {
   const int group = threadIdx.x / 128;
-  const int64_t blocks = static_cast<int64_t>(gridDim.x) / b.plan.parts;
+  const int64_t blocks = static_cast<int64_t>(gridDim.x) * gridDim.y;  // of a part
+  const int64_t place = static_cast<int64_t>(gridDim.x) * blockIdx.y + blockIdx.x;
   constexpr int64_t kBlockSums = static_cast<int64_t>(kMostTube) * C::kSums * 128 * C::kConsumers;
   const auto sums_of = [&](int part) {  // of part 1, 2, ...
-    return reinterpret_cast<float4*>(b.plan.partial +
-                                     ((part - 1) * blocks + b.place) * kBlockSums) +
+    return reinterpret_cast<float4*>(b.plan.partial + ((part - 1) * blocks + place) * kBlockSums) +
            threadIdx.x;
   };
   const auto flag_of = [&](int part) {
-    return b.plan.flags + ((part - 1) * blocks + b.place) * C::kConsumers + group;
+    return b.plan.flags + ((part - 1) * blocks + place) * C::kConsumers + group;
   };
   constexpr int kThreads = 128 * C::kConsumers;
-  if (b.part + 1 < b.plan.parts) {
-    const int* flag = flag_of(b.part + 1);
+  if (b.part() + 1 < b.plan.parts) {
+    const int* flag = flag_of(b.part() + 1);
     int ready = 0;
     while (!ready) {
       asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(ready) : "l"(flag) : "memory");
     }
-    const float4* from = sums_of(b.part + 1);
+    const float4* from = sums_of(b.part() + 1);
 #pragma unroll
     for (int i = 0; i < K; ++i) {
 #pragma unroll
@@ -52,8 +52,8 @@ __device__ __forceinline__ bool combine_parts(const BulkBlock<C>& b, float (&sum
       }
     }
   }
-  if (b.part == 0) return true;
-  float4* to = sums_of(b.part);
+  if (b.part() == 0) return true;
+  float4* to = sums_of(b.part());
 #pragma unroll
   for (int i = 0; i < K; ++i) {
 #pragma unroll
@@ -62,60 +62,11 @@ __device__ __forceinline__ bool combine_parts(const BulkBlock<C>& b, float (&sum
              make_float4(sums[i][e], sums[i][e + 1], sums[i][e + 2], sums[i][e + 3]));
     }
   }
-  __threadfence();
   hopper::named_sync(1 + group, 128);
-  if (threadIdx.x % 128 == 0) {
-    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(flag_of(b.part)), "r"(1) : "memory");
+  if (threadIdx.x % 128 == 0) {  // what the barrier made known to this thread is released with it
+    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(flag_of(b.part())), "r"(1) : "memory");
   }
   return false;
-}
-
-// Nobody reads the ring any more.
-template <class C>
-__device__ __forceinline__ void wait_for_consumers() {
-  hopper::named_sync(1 + C::kConsumers, 128 * C::kConsumers);
-}
-
-// Transforms back and stores, through shared memory so that rows are written in one piece.
-template <class C, int K>
-__device__ __forceinline__ void store_sums(const BulkBlock<C>& b, float (&sums)[K][C::kSums]) {
-  using T = typename C::Type;
-  const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x & 31;
-  wait_for_consumers<C>();
-  float* stage = reinterpret_cast<float*>(b.faces) + group * kMostTube * C::kWords * C::kStride;
-#pragma unroll
-  for (int e = 0; e < C::kSums; ++e) {
-    float y[K];
-#pragma unroll
-    for (int i = 0; i < K; ++i) y[i] = sums[i][e];
-    from_spectrum<K>(y);
-    const int slot = e / 4 * 8 + 2 * (lane % 4) + (e & 1);
-    const int row = warp * 16 + row_of_lane(lane) + 8 * (e >> 1 & 1);
-#pragma unroll
-    for (int i = 0; i < K; ++i) stage[(i * C::kWords + slot) * C::kStride + row] = y[i];
-  }
-  hopper::named_sync(1 + group, 128);
-  const int64_t width = b.args.d_src, column = b.column + 2 * lane;
-  const bool pairs = width % 2 == 0;
-  const int words = b.words(group);
-  for (int item = warp; item < words * K; item += 4) {
-    const int slot = item / K, i = item % K;
-    const Word word = b.tile.word[group * C::kWords + slot];
-    const float* from = stage + (i * C::kWords + slot) * C::kStride + 2 * lane;
-    const T x = Units<T>::round(from[0]), y = Units<T>::round(from[1]);
-    for (int s = i; s < word.p; s += K) {
-      T* out = static_cast<T*>(b.args.out) + (word.source_row + s) * width + column;
-      if (pairs && column < width) {
-        struct alignas(2 * sizeof(T)) Pair {
-          T x, y;
-        };
-        *reinterpret_cast<Pair*>(out) = {x, y};
-      } else {
-        if (column < width) out[0] = x;
-        if (column + 1 < width) out[1] = y;
-      }
-    }
-  }
 }
 
 template <class C, int K>
@@ -129,7 +80,7 @@ __device__ __forceinline__ void consume(const BulkBlock<C>& b) {
       stages.give_back_rows(turn);
       stages.give_back_faces(turn);
     }
-    if (b.part == 0) wait_for_consumers<C>();
+    if (b.part() == 0) wait_for_consumers<C>();
     return;
   }
   float sums[K][C::kSums] = {};
@@ -137,25 +88,42 @@ __device__ __forceinline__ void consume(const BulkBlock<C>& b) {
   if (combine_parts<C, K>(b, sums)) store_sums<C, K>(b, sums);
 }
 
+// All threads: brings what the launch before this one found out about the tile.
+template <class C>
+__device__ __forceinline__ void read_tile(const BulkPlan& plan, void* tile) {
+  using Found = FoundTile<2 * C::kWords>;
+  constexpr int kGranules = static_cast<int>(sizeof(Found) / 16);
+  static_assert(kGranules <= C::kThreads, "one for a thread");
+  if (threadIdx.x < kGranules) {
+    const auto* from = reinterpret_cast<const uint4*>(plan.found + blockIdx.x * sizeof(Found));
+    static_cast<uint4*>(tile)[threadIdx.x] = __ldcg(from + threadIdx.x);
+  }
+}
+
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     bulk_kernel(const __grid_constant__ CUtensorMap map, const PullBackArgs args,
-                const BulkPlan plan) {
+                const __grid_constant__ BulkPlan plan) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char memory[];
   auto* barriers = reinterpret_cast<uint64_t*>(memory + C::kRing);
-  auto& tile = *reinterpret_cast<Tile<2 * C::kWords>*>(memory + C::kRing + C::kBarriers);
-  const int64_t blocks = static_cast<int64_t>(gridDim.x) / plan.parts;
-  const int part = plan.parts - 1 - static_cast<int>(blockIdx.x / blocks);
-  const int64_t place = blockIdx.x % blocks;
-  const int index = static_cast<int>(place % plan.tiles);
-  if (!find_tile(args, index, tile, reinterpret_cast<int*>(memory)) || tile.tube > kMostTube) {
-    return;
+  auto& tile = *reinterpret_cast<FoundTile<2 * C::kWords>*>(memory + C::kRing + C::kBarriers);
+  read_tile<C>(plan, &tile);
+  if (threadIdx.x == 0) {
+    hopper::prefetch_map(&map);
+    for (int i = 0; i < C::kFaceStages; ++i) {
+      hopper::barrier_init(barriers + i, 1);
+      hopper::barrier_init(barriers + C::kFaceStages + i, 4 * C::kConsumers);
+    }
+    for (int i = 0; i < C::kRowStages; ++i) {
+      hopper::barrier_init(barriers + 2 * C::kFaceStages + i, 1);
+      hopper::barrier_init(barriers + 2 * C::kFaceStages + C::kRowStages + i, 4 * C::kConsumers);
+    }
   }
-  const auto bound = [&](int i) {  // parts begin with a stage of faces
-    const int64_t pairs = (plan.chunks + 1) / 2;
-    return min(plan.chunks, static_cast<int>(i * pairs / plan.parts) * 2);
-  };
+  hopper::fence_async();
+  __syncthreads();
+  if (tile.tube == 0) return hopper::wait_for_earlier();
+  const int part = BulkBlock<C>::part();
   const BulkBlock<C> b{args,
                        plan,
                        tile,
@@ -165,24 +133,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
                        memory + C::kFaceStages * C::kFaceStage,
                        barriers + 2 * C::kFaceStages,
                        barriers + 2 * C::kFaceStages + C::kRowStages,
-                       place / plan.tiles * C::kColumns,
-                       index,
-                       part,
-                       place,
-                       bound(part),
-                       bound(part + 1)};
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < C::kFaceStages; ++i) {
-      hopper::barrier_init(b.faces_full + i, 1);
-      hopper::barrier_init(b.faces_empty + i, 4 * C::kConsumers);
-    }
-    for (int i = 0; i < C::kRowStages; ++i) {
-      hopper::barrier_init(b.rows_full + i, 1);
-      hopper::barrier_init(b.rows_empty + i, 4 * C::kConsumers);
-    }
-  }
-  hopper::fence_async();
-  __syncthreads();
+                       plan.bounds[part],
+                       plan.bounds[part + 1]};
   // Without a register cap for each role the sums would not fit.
   if (threadIdx.x >= 128 * C::kConsumers) {
     hopper::give_registers<24>();

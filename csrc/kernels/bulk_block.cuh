@@ -21,12 +21,14 @@ struct BulkConfig {
   static constexpr int kFaceBytes = kColumns * 128;
   static constexpr int kFaceStage = kMostTube * kFaceBytes;
   static constexpr int kRowStage = kConsumers * Rows::kChunkBytes;
-  static constexpr int kStride = kColumns + 4;  // of the epilogue
-  static constexpr int kEpilogue = kConsumers * kMostTube * kWords * kStride * 4;
+  // Of the epilogue: a row, padded so that eight of them in a column meet no bank twice, and all of
+  // one warpgroup.
+  static constexpr int kPitch = kColumns + 16 / static_cast<int>(sizeof(T));
+  static constexpr int kStage = kMostTube * kWords * kPitch * static_cast<int>(sizeof(T));
   static constexpr int kRing = kFaceStages * kFaceStage + kRowStages * kRowStage;
   static constexpr int kBarriers = 2 * (kFaceStages + kRowStages) * 8;
-  static constexpr int kBytes = kRing + kBarriers + static_cast<int>(sizeof(Tile<2 * kWords>));
-  static_assert(kEpilogue <= kRing, "the epilogue reuses the ring");
+  static constexpr int kBytes = kRing + kBarriers + static_cast<int>(sizeof(FoundTile<2 * kWords>));
+  static_assert(kConsumers * kStage <= kRing, "the epilogue reuses the ring");
 };
 
 // What one block knows about its work.
@@ -34,20 +36,24 @@ template <class C>
 struct BulkBlock {
   const PullBackArgs& args;
   const BulkPlan& plan;
-  Tile<2 * C::kWords>& tile;
+  const FoundTile<2 * C::kWords>& tile;
   unsigned char* faces;  // a ring of stages, and their barriers
   uint64_t* faces_full;
   uint64_t* faces_empty;
   unsigned char* rows;  // likewise
   uint64_t* rows_full;
   uint64_t* rows_empty;
-  int64_t column;
-  int tile_index;
-  int part;
-  int64_t place;  // among the blocks of its part
   int turn_from;
   int turn_to;
 
+  // Grid: (tiles, columns, parts); the last part has the lowest numbers.
+  static __device__ __forceinline__ int tile_index() { return static_cast<int>(blockIdx.x); }
+  static __device__ __forceinline__ int column() {
+    return static_cast<int>(blockIdx.y) * C::kColumns;
+  }
+  static __device__ __forceinline__ int part() {
+    return static_cast<int>(gridDim.z - 1 - blockIdx.z);
+  }
   __device__ __forceinline__ int words(int group) const {
     return min(C::kWords, max(0, tile.count - group * C::kWords));
   }
@@ -66,7 +72,7 @@ __device__ __forceinline__ void produce_faces(const BulkBlock<C>& b, const CUten
     hopper::barrier_expect(b.faces_full + stage, b.tile.tube * C::kFaceBytes);
     for (int j = 0; j < b.tile.tube; ++j) {
       hopper::copy_box(to + j * C::kFaceBytes, map, b.faces_full + stage,
-                       (b.turn_from + 2 * pair) * C::Rows::kSpan, static_cast<int>(b.column),
+                       (b.turn_from + 2 * pair) * C::Rows::kSpan, b.column(),
                        static_cast<int>(b.tile.first_face) + j);
     }
   }
@@ -88,7 +94,7 @@ __device__ __forceinline__ void produce_rows(const BulkBlock<C>& b) {
     for (int half = 0; half < halves; ++half) {
       hopper::copy_bytes(
           b.rows + stage * C::kRowStage + half * L::kChunkBytes,
-          b.plan.rows + L::offset(b.tile_index, half, b.plan.chunks, b.turn_from + turn), bytes,
+          b.plan.rows + L::offset(b.tile_index(), half, b.plan.chunks, b.turn_from + turn), bytes,
           b.rows_full + stage);
     }
   }

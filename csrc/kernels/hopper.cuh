@@ -56,7 +56,21 @@ __device__ __forceinline__ void named_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Four matrices of 8 x 8 elements of two bytes, in registers like the sums of a product (lane l has
+// elements 2 (l % 4) and the next of row l / 4), are stored transposed: lane l says where column
+// l % 8 of matrix l / 8 begins.
+__device__ __forceinline__ void store_matrices(void* to, const Unit (&x)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   shared_address(to)),
+               "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
+}
+
 // --- copies ---
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 
 // A box of the tensor.
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, uint64_t* barrier, int x,

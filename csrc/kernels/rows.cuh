@@ -7,7 +7,7 @@
 //   [component][part of the split][step][half of the step][word][16 bytes]
 //
 // A lane of the matrix unit reads 16 bytes of a face row whole, four units of which two belong to
-// each step; the units of the rows are therefore exchanged between the four lanes of a row here.
+// each step; so the four units that a lane loads of a row go to four pieces of 16 bytes here.
 #pragma once
 
 #include "mma.cuh"
@@ -16,18 +16,33 @@
 
 namespace fuse_index {
 
-constexpr int kRowsThreads = 256;
-constexpr int kMostTube = 4;  // longer tubes have no transform here
+constexpr int kMostTube = 4;   // longer tubes have no transform here
+constexpr int kMostParts = 8;  // of a sum
+
+// What the bulk kernel needs to know of a tile, whose words the transform has found before.
+template <int kWords>
+struct alignas(16) FoundTile {
+  struct Rows {
+    int64_t source_row;
+    int64_t p;
+  };
+  int64_t first_face;
+  int tube;  // 0: no tile, or not one of this kernel
+  int count;
+  Rows word[kWords];
+};
 
 // Where things lie in the workspace of one call.
 struct BulkPlan {
   unsigned char* rows;
-  float* partial;  // sums of the parts but the first
-  int* flags;      // a part has written its sums
+  unsigned char* found;  // a FoundTile for every tile
+  float* partial;        // sums of the parts but the first
+  int* flags;            // a part has written its sums
   int64_t flag_count;
-  int tiles;   // upper bound
-  int chunks;  // 64-byte pieces of a target row
-  int parts;   // of the sum over the target width
+  int tiles;                   // upper bound
+  int chunks;                  // 64-byte pieces of a target row
+  int parts;                   // of the sum over the target width
+  int bounds[kMostParts + 1];  // of the parts, which begin with a stage of faces, in chunks
 };
 
 template <class T, int kWords>
@@ -43,127 +58,65 @@ struct RowsLayout {
   }
 };
 
-// Four lanes hold four units each; lane i receives unit i of all four.
-__device__ __forceinline__ void exchange(Unit (&x)[4]) {
-  const int lane = threadIdx.x & 3;
+// 16 bytes of every row of one word.
+template <class T>
+struct RowsSource {
+  const T* from;  // in the first row
+  int64_t width;
+  int rows;  // none past the end of the columns
+
+  __device__ __forceinline__ uint4 load(int row) const {
+    if (row >= rows) return {0, 0, 0, 0};
+    return __ldg(reinterpret_cast<const uint4*>(from + row * width));
+  }
+};
+
+// Adds 16 bytes of a row to what one lane holds of all rows; kFirst: nothing is there yet.
+template <class T, int K, bool kFirst>
+__device__ __forceinline__ void add_row(const uint4& raw, int r,
+                                        float (&x)[4][Units<T>::kPerUnit][K]) {
+  const Unit units[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
-  for (int d = 1; d < 4; d *= 2) {
-    const bool upper = lane & d;
+  for (int u = 0; u < 4; ++u) {
+    float v[Units<T>::kPerUnit];
+    Units<T>::unpack(units[u], v);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & d) continue;
-      const Unit sent = upper ? x[i] : x[i + d];
-      const Unit got = __shfl_xor_sync(~0u, sent, d);
-      if (upper) {
-        x[i] = got;
-      } else {
-        x[i + d] = got;
-      }
-    }
+    for (int e = 0; e < Units<T>::kPerUnit; ++e) x[u][e][r] = kFirst ? v[e] : x[u][e][r] + v[e];
   }
 }
 
-// One lane: 16 bytes of every row of one word. Lanes without a word take part in the exchange.
+// One lane: transforms 16 bytes of every row of one word, of which the first K are in `first`, and
+// stores its units of the four steps and halves; the four lanes of a word store 16 bytes together.
 template <class T, int kWords, int K>
-__device__ __forceinline__ void transform_rows(const PullBackArgs& args, const Word& word,
-                                               int64_t at, bool active, unsigned char* to) {
+__device__ __forceinline__ void transform_rows(const RowsSource<T>& source, const uint4 (&first)[K],
+                                               unsigned char* to) {
   using U = Units<T>;
   using L = RowsLayout<T, kWords>;
-  constexpr int kPer = U::kPerUnit;
-  const auto load = [&](int t) {
-    uint4 raw = {0, 0, 0, 0};
-    if (t < word.q && at < args.d_tgt) {
-      raw = __ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(args.target_grad) +
-                                                 (word.target_row + t) * args.d_tgt + at));
+  float x[4][U::kPerUnit][K];
+#pragma unroll
+  for (int r = 0; r < K; ++r) add_row<T, K, true>(first[r], r, x);
+  if (source.rows > K) {
+#pragma unroll
+    for (int r = 0; r < K; ++r) {
+#pragma unroll 1
+      for (int t = r + K; t < source.rows; t += K) add_row<T, K, false>(source.load(t), r, x);
     }
-    return raw;
-  };
-  uint4 first[K];  // all loads but those of surplus rows are in flight together
-#pragma unroll
-  for (int r = 0; r < K; ++r) first[r] = load(r);
-  float x[4][kPer][K] = {};
-#pragma unroll
-  for (int r = 0; r < K; ++r) {
-    const auto add = [&](const uint4& raw) {
-      const Unit units[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-      for (int u = 0; u < 4; ++u) {
-        float v[kPer];
-        U::unpack(units[u], v);
-#pragma unroll
-        for (int e = 0; e < kPer; ++e) x[u][e][r] += v[e];
-      }
-    };
-    add(first[r]);
-    for (int t = r + K; t < word.q; t += K) add(load(t));
   }
 #pragma unroll
   for (int u = 0; u < 4; ++u) {
 #pragma unroll
-    for (int e = 0; e < kPer; ++e) to_spectrum<K, FloatMath>(x[u][e]);
-  }
+    for (int e = 0; e < U::kPerUnit; ++e) to_spectrum<K, FloatMath>(x[u][e]);
 #pragma unroll
-  for (int i = 0; i < K; ++i) {
-    Unit out[L::kParts][4];
+    for (int i = 0; i < K; ++i) {
+      float y[U::kPerUnit];
 #pragma unroll
-    for (int u = 0; u < 4; ++u) {
-      float y[kPer];
+      for (int e = 0; e < U::kPerUnit; ++e) y[e] = x[u][e][i];
+      Unit out[2] = {U::pack(y), 0};
+      if constexpr (L::kParts == 2) split_tf32(out[0], out[0], out[1]);
 #pragma unroll
-      for (int e = 0; e < kPer; ++e) y[e] = x[u][e][i];
-      const Unit whole = U::pack(y);
-      if constexpr (L::kParts == 2) {
-        split_tf32(whole, out[0][u], out[L::kParts - 1][u]);
-      } else {
-        out[0][u] = whole;
+      for (int h = 0; h < L::kParts; ++h) {
+        *reinterpret_cast<Unit*>(to + ((i * L::kParts + h) * 4 + u) * kWords * 16) = out[h];
       }
-    }
-#pragma unroll
-    for (int h = 0; h < L::kParts; ++h) {
-      exchange(out[h]);
-      if (active) {
-        *reinterpret_cast<uint4*>(to + (i * L::kParts + h) * kWords * 64) =
-            make_uint4(out[h][0], out[h][1], out[h][2], out[h][3]);
-      }
-    }
-  }
-}
-
-// Grid: (chunks, tiles).
-template <class T, int kWords>
-__global__ void __launch_bounds__(kRowsThreads)
-    transform_rows_kernel(const PullBackArgs args, const BulkPlan plan) {
-  using L = RowsLayout<T, kWords>;
-  __shared__ Tile<2 * kWords> tile;
-  __shared__ int counts[kMaxGroups];
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-  const int64_t first = blockIdx.x + static_cast<int64_t>(gridDim.x) * blockIdx.y;
-  for (int64_t i = first * kRowsThreads + threadIdx.x; i < plan.flag_count;
-       i += static_cast<int64_t>(gridDim.x) * gridDim.y * kRowsThreads) {
-    plan.flags[i] = 0;
-  }
-  if (!find_tile(args, blockIdx.y, tile, counts) || tile.tube > kMostTube) return;
-  const int piece = threadIdx.x & 3, chunk = blockIdx.x;
-  const int64_t at = static_cast<int64_t>(chunk) * L::kSpan + piece * (L::kSpan / 4);
-  for (int base = 0; base < tile.count; base += kRowsThreads / 4) {
-    const int slot = base + threadIdx.x / 4, half = slot / kWords;
-    const bool active = slot < tile.count;
-    const Word word = active ? tile.word[slot] : Word{0, 0, 0, 0};
-    unsigned char* to = plan.rows + L::offset(blockIdx.y, half, plan.chunks, chunk) +
-                        (piece * kWords + slot % kWords) * 16;
-    switch (tile.tube) {
-      case 1:
-        transform_rows<T, kWords, 1>(args, word, at, active, to);
-        break;
-      case 2:
-        transform_rows<T, kWords, 2>(args, word, at, active, to);
-        break;
-      case 3:
-        transform_rows<T, kWords, 3>(args, word, at, active, to);
-        break;
-      default:
-        transform_rows<T, kWords, 4>(args, word, at, active, to);
     }
   }
 }

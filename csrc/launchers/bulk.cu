@@ -1,6 +1,9 @@
 // Plans and launches the bulk kernel: the rows first, then the products, which start loading faces
 // while the rows are still being transformed. No allocation, no waiting.
+#include <algorithm>
+
 #include "../kernels/bulk.cuh"
+#include "../kernels/rows_kernel.cuh"
 #include "bulk.h"
 #include "tiles.h"
 
@@ -57,7 +60,7 @@ cudaError_t map_faces(const PullBackArgs& args, CUtensorMap& map) {
 template <class C>
 struct Planned {
   BulkPlan plan;
-  int64_t blocks;  // of one part
+  int64_t columns;  // blocks
   int64_t bytes;
 };
 
@@ -71,26 +74,32 @@ Planned<C> make_plan(const PullBackArgs& args, const DeviceTraits& device, int s
   int64_t parts = split;
   if (split == 0) {  // as many as keep all multiprocessors busy in one wave
     parts = 1;
-    while (parts < 8 && blocks * parts * 2 <= device.multiprocessors && parts * 16 <= chunks) {
+    while (parts < kMostParts && blocks * parts * 2 <= device.multiprocessors &&
+           parts * 16 <= chunks) {
       parts *= 2;
     }
   }
   const int64_t pairs = (chunks + 1) / 2;  // a part has at least one
-  if (parts > pairs) parts = pairs;
+  parts = std::min<int64_t>({parts, pairs, kMostParts});
   const auto align = [](int64_t x) { return (x + kAlign - 1) / kAlign * kAlign; };
   const int64_t flag_count = (parts - 1) * blocks * C::kConsumers;
   const int64_t partial = (parts - 1) * blocks * kMostTube * C::kSums * 128 * C::kConsumers * 4;
   const int64_t rows = align(tiles * 2 * chunks * C::Rows::kChunkBytes);
+  const int64_t found = align(tiles * sizeof(FoundTile<2 * C::kWords>));
   auto* at = static_cast<unsigned char*>(base);
   BulkPlan plan{};
   plan.rows = at;
-  plan.partial = reinterpret_cast<float*>(at + rows);
-  plan.flags = reinterpret_cast<int*>(at + rows + align(partial));
+  plan.found = at + rows;
+  plan.partial = reinterpret_cast<float*>(at + rows + found);
+  plan.flags = reinterpret_cast<int*>(at + rows + found + align(partial));
   plan.flag_count = flag_count;
   plan.tiles = static_cast<int>(tiles);
   plan.chunks = static_cast<int>(chunks);
   plan.parts = static_cast<int>(parts);
-  return {plan, blocks, rows + align(partial) + align(flag_count * 4)};
+  for (int64_t i = 0; i <= parts; ++i) {
+    plan.bounds[i] = static_cast<int>(std::min(chunks, i * pairs / parts * 2));
+  }
+  return {plan, columns, rows + found + align(partial) + align(flag_count * 4)};
 }
 
 template <class C>
@@ -99,8 +108,7 @@ cudaError_t launch(const PullBackArgs& args, const DeviceTraits& device, int spl
   using T = typename C::Type;
   const auto planned = make_plan<C>(args, device, split, workspace);
   const BulkPlan& plan = planned.plan;
-  const int64_t blocks = planned.blocks * plan.parts;
-  if (blocks > INT32_MAX || plan.tiles > 65535 || args.d_src > INT32_MAX ||
+  if (planned.columns > 65535 || plan.tiles > 65535 || args.d_src > INT32_MAX ||
       args.d_tgt > INT32_MAX) {
     return cudaErrorInvalidConfiguration;
   }
@@ -112,7 +120,7 @@ cudaError_t launch(const PullBackArgs& args, const DeviceTraits& device, int spl
   status = cudaGetLastError();
   if (status != cudaSuccess) return status;
   LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(blocks));
+  shape.grid = dim3(plan.tiles, static_cast<unsigned>(planned.columns), plan.parts);
   shape.threads = C::kThreads;
   shape.shared_bytes = C::kBytes;
   shape.early = true;
