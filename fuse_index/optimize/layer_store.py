@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import safetensors
 import torch
@@ -31,6 +32,8 @@ KEPT_FROM = 1024
 _LAYOUT = "1"
 """Raised when states of older versions shall not be found any more."""
 _NAME = "states"
+_MOST_IN_MEMORY = 2
+_made: WeakKeyDictionary[Model, dict[str, Tensor]] = WeakKeyDictionary()
 
 
 def kept_layer_vectors(
@@ -41,9 +44,9 @@ def kept_layer_vectors(
 ) -> Tensor:
     """Return :func:`~fuse_index.optimize.layer_words.layer_vectors`, from the cache if known.
 
-    The place in the cache is decided by what the states depend on: all weights of the model and
-    their dtype, the words' tokens, and the contexts. A cache that cannot be read or written is
-    done without.
+    The last few of every model stay in memory. The place in the cache is decided by what the states
+    depend on: all weights of the model and their dtype, the words' tokens, and the contexts. A
+    cache that cannot be read or written is done without.
 
     Args:
         model: whose.
@@ -58,6 +61,18 @@ def kept_layer_vectors(
         ModelError: the model's layers cannot be told apart.
     """
     contexts = contexts or Contexts()
+    made = _made.setdefault(model, {})
+    key = _version(model, tokens, contexts)
+    found = made.pop(key, None)
+    if found is None:
+        found = _find(model, tokens, contexts, progress)
+    made[key] = found  # the latest comes last
+    while len(made) > _MOST_IN_MEMORY:
+        del made[next(iter(made))]
+    return found
+
+
+def _find(model: Model, tokens: Ragged, contexts: Contexts, progress: Progress | None) -> Tensor:
     if len(tokens) < KEPT_FROM:
         return layer_vectors(model, tokens, contexts, progress)
     path = cache_folder() / "layers" / f"{_key(model, tokens, contexts)}.safetensors"
@@ -66,6 +81,16 @@ def kept_layer_vectors(
         known = layer_vectors(model, tokens, contexts, progress)
         _write(path, known)
     return known.to(model.device)
+
+
+def _version(model: Model, tokens: Ragged, contexts: Contexts) -> str:
+    """A key within the process: every change of a tensor in place raises its version."""
+    digest = hashlib.blake2b(repr(contexts).encode(), digest_size=20)
+    digest.update(tokens.offsets.tobytes())
+    digest.update(tokens.values.tobytes())
+    weights = [(w.data_ptr(), w._version) for w in model.module.state_dict().values()]
+    digest.update(repr(weights).encode())
+    return digest.hexdigest()
 
 
 def _key(model: Model, tokens: Ragged, contexts: Contexts) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ def cache(tmp_path, monkeypatch) -> Iterator[Path]:
     """A cache of its own, that keeps few words too."""
     monkeypatch.setenv("FUSE_INDEX_CACHE", str(tmp_path))
     monkeypatch.setattr(layer_store, "KEPT_FROM", 1)
+    monkeypatch.setattr(layer_store, "_MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(layer_store, "_made", WeakKeyDictionary())
     return tmp_path / "layers"
 
 
@@ -189,6 +192,17 @@ def test_states_are_kept_and_found_again(clip, cache, monkeypatch):
     assert torch.equal(kept_layer_vectors(clip, tokens), first)
     assert not list(cache.glob("*.part"))
     assert file.stat().st_size < 2 * 4 * first.numel() + 1000
+
+
+def test_states_stay_in_memory_as_long_as_the_model_does(clip, monkeypatch):
+    monkeypatch.setattr(layer_store, "_made", WeakKeyDictionary())
+    tokens = clip.words.encode_words(WORDS)
+    first = kept_layer_vectors(clip, tokens)
+    assert kept_layer_vectors(clip, clip.words.encode_words(WORDS)) is first
+    assert kept_layer_vectors(clip, tokens, Contexts(count=1)) is not first
+    assert kept_layer_vectors(clip, tokens) is first
+    kept_layer_vectors(clip, tokens, Contexts(count=2))  # one too many
+    assert len(layer_store._made[clip]) == 2
 
 
 def test_other_words_weights_or_contexts_are_other_states(clip, cache):
