@@ -298,12 +298,13 @@ PAIRS = (
     ("FUSE: AutoDAN, revision", "Gibbs sampling by the LM, ranked (adapter off)"),
     ("FUSE: AutoDAN with beam", "adapter off: AutoDAN with beam"),
     ("FUSE: GCG", "random proposals"),
-    ("words: adapter", "random words"),
-    ("words: word space", "random words"),
+    *((f"words: {guide}", "random words") for guide in ("adapter", "word space", "layers")),
+    ("words: layers", "words: word space"),
     ("all moves, FUSE: word space", "random proposals"),
-    ("all moves, FUSE: adapter", "all moves, adapter off"),
-    ("all moves, FUSE: word space", "all moves, adapter off"),
+    *((f"all moves, FUSE: {g}", "all moves, adapter off") for g in ("adapter", "word space")),
     ("all moves, FUSE: word space", "all moves, FUSE: adapter"),
+    ("all moves, FUSE: layers", "all moves, adapter off"),
+    ("all moves, FUSE: layers", "all moves, FUSE: word space"),
 )
 """First against second, on the same scenes."""
 

@@ -60,7 +60,7 @@ class FidelityOptions:
         anchors: random words whose gradients in the position are averaged, for the predictions
             ``..._anchored``; 0 leaves them out.
         layers: whether to predict from the gradients at the hidden states of every layer too, which
-            first takes eight short forward passes for every word that is put anywhere.
+            first takes 16 short forward passes for every word that is put anywhere.
     """
 
     loss: Loss

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fuse_index.evaluate.losses import RowLoss
     from fuse_index.models.base import Model
 
+CONTEXTS = 16
+"""Contexts that a word's states are averaged over."""
 AT_CURRENT = "layers_at_current"
 """From the unchanged text: one backward pass, as ``word_at_current``."""
 ANCHORED = "layers_anchored"
@@ -57,9 +59,14 @@ class WordStates:
         texts: Sequence[str],
         progress: Callable[[int, int], None] | None = None,
     ) -> WordStates:
-        """Run the words that are needed through the model, in contexts cut from texts."""
+        """Run the words that are needed through the model, in contexts cut from texts.
+
+        Where most words are, all are run, so that other calls find them in the cache.
+        """
         rows = np.unique(rows)
-        contexts = Contexts(count=8, texts=tuple(texts))
+        if 2 * len(rows) > len(tokens):
+            rows = np.arange(len(tokens))
+        contexts = Contexts(count=CONTEXTS, texts=tuple(texts))
         return cls(rows, kept_layer_vectors(model, tokens.select(rows), contexts, progress))
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Tensor:
