@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fuse_index.models.base import Model
+    from fuse_index.optimize.layer_words import Progress
     from fuse_index.optimize.problem import Problem
 
 _CHUNK_WORDS = 8192
@@ -90,8 +91,12 @@ class Lexicon:
             self._models[id(model)] = ModelWords.of(model, self.words)
         return self._models[id(model)]
 
-    def layers_of(self, model: Model) -> Tensor:
+    def layers_of(self, model: Model, progress: Progress | None = None) -> Tensor:
         """Return the words' hidden states in every layer of a model, made once.
+
+        Args:
+            model: whose.
+            progress: called with (words done, words in all) while they are made.
 
         Returns:
             ``(N, (layers + 1) * width)`` float32, :func:`~fuse_index.optimize.layer_words.
@@ -101,7 +106,9 @@ class Lexicon:
             ModelError: the model's layers cannot be told apart.
         """
         if id(model) not in self._layers:
-            self._layers[id(model)] = kept_layer_vectors(model, self.of(model).tokens)
+            self._layers[id(model)] = kept_layer_vectors(
+                model, self.of(model).tokens, progress=progress
+            )
         return self._layers[id(model)]
 
 

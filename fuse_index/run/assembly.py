@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ def assemble(
         adapter = store.get(model, given) if gradient or given is not None else None
         terms.append(Term(objective, model, adapter))
     problem = make_problem(source, terms, config, store)
+    prepare_words(problem, config.method, progress)
     prefix = source_prefix(terms, source)
     initial = initial_prompts(problem, config.initial, config.options.seed, prefix)
     return Assembly(problem, initial, config, _probe(config, models))
@@ -141,6 +143,23 @@ def make_problem(
     bundles = any(term.adapter is not None and term.adapter.bundle for term in terms)
     words = None if bundles else store.words().words
     return Problem(source, terms, tokens=config.tokens, words=words)
+
+
+def prepare_words(problem: Problem, method: Any, progress: Progress | None = None) -> None:
+    """Make what a method looks words up in beforehand, while progress can be shown.
+
+    Raises:
+        ModelError: a model's layers cannot be told apart.
+        VocabularyError: the filters leave no word.
+    """
+    if not method.needs_layers:
+        return
+    for term in problem.terms:
+        if not term.objective.differentiable or not term.objective.weight:
+            continue
+        label = f"words in the layers of {term.model.name}"
+        report = None if progress is None else partial(progress, label)
+        problem.lexicon.layers_of(term.model, report)
 
 
 def needs_gradient(method: Any) -> bool:

@@ -10,19 +10,26 @@ from typing import TYPE_CHECKING, Any
 from fuse_index.artifact.jsontext import plain
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
-from fuse_index.objectives import ClassifierLabel, Fluency, ImageSimilarity
+from fuse_index.objectives import (
+    ClassifierLabel,
+    Fluency,
+    ImageSimilarity,
+    Objective,
+    TextSimilarity,
+)
 from fuse_index.optimize import (
     METHODS,
     SEARCHES,
     Budget,
     MethodOptions,
+    Problem,
     Result,
     SearchOptions,
     Term,
 )
 from fuse_index.optimize.optimize import optimize
 from fuse_index.run.adapters import AdapterStore, Progress
-from fuse_index.run.assembly import ModelPool, make_problem, needs_gradient
+from fuse_index.run.assembly import ModelPool, make_problem, needs_gradient, prepare_words
 from fuse_index.run.config import Draw, ModelConfig, SearchConfig, StartConfig, read_search
 from fuse_index.run.fields import read_options, require_known
 from fuse_index.run.start import initial_prompts
@@ -202,6 +209,14 @@ class Captioner:
             objective = ClassifierLabel(label=role.label, **_around(role))
             objective.prepare(model)  # a label it does not have is refused before any adapter
             self._terms.append(Term(objective, model, self._adapter(model, role)))
+        if config.method.needs_layers:  # the images come later; any objective has the same words
+            anything = TextSimilarity(texts="a", **_around(config.clip))
+            prepare_words(self._problem(anything), config.method, progress)
+
+    def _problem(self, likeness: Objective) -> Problem:
+        """The problem with what is asked of CLIP."""
+        terms = [self._terms[0], Term(likeness, self.clip, self._clip_adapter), *self._terms[1:]]
+        return make_problem(self.lm, terms, self.config, self._store)
 
     def _adapter(self, model: Any, role: RoleConfig) -> Any:
         if role.adapter is None and not needs_gradient(self.config.method):
@@ -228,9 +243,7 @@ class Captioner:
             ImageError: it is no image.
         """
         config = self.config
-        likeness = ImageSimilarity(images=image, **_around(config.clip))
-        terms = [self._terms[0], Term(likeness, self.clip, self._clip_adapter), *self._terms[1:]]
-        problem = make_problem(self.lm, terms, config, self._store)
+        problem = self._problem(ImageSimilarity(images=image, **_around(config.clip)))
         seed = config.options.seed
         result = optimize(
             problem,

@@ -48,6 +48,19 @@ def test_captions_are_reproducible_and_better_than_where_they_began(captioner, i
     assert first.result.total == pytest.approx(total)
 
 
+def test_words_are_looked_at_before_the_first_image(ask, image):
+    seen: list[tuple[str, int, int | None]] = []
+    config = ask(method={"type": "words", "guide": "layers", "search_width": 8, "draw": "best"})
+    captioner = Captioner(config, progress=lambda *given: seen.append(given))
+    labels = {label for label, done, total in seen if total is not None and done == total}
+    for model in (DemoModel.LM, DemoModel.CLIP):
+        assert f"words in the layers of {model_name(model)}" in labels
+    made = len(seen)
+    caption = captioner.caption(image)
+    assert len(seen) == made
+    assert caption.result.total < caption.result.trajectory[0].best
+
+
 def test_each_image_gets_its_own(captioner, image):
     other = draw(make_scene(Split.TEST, 1))
     one, two = captioner.caption(str(image)), captioner.caption(other)

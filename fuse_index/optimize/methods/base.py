@@ -83,6 +83,11 @@ class MethodOptions(ABC):
         """Whether it needs an adapter for every model with other tokens than the source."""
         return self.follows_gradient
 
+    @property
+    def needs_layers(self) -> bool:
+        """Whether words are met at their hidden states, which take a while to be made once."""
+        return False
+
     @abstractmethod
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts."""

@@ -76,6 +76,11 @@ class WordWriter(AnchorOptions, MethodOptions):
         """Whether the gradient comes through the adapters."""
         return self.follows_gradient and self.route in (Route.ADAPTER, Route.MIXTURE)
 
+    @property
+    def needs_layers(self) -> bool:
+        """Whether words are met at their hidden states."""
+        return self.follows_gradient and self.route is Route.LAYERS
+
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts.
 
