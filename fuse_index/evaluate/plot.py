@@ -20,6 +20,12 @@ _COLOURS = {
     "adapter_by_token": "#c7e9b4",
     "word": "#d95f0e",
     "word_at_current": "#fec44f",
+    "adapter_anchored": "#253494",
+    "word_anchored": "#993404",
+    "word_weighted": "#662506",
+    "layers_at_current": "#a1d99b",
+    "layers_anchored": "#41ab5d",
+    "layers_weighted": "#006d2c",
     "random": "#999999",
 }
 
@@ -69,7 +75,7 @@ def _draw_spearman(axes: Any, report: FidelityReport, names: list[str]) -> None:
     )
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("Spearman correlation with the true change")
-    axes.tick_params(axis="x", rotation=15)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
 
 
 def _draw_shares(axes: Any, report: FidelityReport, names: list[str]) -> None:
@@ -87,11 +93,11 @@ def _draw_shares(axes: Any, report: FidelityReport, names: list[str]) -> None:
     axes.set_xlabel("predicted best candidates looked at")
     axes.set_ylabel(f"share of the true best {report.options.best} among them")
     axes.set_ylim(0, 1)
-    axes.legend()
+    axes.legend(fontsize="small")
 
 
 def _draw_ranks(axes: Any, report: FidelityReport) -> None:
-    name = "word"
+    name = max(report.spearman, key=lambda own: report.spearman[own].mean)
     predicted = np.concatenate([ranks(s.predicted[name]) / len(s.change) for s in report.samples])
     true = np.concatenate([ranks(s.change) / len(s.change) for s in report.samples])
     axes.hist2d(predicted, true, bins=20, cmap="Blues")

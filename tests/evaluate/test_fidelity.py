@@ -110,7 +110,7 @@ def pair(tmp_path_factory, gpt2_dir, minilm_dir, captions_file):
     return adapter, load_embeddings(str(gpt2_dir)).table, read_texts(captions_file)
 
 
-def measure(pair, model, **options):
+def measure(pair, model, stage=None, **options):
     adapter, embeddings, texts = pair
     chosen = {"samples": 12, "candidates": 60} | options
     return measure_fidelity(
@@ -120,6 +120,7 @@ def measure(pair, model, **options):
         model,
         texts=texts,
         options=FidelityOptions(**chosen),
+        stage=stage,
     )
 
 
@@ -164,6 +165,29 @@ def test_anchors_predict_better_than_the_current_word(pair, minilm_dir):
     assert correlation["word_weighted"] > correlation["word_at_current"]
     plain = measure(pair, model, loss=Loss.SIMILARITY, samples=10, candidates=50)
     assert correlation["word"] == plain.spearman["word"].mean
+
+
+def test_hidden_states_predict_better_than_embeddings(pair, minilm_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSE_INDEX_CACHE", str(tmp_path))
+    model = load_model(str(minilm_dir), device="cpu")
+    seen: list[tuple[int, int]] = []
+    report = measure(
+        pair,
+        model,
+        loss=Loss.LABEL,
+        samples=6,
+        candidates=30,
+        anchors=4,
+        layers=True,
+        stage=lambda *given: seen.append(given),
+    )
+    assert seen[-1][0] == seen[-1][1] > 0
+    found = {name: estimate.mean for name, estimate in report.spearman.items()}
+    assert found["layers_at_current"] > found["word_at_current"] + 0.1
+    assert found["layers_anchored"] > found["word_anchored"] + 0.05
+    assert found["layers_weighted"] > found["word_weighted"] + 0.05
+    again = measure(pair, model, loss=Loss.LABEL, samples=6, candidates=30, anchors=4, layers=True)
+    assert again.spearman == report.spearman
 
 
 def test_true_changes_are_those_of_whole_texts(pair, minilm_dir):
