@@ -110,7 +110,11 @@ def validate_command(
     if plot is not None:
         from fuse_index.evaluate.plot import plot_fidelity
 
-        title = f"{manifest.source.name} from {manifest.target.name}, loss {wanted.value}"
+        names = [
+            Path(name).name if Path(name).is_absolute() else name
+            for name in (manifest.source.name, manifest.target.name)
+        ]
+        title = f"{names[0]} from {names[1]}, loss {wanted.value}"
         plot_fidelity(report, plot, title)
         _console.note(f"plot: {plot}")
     if json:

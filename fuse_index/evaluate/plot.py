@@ -49,7 +49,7 @@ def plot_fidelity(report: FidelityReport, path: str | os.PathLike[str], title: s
             "matplotlib is not installed", remedy="pip install 'fuse-index[plot]'"
         ) from error
     names = list(report.spearman)
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(14.5, 4.4), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(1, 3)
     _draw_spearman(axes[0], report, names)
@@ -93,7 +93,7 @@ def _draw_shares(axes: Any, report: FidelityReport, names: list[str]) -> None:
     axes.set_xlabel("predicted best candidates looked at")
     axes.set_ylabel(f"share of the true best {report.options.best} among them")
     axes.set_ylim(0, 1)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _draw_ranks(axes: Any, report: FidelityReport) -> None:
