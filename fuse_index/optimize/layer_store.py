@@ -94,7 +94,12 @@ def _version(model: Model, tokens: Ragged, contexts: Contexts) -> str:
 
 
 def _key(model: Model, tokens: Ragged, contexts: Contexts) -> str:
-    options = {"layout": _LAYOUT, "dtype": str(model.dtype), "contexts": asdict(contexts)}
+    options = {
+        "layout": _LAYOUT,
+        "dtype": str(model.dtype),
+        "device": model.device.type,  # which rounds otherwise
+        "contexts": asdict(contexts),
+    }
     digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=20)
     digest.update(tokens.offsets.tobytes())
     digest.update(tokens.values.tobytes())

@@ -154,3 +154,5 @@ def test_it_needs_no_adapter_in_word_space(lm, clip, image, clip_only):
         optimize(problem, BASE, method=WordPEZ(route="adapter"), budget=Budget(steps=1))
     with pytest.raises(OptionError, match="soft_words: learning_rate=0"):
         WordPEZ(learning_rate=0)
+    with pytest.raises(OptionError, match="soft_words: route 'layers'; expected word, adapter"):
+        WordPEZ(route="layers")

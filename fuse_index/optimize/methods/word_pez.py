@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from fuse_index.errors import OptionError
 from fuse_index.objectives.labels import label_space
 from fuse_index.optimize.anchors import AnchorDrawer
 from fuse_index.optimize.methods.base import Context, Method, Proposals, require
@@ -42,7 +43,7 @@ class WordPEZ(DescentOptions):
     Attributes:
         route: ``word``: the points live in the embeddings of every model with a gradient, side by
             side; ``adapter``: in those of the source, and gradients come through the adapters;
-            ``mixture``: soft prompts of both kinds.
+            ``mixture``: soft prompts of both kinds; not ``layers``.
         index_from: with so many words or more, the nearest is asked of the index that the adapter's
             bundle has over the one model the points live in; else it is compared with all.
     """
@@ -55,6 +56,11 @@ class WordPEZ(DescentOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "route", as_choice(self, "route", Route))
+        if self.route is Route.LAYERS:
+            raise OptionError(
+                f"{self.type}: route 'layers'",
+                expected="word, adapter or mixture: its points live among embeddings",
+            )
         require(self, index_from=0)
 
     @property
