@@ -95,6 +95,9 @@ def test_merit_is_likelihood_less_the_standardized_change_of_the_other_terms(pro
     words = WordDifferentiator(gradients, problem.lexicon)
     taken = words.at(places, np.array([0.0, 14.0]), expansion=Expansion.MEAN_WORD)
     changes = {Route.WORD: words.in_word_space(taken), Route.ADAPTER: words.through_adapter(taken)}
+    layered = WordDifferentiator(gradients, problem.lexicon, layers=True)
+    taken = layered.at(places, np.array([0.0, 14.0]), expansion=Expansion.MEAN_WORD)
+    changes[Route.LAYERS] = layered.in_word_space(taken)
     changes = {route: standardized(own.double().cpu()) for route, own in changes.items()}
     changes[Route.MIXTURE] = standardized(changes[Route.WORD] + changes[Route.ADAPTER])
     change = changes[route]
