@@ -100,7 +100,7 @@ class GuideOptions:
     rewrites: int = 48
     crossings: int = 96
     guidance: float = 2.0
-    route: Route = Route.WORD
+    route: Route = Route.LAYERS
     image_weight: float = 40.0
     sentiment_weight: float = 2.0
 
