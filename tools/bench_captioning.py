@@ -144,10 +144,8 @@ METHODS: dict[str, Callable[[Job], None]] = {
     "random words": revised(
         lambda length: WordSwaps(search_width=32, guide="random"), Beam(width=2)
     ),
-    "words: adapter": swaps("adapter"),
     "words: word space": swaps("word"),
-    "words: mixture": swaps("mixture"),
-    "words: layers": swaps("layers"),
+    **{f"words: {guide}": swaps(guide) for guide in ("adapter", "mixture", "layers")},
     "all moves, adapter off": all_moves(0.0),
     "all moves, FUSE: adapter": all_moves(2.0, Route.ADAPTER),
     "all moves, FUSE: word space": all_moves(2.0),
@@ -293,17 +291,17 @@ def as_row(case: str, found: list[Found], scores: dict[str, Score]) -> _bench.Ro
     return _bench.row(case, seconds, "", None, forward_passes=passes, captions=captions, **figures)
 
 
+GUIDES = ("adapter", "word space", "layers")
 PAIRS = (
     ("FUSE: AutoDAN, revision", "random proposals"),
     ("FUSE: AutoDAN, revision", "Gibbs sampling by the LM, ranked (adapter off)"),
     ("FUSE: AutoDAN with beam", "adapter off: AutoDAN with beam"),
     ("FUSE: GCG", "random proposals"),
-    *((f"words: {guide}", "random words") for guide in ("adapter", "word space", "layers")),
+    *((f"words: {guide}", "random words") for guide in GUIDES),
     ("words: layers", "words: word space"),
     ("all moves, FUSE: word space", "random proposals"),
-    *((f"all moves, FUSE: {g}", "all moves, adapter off") for g in ("adapter", "word space")),
+    *((f"all moves, FUSE: {g}", "all moves, adapter off") for g in GUIDES),
     ("all moves, FUSE: word space", "all moves, FUSE: adapter"),
-    ("all moves, FUSE: layers", "all moves, adapter off"),
     ("all moves, FUSE: layers", "all moves, FUSE: word space"),
 )
 """First against second, on the same scenes."""

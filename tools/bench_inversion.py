@@ -66,9 +66,6 @@ def methods(width: int) -> dict[str, Any]:
         "layers, 24 best of 3 places, learned": WordSwaps(
             guide="layers", **learned, **(best | {"search_width": 24, "places": 3})
         ),
-        "layers, 24 best of 3 places, learned, exchanges": WordSwaps(
-            guide="layers", exchanges=4, **learned, **(best | {"search_width": 24, "places": 3})
-        ),
         "adapter, best of 2 places, learned": WordSwaps(guide="adapter", **learned, **(best | two)),
         "adapter, tokens (GCG)": GCG(search_width=width, top_k=256),
         "adapter, tokens, learned": GCG(search_width=width, **learned_tokens),

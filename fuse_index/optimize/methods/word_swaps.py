@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -69,8 +68,6 @@ class WordSwaps(AnchorOptions, MethodOptions):
         draw: how swaps are drawn from the ranking.
         places: places of the prompt that a step works on, drawn at random; None takes all. With
             ``draw`` "best", every place gets an equal share of the candidates.
-        exchanges: candidates of one step and prompt, beside ``search_width``, in which two words
-            change places; they are drawn at random among those that were not scored yet.
         index_from: with so many words or more, and the guide ``word``, the best are asked of the
             index that the adapter's bundle has, if it covers the models; else all are scored.
     """
@@ -83,13 +80,12 @@ class WordSwaps(AnchorOptions, MethodOptions):
     anchors: int = 4
     draw: Draw = Draw.UNIFORM
     places: int | None = None
-    exchanges: int = 0
     index_from: int = INDEX_FROM
 
     type: ClassVar[str] = "words"
 
     def __post_init__(self) -> None:
-        require(self, search_width=1, top_k=1, n_replace=1, anchors=1, exchanges=0, index_from=0)
+        require(self, search_width=1, top_k=1, n_replace=1, anchors=1, index_from=0)
         for name, choices in (("guide", Guide), ("expansion", Expansion), ("draw", Draw)):
             object.__setattr__(self, name, as_choice(self, name, choices))
         self.check_anchors()
@@ -150,7 +146,6 @@ class _WordMethod(Method):
             places = self._words.places(state.ids)
             self._total = state.total
             rows += self._candidates(places, count)
-            rows += self._exchanged(places)
         return Proposals(Ragged.from_lists(rows))
 
     def _candidates(self, places: Places, count: int) -> list[list[int]]:
@@ -200,20 +195,6 @@ class _WordMethod(Method):
             pairs = zip(slots, change, strict=True)
             change = torch.stack([self._hindsight.correct(s, own, vectors) for s, own in pairs])
         return best_words(change, count)
-
-    def _exchanged(self, places: Places) -> list[list[int]]:
-        """Prompts with two different words in each other's place."""
-        ids, offsets = places.ids, places.offsets
-        words = [list(ids[a:b]) for a, b in pairwise(offsets.tolist())]
-        pairs = [(i, j) for i, j in combinations(range(len(words)), 2) if words[i] != words[j]]
-        if not self.options.exchanges or not pairs:
-            return []
-        order = torch.randperm(len(pairs), generator=self.context.generator).tolist()
-        rows = []
-        for i, j in (pairs[place] for place in order):
-            rows.append(replace_words(ids, offsets, [i, j], [words[j], words[i]]))
-        new = np.flatnonzero(self.context.is_new(Ragged.from_lists(rows)))
-        return [rows[place] for place in new[: self.options.exchanges]]
 
     def _rankings(self) -> tuple[Guide, ...]:
         mixture = self.options.guide is Guide.MIXTURE
