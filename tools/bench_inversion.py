@@ -67,6 +67,12 @@ def methods(width: int) -> dict[str, Any]:
             guide="layers", **learned, **(best | {"search_width": 24, "places": 3})
         ),
         "adapter, best of 2 places, learned": WordSwaps(guide="adapter", **learned, **(best | two)),
+        "adapter, 12 best of 4 places, learned": WordSwaps(
+            guide="adapter", **learned, **(best | {"search_width": 12, "places": 4})
+        ),
+        "adapter, 24 best of 3 places, learned": WordSwaps(
+            guide="adapter", **learned, **(best | {"search_width": 24, "places": 3})
+        ),
         "adapter, tokens (GCG)": GCG(search_width=width, top_k=256),
         "adapter, tokens, learned": GCG(search_width=width, **learned_tokens),
         "random, tokens": RandomSearch(search_width=width),

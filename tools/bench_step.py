@@ -5,11 +5,13 @@ candidates, fluency and likeness to an image. The tokenizers are the packaged de
 in the folders given. Parts are measured with a synchronization around each, so they do not overlap;
 the median step of a plain run stands beside them. The baseline does it as the authors' prototype
 does by its description: candidates pass through text, each word's gradient goes through its adapter
-by FFT on the CPU, one word after another, and nothing is shared between candidates.
+by FFT on the CPU, one word after another, and nothing is shared between candidates. On a GPU
+the step is measured with CUDA graphs and without.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 import time
@@ -22,7 +24,13 @@ from typing import Any
 import torch
 from _bench import median, parser, publish, row
 
-LM_PARTS = ("forward: language model", "forward: CLIP", "backward")
+MODEL_PARTS = ("forward: language model", "forward: CLIP", "backward", "prefix")
+PASSES = ("replayed: language model", "replayed: CLIP")
+"""Forward and backward passes with the losses around them, which are recorded together."""
+
+
+_WARMUP = 30
+"""Steps after which the shapes of batches have come often enough to be recorded."""
 
 
 @dataclass
@@ -146,7 +154,7 @@ def start_ids(problem: Any, tokens: int) -> tuple[int, ...]:
             return tuple(drawn)
 
 
-def make_run(problem: Any, options: Any, batch: int | None) -> Any:
+def make_run(problem: Any, options: Any, batch: int | None, *, graphs: bool) -> Any:
     """A run that is ready for its first step."""
     from fuse_index.optimize import GCG, Greedy, Run, RunOptions
 
@@ -155,7 +163,7 @@ def make_run(problem: Any, options: Any, batch: int | None) -> Any:
         [start_ids(problem, options.tokens)],
         method=GCG(search_width=options.candidates, top_k=256),
         search=Greedy(keep_current=False),
-        options=RunOptions(batch_size=batch),
+        options=RunOptions(batch_size=batch, cuda_graphs=graphs),
     )
 
 
@@ -164,14 +172,19 @@ def instrument(run: Any, parts: Parts, lm: Any, clip: Any) -> None:
     from fuse_index.optimize import gradient
     from fuse_index.optimize.reader import Reader
 
-    parts.wrap(lm, "forward", LM_PARTS[0])
-    parts.wrap(lm, "prefill", LM_PARTS[0])
-    parts.wrap(clip, "forward", LM_PARTS[1])
-    parts.wrap(gradient.torch.autograd, "grad", LM_PARTS[2])
+    if run.options.cuda_graphs:  # inside a recording nothing can be told apart
+        for loss, part in zip(run.problem.losses, PASSES, strict=True):
+            parts.wrap(loss.graphs, "run", part)
+    else:
+        parts.wrap(lm, "forward", MODEL_PARTS[0])
+        parts.wrap(lm, "prefill", MODEL_PARTS[3])
+        parts.wrap(clip, "forward", MODEL_PARTS[1])
+        parts.wrap(gradient.torch.autograd, "grad", MODEL_PARTS[2])
+        for loss in run.problem.losses:
+            parts.wrap(loss, "compute", "losses around the models")
     parts.wrap(Reader, "read", "retokenization")
     for loss in run.problem.losses:
         parts.wrap(loss, "batch", "batches")
-        parts.wrap(loss, "compute", "losses around the models")
     adapter = run.problem.readers[1].adapter
     parts.wrap(adapter, "pull_back", "pull-back")
     parts.wrap(adapter, "layout", "pull-back")
@@ -179,9 +192,11 @@ def instrument(run: Any, parts: Parts, lm: Any, clip: Any) -> None:
     parts.wrap(run, "_filtered", "filters")
     parts.wrap(run.search, "update", "choosing")
     parts.wrap(run.record, "keep", "Pareto front")
+    parts.wrap(run.record, "promising", "Pareto front")
+    parts.wrap(run.check, "prepare", "full-prompt check of what is kept")
 
 
-def timed_steps(run: Any, device: torch.device, steps: int, warmup: int = 3) -> list[float]:
+def timed_steps(run: Any, device: torch.device, steps: int, warmup: int = _WARMUP) -> list[float]:
     """Wall seconds of every step."""
     seconds = []
     for step in range(steps + warmup):
@@ -278,9 +293,15 @@ def measure_parts(
     run: Any, lm: Any, clip: Any, device: torch.device, options: Any
 ) -> dict[str, float]:
     """Seconds of a step by part."""
-    timed_steps(run, device, 1)
+    from fuse_index.optimize.reader import Reader
+
+    timed_steps(run, device, 1, warmup=_WARMUP)
     parts = Parts(device)
     originals = [(lm, "forward"), (lm, "prefill"), (clip, "forward"), (torch.autograd, "grad")]
+    originals += [(Reader, "read"), (run.problem.readers[1].adapter, "pull_back")]
+    originals += [(run.problem.readers[1].adapter, "layout")]
+    for loss in run.problem.losses:
+        originals += [(loss, "batch"), (loss, "compute"), (loss.graphs, "run")]
     kept = [(owner, name, getattr(owner, name)) for owner, name in originals]
     instrument(run, parts, lm, clip)
     parts.begin()
@@ -295,16 +316,18 @@ def measure_parts(
 
 def report(
     options: Any,
-    batch: int | None,
+    way: tuple[int | None, bool],
     plain: list[float],
     theirs: list[float],
     parts: dict[str, float],
 ) -> list[dict[str, Any]]:
-    """Rows of one batch size: the step, and its parts."""
+    """Rows of one batch size, with graphs or without: the step, and its parts."""
+    batch, graphs = way
     total = sum(parts.values())
-    models = sum(parts.get(part, 0.0) for part in LM_PARTS)
+    models = sum(parts.get(part, 0.0) for part in MODEL_PARTS + PASSES)
     title = f"{options.tokens} tokens, {options.candidates} candidates, {options.dtype}"
     title += "" if batch is None else f", batches of {batch}"
+    title += ", CUDA graphs" if graphs else ""
     step = row(
         f"step: {title}",
         median(plain),
@@ -341,11 +364,14 @@ def main() -> int:
         problem = make_problem(lm, clip)
         theirs = prototype_steps(problem, options, max(2, options.steps // 4))
         rows = []
-        for batch in options.batch or [None]:
-            parts = measure_parts(make_run(problem, options, batch), lm, clip, device, options)
+        ways = [False, True] if device.type == "cuda" else [False]
+        for batch, graphs in itertools.product(options.batch or [None], ways):
+            run = make_run(problem, options, batch, graphs=graphs)
+            parts = measure_parts(run, lm, clip, device, options)
             # after the parts, so that the allocator knows the sizes
-            plain = timed_steps(make_run(problem, options, batch), device, options.steps)
-            rows += report(options, batch, plain, theirs, parts)
+            run = make_run(problem, options, batch, graphs=graphs)
+            plain = timed_steps(run, device, options.steps)
+            rows += report(options, (batch, graphs), plain, theirs, parts)
     publish("bench_step", rows, options.json, ("transformers",), device=str(device))
     return 0
 

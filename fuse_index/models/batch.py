@@ -139,14 +139,23 @@ def on_device(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tens
     """
     if device.type != "cuda":
         return [torch.from_numpy(array).to(device) for array in arrays]
-    packed = packed_bytes(arrays).pin_memory().to(device, non_blocking=True)
+    packed = packed_bytes(arrays, pinned=True).to(device, non_blocking=True)
     return unpacked(packed, arrays)
 
 
-def packed_bytes(arrays: Sequence[NDArray[Any]]) -> Tensor:
-    """Put the bytes of arrays one after another: ``(bytes,)`` uint8."""
+def packed_bytes(arrays: Sequence[NDArray[Any]], *, pinned: bool = False) -> Tensor:
+    """Put the bytes of arrays one after another: ``(bytes,)`` uint8.
+
+    Args:
+        arrays: any arrays.
+        pinned: whether the memory is such that a GPU reads it by itself. It is filled by numpy:
+            torch would do so with threads that then keep waiting for more, and all cores busy.
+    """
+    size = sum(array.nbytes for array in arrays)
+    packed = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
     parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
-    return torch.from_numpy(np.concatenate(parts))
+    np.concatenate(parts, out=packed.numpy())
+    return packed
 
 
 def unpacked(packed: Tensor, arrays: Sequence[NDArray[Any]]) -> list[Tensor]:

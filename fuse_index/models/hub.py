@@ -14,6 +14,7 @@ from fuse_index.models.checkpoint import Checkpoint, loading
 from fuse_index.models.frame import frame_of
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.positions import position_limit
+from fuse_index.models.replacements import replace_slow_modules
 from fuse_index.words.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
@@ -222,7 +223,9 @@ def _load_module(
             **checkpoint.pretrained_options,
         )
         _refuse_incomplete(info, kind, name.text)
-        return module.to(device)
+        module = module.to(device)
+        replace_slow_modules(module)
+        return module
 
 
 def _refuse_incomplete(info: dict[str, Any], kind: ModelKind, name: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from fuse_index.errors import LossError, ModelError, OptionError
+from fuse_index.models.graphs import GraphCache
 from fuse_index.models.kinds import ModelKind
 
 if TYPE_CHECKING:
@@ -153,10 +154,16 @@ class Loss(ABC):
 
     uses_labels: ClassVar[bool] = False
     """Whether tokens count as labels too, so that one-hot labels change the gradient."""
+    recordable: ClassVar[bool] = False
+    """Whether it computes with what is on the model's device alone, the same for every batch of one
+    shape, so that a GPU may replay it (:mod:`fuse_index.models.graphs`)."""
 
     def __init__(self, objective: Objective, model: Model) -> None:
         self.objective = objective
         self.model = model
+        self.graphs = GraphCache(model)
+        """Recordings of its passes."""
+        self.graphs.enabled = self.recordable
 
     @property
     def name(self) -> str:
@@ -209,9 +216,16 @@ class Loss(ABC):
 
     def score(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor:
         """Return the losses (b,) of rows of token ids, without gradient."""
+        return self.score_batch(self.batch(contents))
+
+    def score_batch(self, batch: Batch) -> Tensor:
+        """Return the losses (b,) of a batch, without gradient; a GPU replays what it knows."""
         with torch.no_grad():
-            batch = self.batch(contents)
-            return self(self.model.embed(batch.ids), batch)
+            embeds = self.model.embed(batch.ids)
+            return self.graphs.run("losses", self._score, embeds, batch)[0]
+
+    def _score(self, embeds: Tensor, batch: Batch) -> tuple[Tensor]:
+        return (self(embeds, batch),)
 
     def forget(self) -> None:
         """Drop what was computed for the content of earlier batches.

@@ -37,6 +37,8 @@ class ClassifierLabel(Objective):
 
 
 class _LabelLoss(Loss):
+    recordable: ClassVar[bool] = True
+
     def __init__(self, objective: ClassifierLabel, model: Model) -> None:
         assert isinstance(model, ClassifierModel)
         super().__init__(objective, model)

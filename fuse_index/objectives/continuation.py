@@ -100,6 +100,7 @@ class ContinuationDivergence(Objective):
 class _ContinuationLoss(Loss):
     """Shared by losses over a fixed text after the prompt."""
 
+    recordable: ClassVar[bool] = True
     model: CausalModel
 
     def __init__(self, objective: Objective, model: Model, text: str) -> None:

@@ -83,6 +83,8 @@ class FeatureLoss(Loss):
         targets: (n, d), of unit length.
     """
 
+    recordable: ClassVar[bool] = True
+
     def __init__(self, objective: Objective, model: Model, targets: Tensor) -> None:
         super().__init__(objective, model)
         # the mean of cosines with n targets is one product with their mean

@@ -148,6 +148,7 @@ class _LanguageLoss(Loss):
     """Shared by losses over the tokens of the prompt."""
 
     uses_labels: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
     model: CausalModel
 
     def __init__(self, objective: Objective, model: Model) -> None:

@@ -85,6 +85,7 @@ class LengthPenalty(Objective):
 
 class _RepetitionLoss(Loss):
     uses_labels: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
     objective: RepetitionPenalty
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fuse_index.models.prefix import Prefix
 
 _KEPT = 4
+_SHORT_SHARE = 4
+"""On a GPU, a beginning of less than a quarter of the rows is cheaper to run than to join."""
 Key = TypeVar("Key")
 
 
@@ -34,7 +36,7 @@ class SharedStart:
 
     def __init__(self, model: CausalModel) -> None:
         self.model = model
-        self._before: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._before: dict[tuple[int, ...], Prefix] = {}  # recordings read its memory
         self._content: OrderedDict[tuple[tuple[int, ...], int | None], Prefix] = OrderedDict()
         self._possible = True
 
@@ -61,7 +63,8 @@ class SharedStart:
             return None
         most = len(batch.shared) - 1 if limit is None else min(limit, len(batch.shared) - 1)
         before = min(max(batch.start - 1, 0), most)
-        static = self._static(batch.shared[:before]) if before > 0 else None
+        short = embeds.device.type == "cuda" and _SHORT_SHARE * before < embeds.shape[1]
+        static = None if short or before <= 0 else self._static(batch.shared[:before])
         graded = torch.is_grad_enabled() and embeds.requires_grad
         if graded or len(batch) == 1 or most <= before or not self._possible:
             return static
@@ -69,7 +72,9 @@ class SharedStart:
 
     def _static(self, ids: tuple[int, ...]) -> Prefix | None:
         found = self._before.get(ids) or self._prefill(ids, None, None)
-        return None if found is None else _remember(self._before, ids, found)
+        if found is not None:
+            self._before[ids] = found
+        return found
 
     def _shared(
         self, ids: tuple[int, ...], start: Prefix | None, logits_from: int | None

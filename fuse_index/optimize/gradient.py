@@ -7,6 +7,7 @@ tokens send it back through their adapter; models with the same tokens need none
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from fuse_index.optimize.problem import Problem
     from fuse_index.optimize.reader import Reader, Reading
     from fuse_index.optimize.state import Losses
+
+Checks = list["Callable[[], None]"]
+"""Checks that are made later, together."""
 
 _CPU_ROWS = 16
 _GPU_ROWS = 128
@@ -199,6 +203,7 @@ class Differentiator:
         readings: dict[int, Reading] = {}
         embeddings: Tensor | None = None
         tokens: Tensor | None = None
+        checks: Checks = []
         device = self.problem.source.device
         losses = torch.zeros(len(prompts), device=device)
         for i in self.terms:
@@ -209,7 +214,7 @@ class Differentiator:
             if id(reader) not in readings:
                 readings[id(reader)] = reader.read(prompts)
             reading = readings[id(reader)]
-            found = _term_gradient(loss, reader, reading, prompts, one_hot=one_hot)
+            found = _term_gradient(loss, reader, reading, prompts, checks, one_hot=one_hot)
             losses += weight * found.losses.to(losses)
             if found.embeddings is not None:
                 part = weight * found.embeddings.to(device)
@@ -217,17 +222,25 @@ class Differentiator:
             if found.tokens is not None:
                 part = weight * found.tokens.to(device)
                 tokens = part if tokens is None else tokens + part
+        for check in checks:  # only now, because each waits for the GPU
+            check()
         return losses, embeddings, tokens
 
 
 def _term_gradient(
-    loss: Loss, reader: Reader, reading: Reading, prompts: Ragged, *, one_hot: bool
+    loss: Loss,
+    reader: Reader,
+    reading: Reading,
+    prompts: Ragged,
+    checks: Checks,
+    *,
+    one_hot: bool,
 ) -> TermGradient:
     """The gradient of one term at prompts, for the source."""
     if reader.is_source and one_hot and loss.uses_labels:
-        losses, gradient = one_hot_gradient(loss, reading.contents)
+        losses, gradient = one_hot_gradient(loss, reading.contents, checks)
         return TermGradient(losses, None, gradient)
-    losses, packed = embedding_gradient(loss, reading.contents)
+    losses, packed = embedding_gradient(loss, reading.contents, checks=checks)
     if reader.is_source:
         return TermGradient(losses, padded_rows(packed, prompts), None)
     if reader.same_tokens:
@@ -241,7 +254,10 @@ def _term_gradient(
 
 
 def embedding_gradient(
-    loss: Loss, contents: Sequence[Sequence[int]] | Ragged, put: Put | None = None
+    loss: Loss,
+    contents: Sequence[Sequence[int]] | Ragged,
+    put: Put | None = None,
+    checks: Checks | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return a term's losses and their gradients at its model's embeddings of the content.
 
@@ -249,6 +265,7 @@ def embedding_gradient(
         loss: the term.
         contents: ``b`` rows of the model's token ids.
         put: other embeddings for one token of every row.
+        checks: where the check that they are finite is added, instead of being made here.
 
     Returns:
         ``(b,)`` losses and ``(tokens, width)`` float32, the rows packed one after another.
@@ -257,13 +274,18 @@ def embedding_gradient(
         LossError: a loss or a gradient is not finite.
     """
     batch, embeds = embedded(loss, contents, put)
-    embeds.requires_grad_()
-    with torch.enable_grad():
-        losses = loss(embeds, batch)
-        (gradient,) = torch.autograd.grad(losses.sum(), embeds)
-    packed = batch.packed(gradient).float()
-    require_finite_gradient(losses, packed, loss, batch)
-    return losses.detach(), packed
+
+    def run(embeds: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        embeds = embeds.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = loss(embeds, batch)
+            (gradient,) = torch.autograd.grad(losses.sum(), embeds)
+        return losses.detach(), gradient
+
+    losses, gradient = loss.graphs.run("gradient", run, embeds, batch)
+    packed = batch.packed(gradient[:, : embeds.shape[1]]).float()
+    _check(partial(require_finite_gradient, losses, packed, loss, batch), checks)
+    return losses, packed
 
 
 def embedded(
@@ -279,12 +301,15 @@ def embedded(
     return batch, embeds
 
 
-def one_hot_gradient(loss: Loss, contents: Ragged) -> tuple[Tensor, Tensor]:
+def one_hot_gradient(
+    loss: Loss, contents: Ragged, checks: Checks | None = None
+) -> tuple[Tensor, Tensor]:
     """Return a term's losses and their gradients at its model's one-hot tokens.
 
     Args:
         loss: the term.
         contents: ``b`` rows of the model's token ids, of at most ``C`` tokens.
+        checks: where the check that they are finite is added, instead of being made here.
 
     Returns:
         ``(b,)`` losses and ``(b, C, vocabulary)`` float32.
@@ -293,15 +318,31 @@ def one_hot_gradient(loss: Loss, contents: Ragged) -> tuple[Tensor, Tensor]:
         LossError: a loss or a gradient is not finite.
     """
     batch = loss.batch(contents)
-    with torch.enable_grad():
-        labels, embeds = one_hot_content(loss.model, batch)
-        losses = loss(embeds, batch, labels)
-        (gradient,) = torch.autograd.grad(losses.sum(), labels)
-    require_finite_gradient(losses, gradient, loss, batch)
-    if batch.even:
+
+    def run(_: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            labels, embeds = one_hot_content(loss.model, batch)
+            losses = loss(embeds, batch, labels)
+            (gradient,) = torch.autograd.grad(losses.sum(), labels)
         return losses.detach(), gradient.float()
-    here = content_rows(batch, gradient.shape[1])[..., None]
-    return losses.detach(), torch.where(here, gradient, torch.zeros_like(gradient)).float()
+
+    if not batch.even:  # then the host counts the content
+        losses, gradient = run(batch.ids, batch)
+        here = content_rows(batch, gradient.shape[1])[..., None]
+        gradient = torch.where(here, gradient, torch.zeros_like(gradient))
+    else:
+        embeds = loss.model.embed(batch.ids)
+        losses, gradient = loss.graphs.run("one-hot gradient", run, embeds, batch, exact=True)
+    _check(partial(require_finite_gradient, losses, gradient, loss, batch), checks)
+    return losses, gradient
+
+
+def _check(check: Callable[[], None], checks: Checks | None) -> None:
+    """Make a check, or leave it for later."""
+    if checks is None:
+        check()
+    else:
+        checks.append(check)
 
 
 def rows_within(prompts: Ragged, rows: slice) -> Ragged:

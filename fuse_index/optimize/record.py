@@ -34,23 +34,26 @@ class Record:
         self.pareto = pareto_front(list(states), pareto_size)
         self.trajectory: list[Point] = []
 
-    def keep(self, scored: Scored) -> tuple[bool, bool]:
-        """Take up candidates; returns whether one may be kept, and whether the best is better."""
-        fresh = self._promising(scored)
-        scored.prepare([state.ids for state in fresh])
+    def keep(self, scored: Scored, promising: Sequence[State]) -> tuple[bool, bool]:
+        """Take up candidates; returns whether one may be kept, and whether the best is better.
+
+        Args:
+            scored: the candidates.
+            promising: what :meth:`promising` gives for them.
+        """
         best = next(scored.best(), None)
         if best is None:
             return False, False
         better = best.total < self.best.total
         if better:
             self.best = best
-        accepted = [state for state in fresh if scored.accept(state.ids)]
+        accepted = [state for state in promising if scored.accept(state.ids)]
         if accepted:
             self.pareto = pareto_front([*self.pareto, *accepted], self._size)
         return True, better
 
-    def _promising(self, scored: Scored) -> list[State]:
-        """Candidates that neither the front nor another candidate beats, if there are two terms."""
+    def promising(self, scored: Scored) -> list[State]:
+        """Return candidates that neither the front nor another one beats; none with one term."""
         if scored.losses.shape[1] < 2:
             return []
         front = np.array([state.losses for state in self.pareto])

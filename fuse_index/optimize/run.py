@@ -49,6 +49,8 @@ class RunOptions:
             of every continuation, each of its tokens being the likeliest.
         pareto_size: prompts kept of the Pareto front.
         remember: scored prompts that are remembered.
+        cuda_graphs: whether a GPU records what it does for batches of one shape and replays it,
+            which is several times as fast where passes are small, and keeps their memory.
     """
 
     seed: int = 0
@@ -58,6 +60,7 @@ class RunOptions:
     early_stop: bool = False
     pareto_size: int = 64
     remember: int = 1 << 17
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("pareto_size", 1), ("remember", 1)):
@@ -102,6 +105,8 @@ class Run:
             require_ids(ids, problem.source.vocabulary_size, problem.source.name)
         self.spent = Spent()
         self.weights: Losses = problem.weights.copy()
+        for loss in problem.losses:
+            loss.graphs.enabled = options.cuda_graphs and loss.recordable
         self.generator = torch.Generator().manual_seed(options.seed)
         self.scorer = Scorer(
             problem, self.spent, batch_size=options.batch_size, remember=options.remember
@@ -230,9 +235,12 @@ class Run:
 
     def _keep(self, scored: Scored, *, grown: bool) -> bool:
         """Give candidates to the search; returns whether one of them survives."""
+        promising = self.record.promising(scored)
+        likely = [*promising, scored.state(int(scored.order[0]))]
+        scored.prepare([state.ids for state in likely])  # all that are likely to be asked for
         self.search.update(scored, grown=grown)
         self.context.recent = scored
-        kept, better = self.record.keep(scored)
+        kept, better = self.record.keep(scored, promising)
         if better and self.options.early_stop and self._met(self.best.ids):
             self.stop = Stop.MET
         return kept

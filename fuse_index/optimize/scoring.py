@@ -123,9 +123,8 @@ class Scorer:
         """Launch one term, batch by batch."""
 
         def run(part: slice) -> _Part:
-            with torch.no_grad():
-                batch = loss.batch(contents.select(np.arange(part.start, part.stop)))
-                return batch, loss(loss.model.embed(batch.ids), batch)
+            batch = loss.batch(contents.select(np.arange(part.start, part.stop)))
+            return batch, loss.score_batch(batch)
 
         loss.forget()  # so that a resumed run computes what an uninterrupted one does
         return [done for _, done in self.batch_sizes[term].map(len(contents), run)]
