@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,7 +36,7 @@ words::Strings to_strings(const Int64Array& offsets, std::string bytes) {
   return {std::vector<int64_t>(offsets.data(), offsets.data() + offsets.size()), std::move(bytes)};
 }
 
-py::tuple process(const Retokenizer& self, const Int64Array& ids, const Int64Array& lengths,
+py::tuple process(Retokenizer& self, const Int64Array& ids, const Int64Array& lengths,
                   int threads) {
   const Batch batch{ids.data(), lengths.data(), ids.shape(0), ids.shape(1)};
   Pass pass;
@@ -78,6 +79,10 @@ FUSE_INDEX_BINDINGS(retokenize) {
                           to_strings(inside_offsets, std::move(inside)), to_flags(exact), strip},
             to_flags(neighbours));
       }))
+      .def("use",
+           [](Retokenizer& self, std::shared_ptr<words::PieceEncoder> encoder) {
+             self.use(std::move(encoder));
+           })
       .def("process", &process)
       .def("insert", &insert)
       .def("clear", &Retokenizer::clear, py::call_guard<py::gil_scoped_release>())

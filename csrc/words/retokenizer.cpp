@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -62,6 +63,7 @@ class Retokenizer::Worker {
   }
 
   Pass pass;
+  std::vector<FreshPart> fresh;  // parts encoded here
 
  private:
   // Where a part begins, and how far the row had come there.
@@ -207,6 +209,19 @@ class Retokenizer::Worker {
     return true;
   }
 
+  // Encodes a part that the cache lacks; its ids are valid until the next one.
+  bool encode(Part part, PartIds* found) {
+    if (owner_.encoder_ == nullptr) return false;
+    if (known_ && known_->find(part, found)) return true;
+    part_ids_.clear();
+    if (!owner_.encoder_->encode(part.bytes, &part_ids_)) return false;
+    *found = {part_ids_.data(), part_ids_.size(), false};
+    if (!known_) known_.emplace();
+    known_->insert(part, *found);
+    fresh.push_back({std::string(part.bytes), part.initial, part_ids_});
+    return true;
+  }
+
   // Cuts text_ into parts and appends their ids; a word ends where a cut meets a token's start.
   Status look_up(Shared shared, bool record) {
     const size_t target_at = pass.target.size();
@@ -222,7 +237,7 @@ class Retokenizer::Worker {
       const Part part{text_.substr(step.begin, std::min(cut, text_.size()) - step.begin),
                       step.begin == 0};
       PartIds found;
-      if (!owner_.cache_.find(part, &found)) {
+      if (!owner_.cache_.find(part, &found) && !encode(part, &found)) {
         pass.missing.push_back({std::string(part.bytes), part.initial});
         missing = true;
       } else if (found.whole) {
@@ -299,6 +314,8 @@ class Retokenizer::Worker {
   static constexpr size_t kReach = 5;
 
   const Retokenizer& owner_;
+  std::optional<PartCache> known_;  // what is in `fresh`
+  std::vector<int64_t> part_ids_;
   std::string buffer_;
   std::string repaired_;
   std::string_view text_;
@@ -317,8 +334,8 @@ bool Retokenizer::is_cut(std::string_view text, size_t at) const {
          is_neighbour(character_at(text, previous(text, at)));
 }
 
-Pass Retokenizer::process(const Batch& batch, int threads) const {
-  const std::shared_lock<std::shared_mutex> lock(mutex_);
+Pass Retokenizer::process(const Batch& batch, int threads) {
+  std::shared_lock<std::shared_mutex> reading(mutex_);
   const int64_t useful = std::max<int64_t>(1, batch.rows * batch.width / kTokensPerThread);
   const int64_t count = std::max<int64_t>(1, std::min<int64_t>({threads, useful, batch.rows}));
   std::vector<Worker> workers(static_cast<size_t>(count), Worker(*this));
@@ -330,6 +347,8 @@ Pass Retokenizer::process(const Batch& batch, int threads) const {
   for (int64_t i = 1; i < count; ++i) others.emplace_back(run, i);
   run(0);
   for (std::thread& other : others) other.join();
+  reading.unlock();
+  remember(workers);
   Pass all = std::move(workers[0].pass);
   for (size_t i = 1; i < workers.size(); ++i) {
     Pass& part = workers[i].pass;
@@ -342,6 +361,16 @@ Pass Retokenizer::process(const Batch& batch, int threads) const {
     append(all.missing, part.missing);
   }
   return all;
+}
+
+void Retokenizer::remember(const std::vector<Worker>& workers) {
+  for (const Worker& worker : workers) {
+    if (worker.fresh.empty()) continue;
+    const std::unique_lock<std::shared_mutex> writing(mutex_);
+    for (const FreshPart& part : worker.fresh) {
+      cache_.insert({part.bytes, part.initial}, {part.ids.data(), part.ids.size(), false});
+    }
+  }
 }
 
 void Retokenizer::insert(const std::vector<Part>& parts, const std::vector<PartIds>& values) {

@@ -8,12 +8,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <shared_mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "part_cache.h"
+#include "piece_encoder.h"
 
 namespace fuse_index::words {
 
@@ -66,19 +69,31 @@ class Retokenizer {
   // `neighbours`: for each character of the basic plane, whether a space beside it may be a cut.
   Retokenizer(Source source, std::vector<uint8_t> neighbours);
 
-  Pass process(const Batch& batch, int threads) const;
+  // Parts that the cache lacks are encoded here where this can be done, and remembered; only the
+  // others are missing. To be set before the first pass.
+  void use(std::shared_ptr<const PieceEncoder> encoder) { encoder_ = std::move(encoder); }
+
+  Pass process(const Batch& batch, int threads);
   void insert(const std::vector<Part>& parts, const std::vector<PartIds>& values);
   void clear();
   size_t size() const;
 
  private:
   class Worker;
+  struct FreshPart {
+    std::string bytes;
+    bool initial;
+    std::vector<int64_t> ids;
+  };
+
+  void remember(const std::vector<Worker>& workers);
 
   bool is_cut(std::string_view text, size_t at) const;
   bool is_neighbour(uint32_t code) const { return code < neighbours_.size() && neighbours_[code]; }
 
   Source source_;
   std::vector<uint8_t> neighbours_;
+  std::shared_ptr<const PieceEncoder> encoder_;
   PartCache cache_;
   mutable std::shared_mutex mutex_;
 };

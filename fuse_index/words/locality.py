@@ -29,6 +29,8 @@ _CANDIDATES = (*range(0x21, 0x700), *range(0xAC00, 0xD7A4, 97))
 
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _CLIP = rf"{_CONTRACTIONS}|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+CLIP_PATTERNS = frozenset({_CLIP, rf"<\|startoftext\|>|<\|endoftext\|>|{_CLIP}"})
+"""CLIP's, with and without its special tokens."""
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
 SAFE_SPLITS = frozenset(
@@ -38,9 +40,7 @@ SAFE_SPLITS = frozenset(
         # GPT-4 and Llama 3; Qwen 2
         rf"(?i:{_CONTRACTIONS}){_WORD}|\p{{N}}{{1,3}}{_TAIL}",
         rf"(?i:{_CONTRACTIONS}){_WORD}|\p{{N}}{_TAIL}",
-        # CLIP, with and without its special tokens
-        _CLIP,
-        rf"<\|startoftext\|>|<\|endoftext\|>|{_CLIP}",
+        *CLIP_PATTERNS,
         # digits and spaces
         *(r"\p{N}{1,3}", r"\p{N}", r"\d", r"[0-9]", r"\s+", r"\s"),
     }
@@ -141,7 +141,7 @@ def _of_fast(backend: FastBackend) -> Locality | None:
 
 def _is_uniform(spec: dict[str, Any]) -> bool:
     """Whether nothing in a pipeline treats the beginning of a text in a way of its own."""
-    steps = _steps(spec["normalizer"], "normalizers") + _steps(
+    steps = pipeline_steps(spec["normalizer"], "normalizers") + pipeline_steps(
         spec["pre_tokenizer"], "pretokenizers"
     )
     return not any(
@@ -189,7 +189,7 @@ def _ordinary_characters(normalize: Callable[[str], str]) -> NDArray[np.bool_]:
 def _space_image(normalizer: Any) -> str | None:
     """What a single space becomes, or None if the normalizer is not known to be local."""
     image: str | None = " "
-    for step in _steps(normalizer, "normalizers"):
+    for step in pipeline_steps(normalizer, "normalizers"):
         kind = step["type"]
         if kind == "Replace":
             image = _replaced(step, image or "")
@@ -224,7 +224,7 @@ def _replaced(step: dict[str, Any], image: str) -> str | None:
 def _splits(pre_tokenizer: Any, image: str) -> tuple[bool | None, str]:
     """Whether a pre-tokenizer always splits at a cut (None: not known), and the space's image."""
     split = False
-    for step in _steps(pre_tokenizer, "pretokenizers"):
+    for step in pipeline_steps(pre_tokenizer, "pretokenizers"):
         kind = step["type"]
         if kind in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit") and image == " ":
             split = True
@@ -266,10 +266,10 @@ def _model_is_local(model: dict[str, Any], split: bool, image: str) -> bool:
     return not any(right.startswith(image) and not left.endswith(image) for left, right in merges)
 
 
-def _steps(part: Any, key: str) -> list[dict[str, Any]]:
+def pipeline_steps(part: Any, key: str) -> list[dict[str, Any]]:
     """A pipeline's steps in a row, sequences inside sequences resolved."""
     if part is None:
         return []
     if part["type"] == "Sequence":
-        return [step for inner in part[key] for step in _steps(inner, key)]
+        return [step for inner in part[key] for step in pipeline_steps(inner, key)]
     return [part]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from itertools import compress
@@ -82,6 +83,13 @@ class OpenClipBackend:
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of every row."""
         return [self._tokenizer.decode(row) for row in rows]
+
+    def plain_pipeline(self) -> dict[str, Any] | None:
+        """The definition that plain texts go through once they are cleaned, if there is one."""
+        pipeline: dict[str, Any] | None = None
+        if self._twin is not None:
+            pipeline = json.loads(self._twin.to_str())
+        return pipeline
 
     def independent(self, word: str) -> bool:
         """See :func:`cleans_alone`."""

@@ -24,6 +24,7 @@ from fuse_index.words.decoding import DecodePlan, decode_plan
 from fuse_index.words.locality import Locality, locality_of
 from fuse_index.words.part_encoder import PartEncoder
 from fuse_index.words.parts import DONE, EXACT, PartTable, Pass, PythonParts
+from fuse_index.words.plain_encoder import plain_encoder_of
 from fuse_index.words.ragged import Int64, Ragged, offsets_of
 from fuse_index.words.rows import ConvertedRow, checked_rows, with_rows
 from fuse_index.words.table import WordTable
@@ -132,7 +133,7 @@ class Retokenizer:
         self._encoder: PartEncoder | None = None
         if plan is not None and self._locality is not None:
             self._encoder = PartEncoder(target, self._locality)
-            self._parts = _part_table(plan, self._locality, native=self.options.native)
+            self._parts = _part_table(plan, self._locality, target, native=self.options.native)
         if table is not None:
             _check_table(table, target)
             self._insert_table()
@@ -251,7 +252,9 @@ class Retokenizer:
         return np.array(groups, np.int64)[which.reshape(-1)]
 
 
-def _part_table(plan: DecodePlan, locality: Locality, *, native: bool) -> PartTable:
+def _part_table(
+    plan: DecodePlan, locality: Locality, target: WordTokenizer, *, native: bool
+) -> PartTable:
     """The extension's table, or the one in Python where it is not there."""
     if not native:
         return PythonParts(plan, locality)
@@ -265,9 +268,13 @@ def _part_table(plan: DecodePlan, locality: Locality, *, native: bool) -> PartTa
     for pieces in (plan.first, plan.inside):
         lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
         tables += [offsets_of(lengths), b"".join(pieces)]
-    table: PartTable = module.Retokenizer(
+    extension = module.Retokenizer(
         *tables, plan.exact.tobytes(), plan.strip, locality.neighbours.tobytes()
     )
+    plain = None if locality.anchor else plain_encoder_of(target.backend)
+    if plain is not None:
+        extension.use(plain)
+    table: PartTable = extension
     return table
 
 

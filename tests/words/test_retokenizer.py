@@ -234,9 +234,9 @@ def test_only_new_words_reach_the_tokenizer(native, monkeypatch):
         return encode(texts)
 
     monkeypatch.setattr(target.backend, "encode_batch", spy)
-    swapped = source.encode_text("a brown dog sleeps over the green grass")
+    swapped = source.encode_text("a brown dog señor over the green grass")
     retokenizer.retokenize(*as_arrays([prompt, swapped, prompt]))
-    assert [text.split()[-1] for text in seen if text.strip() != "a"] == ["sleeps"]
+    assert [text.split()[-1] for text in seen if text.strip() != "a"] == ["señor"]
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -252,7 +252,8 @@ def test_a_table_fills_the_cache(native, monkeypatch):
     encode = target.backend.encode_batch
     monkeypatch.setattr(target.backend, "encode_batch", lambda x: seen.extend(x) or encode(x))
     assert retokenizer.retokenize(*as_arrays(rows)).target.to_lists() == want
-    assert seen == ["the"]
+    plain = retokenizer.path == "native"  # then the extension encodes plain parts by itself
+    assert seen == ([] if plain else ["the"])
 
 
 def test_a_table_of_other_tokens_is_refused():

@@ -1,0 +1,161 @@
+#include "piece_encoder.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace fuse_index::words {
+namespace {
+
+constexpr size_t kLongestText = 128;  // merging looks at all pairs again after every merge
+
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+char lowered(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+// How many characters of 's, 't, 're, 've, 'm, 'll or 'd begin here.
+size_t contraction(std::string_view text) {
+  if (text.size() < 2 || text[0] != '\'') return 0;
+  const std::string_view rest = text.substr(1);
+  if (rest[0] == 's' || rest[0] == 't' || rest[0] == 'm' || rest[0] == 'd') return 2;
+  const std::string_view two = rest.substr(0, 2);
+  return two == "re" || two == "ve" || two == "ll" ? 3 : 0;
+}
+
+uint64_t pair_key(int64_t left, int64_t right) {
+  return static_cast<uint64_t>(left) << 32 | static_cast<uint64_t>(right);
+}
+
+template <class Ids>
+std::unordered_map<std::string, int64_t> table_of(std::vector<std::string> words, const Ids& ids) {
+  std::unordered_map<std::string, int64_t> table;
+  for (size_t i = 0; i < words.size(); ++i) table.emplace(std::move(words[i]), ids[i]);
+  return table;
+}
+
+}  // namespace
+
+PieceEncoder::PieceEncoder(Split split, bool lower, PairMerges merges)
+    : split_(split), lower_(lower), merges_(true), inside_(merges.inside), last_(merges.last) {
+  ranks_.reserve(merges.merges.size());
+  for (size_t i = 0; i < merges.merges.size(); ++i) {
+    const Merge& merge = merges.merges[i];
+    ranks_.emplace(pair_key(merge.left, merge.right), Rank{i, merge.merged});
+  }
+}
+
+PieceEncoder::PieceEncoder(Split split, bool lower, LongestWords words)
+    : split_(split),
+      lower_(lower),
+      merges_(false),
+      unknown_(words.unknown),
+      longest_(words.longest) {
+  for (const auto* list : {&words.words, &words.suffixes}) {
+    for (const std::string& word : *list) longest_word_ = std::max(longest_word_, word.size());
+  }
+  words_ = table_of(std::move(words.words), words.word_ids);
+  suffixes_ = table_of(std::move(words.suffixes), words.suffix_ids);
+}
+
+bool PieceEncoder::encode(std::string_view text, std::vector<int64_t>* ids) const {
+  if (text.size() > kLongestText) return false;
+  std::array<char, kLongestText> buffer;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c < ' ' || c > '~' || (c == ' ' && (i > 0 || text.size() == 1))) return false;
+    buffer[i] = lower_ ? lowered(c) : c;
+  }
+  const std::string_view plain(buffer.data(), text.size());
+  // CLIP's pattern may take <|startoftext|> and <|endoftext|> for one piece.
+  if (split_ == Split::kClip && plain.find("<|") != std::string_view::npos) return false;
+  const size_t before = ids->size();
+  size_t at = 0;
+  while (at < plain.size()) {
+    if (split_ != Split::kGpt2 && plain[at] == ' ') {
+      ++at;
+      continue;
+    }
+    const size_t end = piece_end(plain, at);
+    if (!encode_piece(plain.substr(at, end - at), ids)) {
+      ids->resize(before);
+      return false;
+    }
+    at = end;
+  }
+  return true;
+}
+
+size_t PieceEncoder::piece_end(std::string_view text, size_t begin) const {
+  if (split_ != Split::kBert) {
+    if (const size_t size = contraction(text.substr(begin))) return begin + size;
+  }
+  size_t end = begin;
+  if (text[end] == ' ') ++end;
+  const auto kind = [&](char c) { return is_letter(c) ? 0 : is_digit(c) ? 1 : 2; };
+  const int first = kind(text[end]);
+  ++end;
+  if (split_ == Split::kBert) {
+    if (first == 2) return end;
+    while (end < text.size() && kind(text[end]) != 2) ++end;
+    return end;
+  }
+  if (split_ == Split::kClip && first == 1) return end;
+  while (end < text.size() && kind(text[end]) == first) ++end;
+  return end;
+}
+
+bool PieceEncoder::encode_piece(std::string_view piece, std::vector<int64_t>* ids) const {
+  if (merges_) return merge(piece, ids);
+  cut(piece, ids);
+  return true;
+}
+
+bool PieceEncoder::merge(std::string_view piece, std::vector<int64_t>* ids) const {
+  std::array<int64_t, kLongestText> symbols;
+  size_t count = piece.size();
+  for (size_t i = 0; i < count; ++i) {
+    const auto code = static_cast<size_t>(piece[i]);
+    symbols[i] = i + 1 == count ? last_[code] : inside_[code];
+    if (symbols[i] < 0) return false;
+  }
+  while (count > 1) {
+    Rank best{std::numeric_limits<size_t>::max(), 0};
+    size_t where = 0;
+    for (size_t i = 0; i + 1 < count; ++i) {
+      const auto found = ranks_.find(pair_key(symbols[i], symbols[i + 1]));
+      if (found != ranks_.end() && found->second.rank < best.rank) {
+        best = found->second;
+        where = i;
+      }
+    }
+    if (best.rank == std::numeric_limits<size_t>::max()) break;
+    symbols[where] = best.merged;
+    for (size_t i = where + 1; i + 1 < count; ++i) symbols[i] = symbols[i + 1];
+    --count;
+  }
+  ids->insert(ids->end(), symbols.begin(), symbols.begin() + static_cast<std::ptrdiff_t>(count));
+  return true;
+}
+
+void PieceEncoder::cut(std::string_view piece, std::vector<int64_t>* ids) const {
+  const size_t before = ids->size();
+  size_t begin = 0;
+  std::string key;
+  while (begin < piece.size() && piece.size() <= longest_) {
+    const Table& table = begin == 0 ? words_ : suffixes_;
+    size_t size = std::min(piece.size() - begin, longest_word_);
+    auto found = table.end();
+    for (; size > 0; --size) {
+      key.assign(piece.substr(begin, size));
+      found = table.find(key);
+      if (found != table.end()) break;
+    }
+    if (size == 0) break;
+    ids->push_back(found->second);
+    begin += size;
+  }
+  if (begin == piece.size()) return;
+  ids->resize(before);
+  ids->push_back(unknown_);
+}
+
+}  // namespace fuse_index::words
