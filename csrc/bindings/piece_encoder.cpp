@@ -26,8 +26,11 @@ using Int64Array = py::array_t<int64_t, py::array::c_style>;
 
 // Merges are rows of three ids, characters rows of 128.
 PieceEncoder from_merges(int split, bool lower, const Int64Array& characters,
-                         const Int64Array& merges) {
+                         const Int64Array& merges, std::vector<std::string> words,
+                         std::vector<int64_t> word_ids) {
   PairMerges model;
+  model.words = std::move(words);
+  model.word_ids = std::move(word_ids);
   for (py::ssize_t i = 0; i < 128; ++i) {
     model.inside[static_cast<size_t>(i)] = characters.at(0, i);
     model.last[static_cast<size_t>(i)] = characters.at(1, i);

@@ -345,6 +345,10 @@ void test_pieces() {
   EXPECT((ids(*gpt2, "ab's") == Ids{200, '\'', 's'}));
   EXPECT((ids(*clip, " ABC 1").size() == 1));  // two spaces
   EXPECT((ids(*clip, " ABC") == Ids{201}));
+  const auto gpt4 = toy_encoder(Split::kGpt4, false), qwen = toy_encoder(Split::kQwen, false);
+  EXPECT((ids(*gpt4, " 1234a").size() == 6));
+  EXPECT((ids(*gpt4, " a") == Ids{202}));
+  EXPECT((ids(*qwen, "!ab") == Ids{'!', 200}));
   EXPECT(ids(*gpt2, "").empty());
   for (const char* odd : {"a b", " ", "a ", "\t", "\x7F", "\xC3\xA9", "a#"}) {
     EXPECT(ids(*gpt2, odd) == Ids{-1});

@@ -6,6 +6,8 @@
 namespace fuse_index::words {
 namespace {
 
+enum class Kind { kNone, kLetter, kDigit, kOther };
+
 constexpr size_t kLongestText = 128;  // merging looks at all pairs again after every merge
 
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -13,12 +15,16 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 char lowered(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
 // How many characters of 's, 't, 're, 've, 'm, 'll or 'd begin here.
-size_t contraction(std::string_view text) {
+size_t contraction(std::string_view text, bool any_case) {
   if (text.size() < 2 || text[0] != '\'') return 0;
-  const std::string_view rest = text.substr(1);
-  if (rest[0] == 's' || rest[0] == 't' || rest[0] == 'm' || rest[0] == 'd') return 2;
-  const std::string_view two = rest.substr(0, 2);
-  return two == "re" || two == "ve" || two == "ll" ? 3 : 0;
+  const auto at = [&](size_t i) {
+    if (i >= text.size()) return '\0';
+    return any_case ? lowered(text[i]) : text[i];
+  };
+  const char first = at(1), second = at(2);
+  if (first == 's' || first == 't' || first == 'm' || first == 'd') return 2;
+  if ((first == 'r' || first == 'v') && second == 'e') return 3;
+  return first == 'l' && second == 'l' ? 3 : 0;
 }
 
 uint64_t pair_key(int64_t left, int64_t right) {
@@ -41,6 +47,7 @@ PieceEncoder::PieceEncoder(Split split, bool lower, PairMerges merges)
     const Merge& merge = merges.merges[i];
     ranks_.emplace(pair_key(merge.left, merge.right), Rank{i, merge.merged});
   }
+  words_ = table_of(std::move(merges.words), merges.word_ids);
 }
 
 PieceEncoder::PieceEncoder(Split split, bool lower, LongestWords words)
@@ -70,7 +77,7 @@ bool PieceEncoder::encode(std::string_view text, std::vector<int64_t>* ids) cons
   const size_t before = ids->size();
   size_t at = 0;
   while (at < plain.size()) {
-    if (split_ != Split::kGpt2 && plain[at] == ' ') {
+    if ((split_ == Split::kClip || split_ == Split::kBert) && plain[at] == ' ') {
       ++at;
       continue;
     }
@@ -85,22 +92,36 @@ bool PieceEncoder::encode(std::string_view text, std::vector<int64_t>* ids) cons
 }
 
 size_t PieceEncoder::piece_end(std::string_view text, size_t begin) const {
+  const bool four = split_ == Split::kGpt4 || split_ == Split::kQwen;
   if (split_ != Split::kBert) {
-    if (const size_t size = contraction(text.substr(begin))) return begin + size;
+    if (const size_t size = contraction(text.substr(begin), four)) return begin + size;
   }
-  size_t end = begin;
-  if (text[end] == ' ') ++end;
-  const auto kind = [&](char c) { return is_letter(c) ? 0 : is_digit(c) ? 1 : 2; };
-  const int first = kind(text[end]);
-  ++end;
+  const auto kind = [&](size_t at) {
+    if (at >= text.size()) return Kind::kNone;
+    return is_letter(text[at]) ? Kind::kLetter : is_digit(text[at]) ? Kind::kDigit : Kind::kOther;
+  };
+  const auto run_end = [&](size_t at, Kind of, size_t most) {
+    const size_t stop = std::min(text.size(), most < text.size() - at ? at + most : text.size());
+    while (at < stop && kind(at) == of) ++at;
+    return at;
+  };
+  constexpr size_t kAll = kLongestText;
+  size_t at = begin;
+  if (four && kind(at) == Kind::kOther && kind(at + 1) == Kind::kLetter) ++at;
+  if (text[at] == ' ') {
+    // GPT-4's numbers have no space before them
+    if (four && kind(at + 1) == Kind::kDigit) return at + 1;
+    ++at;
+  }
+  const Kind here = kind(at);
   if (split_ == Split::kBert) {
-    if (first == 2) return end;
-    while (end < text.size() && kind(text[end]) != 2) ++end;
-    return end;
+    if (here == Kind::kOther) return at + 1;
+    while (kind(at) == Kind::kLetter || kind(at) == Kind::kDigit) ++at;
+    return at;
   }
-  if (split_ == Split::kClip && first == 1) return end;
-  while (end < text.size() && kind(text[end]) == first) ++end;
-  return end;
+  if (here != Kind::kDigit) return run_end(at, here, kAll);
+  const bool single = split_ == Split::kClip || split_ == Split::kQwen;
+  return run_end(at, here, single ? 1 : split_ == Split::kGpt4 ? 3 : kAll);
 }
 
 bool PieceEncoder::encode_piece(std::string_view piece, std::vector<int64_t>* ids) const {
@@ -110,6 +131,13 @@ bool PieceEncoder::encode_piece(std::string_view piece, std::vector<int64_t>* id
 }
 
 bool PieceEncoder::merge(std::string_view piece, std::vector<int64_t>* ids) const {
+  if (!words_.empty()) {
+    const auto whole = words_.find(std::string(piece));
+    if (whole != words_.end()) {
+      ids->push_back(whole->second);
+      return true;
+    }
+  }
   std::array<int64_t, kLongestText> symbols;
   size_t count = piece.size();
   for (size_t i = 0; i < count; ++i) {

@@ -17,6 +17,8 @@ enum class Split {
   kGpt2 = 0,  // contractions, letters, digits, other characters, each with a space before it
   kClip = 1,  // the same without spaces, digits one by one
   kBert = 2,  // at spaces, every punctuation mark alone
+  kGpt4 = 3,  // as GPT-2, letters with any one character before them, up to three digits
+  kQwen = 4,  // as GPT-4, digits one by one
 };
 
 struct Merge {
@@ -30,7 +32,9 @@ struct Merge {
 struct PairMerges {
   std::array<int64_t, 128> inside;  // the id of a character; -1 where it has none
   std::array<int64_t, 128> last;    // of a piece's last character
-  std::vector<Merge> merges;        // the earliest first
+  std::vector<std::string> words;   // pieces that are tokens as they are, without merging
+  std::vector<int64_t> word_ids;
+  std::vector<Merge> merges;  // the earliest first
 };
 
 // A piece is cut into the longest words of a list, from left to right (WordPiece, Wu et al. 2016).

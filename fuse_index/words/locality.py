@@ -33,13 +33,16 @@ CLIP_PATTERNS = frozenset({_CLIP, rf"<\|startoftext\|>|<\|endoftext\|>|{_CLIP}"}
 """CLIP's, with and without its special tokens."""
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+GPT4_PATTERN = rf"(?i:{_CONTRACTIONS}){_WORD}|\p{{N}}{{1,3}}{_TAIL}"
+"""GPT-4's and Llama 3's."""
+QWEN_PATTERN = rf"(?i:{_CONTRACTIONS}){_WORD}|\p{{N}}{_TAIL}"
+"""Qwen 2's."""
 SAFE_SPLITS = frozenset(
     {
         # GPT-2
         rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",
-        # GPT-4 and Llama 3; Qwen 2
-        rf"(?i:{_CONTRACTIONS}){_WORD}|\p{{N}}{{1,3}}{_TAIL}",
-        rf"(?i:{_CONTRACTIONS}){_WORD}|\p{{N}}{_TAIL}",
+        GPT4_PATTERN,
+        QWEN_PATTERN,
         *CLIP_PATTERNS,
         # digits and spaces
         *(r"\p{N}{1,3}", r"\p{N}", r"\d", r"[0-9]", r"\s+", r"\s"),

@@ -1,7 +1,7 @@
 """Ids of plain texts in C++: for the tokenizers everyone has, an eighth of the library's time.
 
 A text is plain if it is printable ASCII with at most one space, at its beginning: nearly every part
-that a candidate makes. What splits it into pieces is one of three well-known rules, and what cuts
+that a candidate makes. What splits it into pieces is one of five well-known rules, and what cuts
 pieces into tokens is BPE or WordPiece; both are read from the tokenizer's own definition, and the
 result is compared with the tokenizer on pieces of its vocabulary before it is used. Whatever else a
 tokenizer does (dropout, added tokens, other patterns) means that there is no such encoder for it.
@@ -19,13 +19,18 @@ import numpy as np
 
 from fuse_index.words.backends import Backend
 from fuse_index.words.fast_backend import FastBackend
-from fuse_index.words.locality import CLIP_PATTERNS, pipeline_steps
+from fuse_index.words.locality import (
+    CLIP_PATTERNS,
+    GPT4_PATTERN,
+    QWEN_PATTERN,
+    pipeline_steps,
+)
 from fuse_index.words.open_clip_backends import OpenClipBackend
 from fuse_index.words.ragged import Int64
 
 logger = logging.getLogger(__name__)
 
-GPT2, CLIP, BERT = 0, 1, 2
+GPT2, CLIP, BERT, GPT4, QWEN = range(5)
 """How texts are split; the numbers are those of ``csrc/words/piece_encoder.h``."""
 _SPACE = "Ġ"
 _PROBES = 400
@@ -111,16 +116,20 @@ def _split(pre_tokenizer: Any) -> int | None:
         return None
     if kinds == ["ByteLevel"]:
         return GPT2 if steps[0].get("use_regex", True) else None
-    if kinds != ["Split", "ByteLevel"] or steps[0]["behavior"] != "Removed":
+    if kinds != ["Split", "ByteLevel"]:
         return None
-    pattern = str(steps[0]["pattern"].get("Regex")).removeprefix("(?i:").removesuffix(")")
-    return CLIP if pattern in CLIP_PATTERNS and steps[0]["invert"] else None
+    pattern = str(steps[0]["pattern"].get("Regex"))
+    way = steps[0]["behavior"], bool(steps[0]["invert"])
+    if way == ("Isolated", False) and not steps[1].get("use_regex", True):
+        return {GPT4_PATTERN: GPT4, QWEN_PATTERN: QWEN}.get(pattern)
+    bare = pattern.removeprefix("(?i:").removesuffix(")")
+    return CLIP if way == ("Removed", True) and bare in CLIP_PATTERNS else None
 
 
 def _with_model(native: Any, model: dict[str, Any], split: int, lower: bool) -> Any:
     if model["type"] == "WordPiece" and split == BERT:
         return _longest_words(native, model, split, lower)
-    odd = ("dropout", "continuing_subword_prefix", "ignore_merges", "byte_fallback")
+    odd = ("dropout", "continuing_subword_prefix", "byte_fallback")
     if model["type"] != "BPE" or split == BERT or any(model.get(key) for key in odd):
         return None
     return _pair_merges(native, model, split, lower)
@@ -138,7 +147,13 @@ def _pair_merges(native: Any, model: dict[str, Any], split: int, lower: bool) ->
         characters[row, ord(" ")] = vocabulary.get(_SPACE + end, -1)
     ids = [[vocabulary.get(t, -1) for t in (left, right, left + right)] for left, right in pairs]
     merges = np.array([row for row in ids if min(row) >= 0], np.int64).reshape(-1, 3)
-    return native.from_merges(split, lower, characters, merges)
+    whole: dict[str, int] = {}
+    if model.get("ignore_merges"):
+        if suffix:
+            return None
+        plain = {token.replace(_SPACE, " "): id_ for token, id_ in vocabulary.items()}
+        whole = {token: id_ for token, id_ in plain.items() if token.isascii()}
+    return native.from_merges(split, lower, characters, merges, list(whole), list(whole.values()))
 
 
 def _longest_words(native: Any, model: dict[str, Any], split: int, lower: bool) -> Any:

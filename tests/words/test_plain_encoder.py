@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse_index.ops import _native
+from fuse_index.words.locality import GPT4_PATTERN, QWEN_PATTERN
 from fuse_index.words.plain_encoder import plain_encoder_of, probe_texts
 from fuse_index.words.tokenization import WordTokenizer
 from tests.words.strategies import ODD_WORDS
@@ -82,6 +84,46 @@ def test_the_real_tokenizers(gpt2_dir: str, minilm_dir: str) -> None:
         assert rows == tokenizer.backend.encode_batch(texts)
 
 
+def splitting(pattern: str) -> dict[str, Any]:
+    """A pre-tokenizer that splits by a pattern, as Llama 3's and Qwen's do."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    steps = [split | {"invert": False}, level | {"use_regex": False}]
+    return {"type": "Sequence", "pretokenizers": steps}
+
+
+def changed(change: Callable[[dict[str, Any]], None]) -> WordTokenizer:
+    """GPT-2's tiny tokenizer with another definition."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    spec = json.loads(make("gpt2").backend_tokenizer.to_str())
+    change(spec)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
+    return WordTokenizer.from_tokenizer(tokenizer)
+
+
+@cache
+def with_pattern(pattern: str, *, whole: bool) -> WordTokenizer:
+    """GPT-2's tiny tokenizer that splits as another model's."""
+
+    def change(spec: dict[str, Any]) -> None:
+        spec["pre_tokenizer"] = splitting(pattern)
+        spec["model"]["ignore_merges"] = whole
+
+    return changed(change)
+
+
+@native
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("pattern", [GPT4_PATTERN, QWEN_PATTERN])
+@settings(max_examples=300)
+@given(text=plain_texts)
+def test_newer_patterns(pattern: str, whole: bool, text: str) -> None:
+    tokenizer = with_pattern(pattern, whole=whole)
+    assert encoded(tokenizer, [text]) == tokenizer.backend.encode_batch([text])
+
+
 @native
 @pytest.mark.parametrize("text", ["é", "a b", "a ", " ", "\t", "a\n", "x" * 129, "a\x7f", "中"])
 def test_says_what_it_does_not_know(text: str) -> None:
@@ -93,8 +135,12 @@ def _with_prefix_space(spec: dict[str, Any]) -> None:
     spec["pre_tokenizer"]["add_prefix_space"] = True
 
 
-def _with_whole_words(spec: dict[str, Any]) -> None:
-    spec["model"]["ignore_merges"] = True
+def _with_byte_fallback(spec: dict[str, Any]) -> None:
+    spec["model"]["byte_fallback"] = True
+
+
+def _with_other_pattern(spec: dict[str, Any]) -> None:
+    spec["pre_tokenizer"] = splitting(r"\p{L}+|\P{L}+")
 
 
 def _with_other_normalizer(spec: dict[str, Any]) -> None:
@@ -113,7 +159,8 @@ def _with_added_token(spec: dict[str, Any]) -> None:
     "change",
     [
         _with_prefix_space,
-        _with_whole_words,
+        _with_byte_fallback,
+        _with_other_pattern,
         _with_other_normalizer,
         _with_added_token,
     ],
@@ -121,13 +168,7 @@ def _with_added_token(spec: dict[str, Any]) -> None:
 def test_there_is_none_for_a_tokenizer_that_does_more(
     change: Callable[[dict[str, Any]], None],
 ) -> None:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    spec = json.loads(make("gpt2").backend_tokenizer.to_str())
-    change(spec)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-    assert plain_encoder_of(WordTokenizer.from_tokenizer(tokenizer).backend) is None
+    assert plain_encoder_of(changed(change).backend) is None
 
 
 @native
