@@ -4,7 +4,8 @@ The case is an optimizer's step: 512 candidates that each differ in one token fr
 tokens. The baseline is what one writes without it: ``source.batch_decode`` and a call of the
 target's tokenizer. Three kinds of step are timed: the same candidates again, candidates drawn anew
 from 256 proposals for each place (after 20 such steps), and candidates never seen before, whose new
-words the target's tokenizer must be asked for. Results are compared with the tokenizers' first.
+words the target's tokenizer must be asked for. Plain parts are timed by themselves, by the encoder
+in C++ and by the tokenizer. Results are compared with the tokenizers' first.
 
 The tokenizers are those of ``../shared/models`` where they are there, else small ones trained on
 the help texts of Python, and open_clip's own. Runs with no arguments; ``--json`` for machines.
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress, count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from fuse_index.words.plain_encoder import plain_encoder_of, probe_texts
 from fuse_index.words.retokenizer import Retokenizer, RetokenizerOptions
 from fuse_index.words.tokenization import WordTokenizer
 
@@ -170,11 +173,29 @@ def measure(source_tokenizer: Any, target: Target) -> list[_bench.Row]:
     return rows
 
 
+def measure_parts(name: str, tokenizer: WordTokenizer) -> list[_bench.Row]:
+    """Time plain parts by the encoder in C++ against one call of the tokenizer's library."""
+    encoder = plain_encoder_of(tokenizer.backend)
+    if encoder is None:
+        return []
+    seeds = count(1)
+
+    def draw() -> list[str]:
+        texts = probe_texts(tokenizer.backend.tokens, next(seeds))
+        parts = [f" {text.strip()}" for text in texts]
+        return list(compress(parts, encoder.encode(parts)[0] >= 0))
+
+    fast, slow = alternate(encoder.encode, tokenizer.backend.encode_batch, draw)
+    return [_bench.row(f"{name}, 400 plain parts, new ones each time", fast, "tokenizer", slow)]
+
+
 def main() -> None:
     """Run the benchmark."""
     arguments = _bench.parser(__doc__).parse_args()
     source = load("gpt2-bpe-lm-18m", train_byte_level)
     rows = [row for target in targets() for row in measure(source, target)]
+    for name, tokenizer in [("source", source), *((t.name, t.tokenizer) for t in targets())]:
+        rows += measure_parts(name, WordTokenizer.from_tokenizer(tokenizer))
     _bench.publish(
         "retokenize",
         rows,

@@ -236,7 +236,7 @@ class Run:
     def _keep(self, scored: Scored, *, grown: bool) -> bool:
         """Give candidates to the search; returns whether one of them survives."""
         promising = self.record.promising(scored)
-        likely = [*promising, scored.state(int(scored.order[0]))]
+        likely = [*promising, *(scored.state(int(i)) for i in scored.order[:1])]
         scored.prepare([state.ids for state in likely])  # all that are likely to be asked for
         self.search.update(scored, grown=grown)
         self.context.recent = scored

@@ -51,8 +51,7 @@ class FastBackend:
         self.unknown_id = _unknown_id(spec, vocabulary, outer)
         self.special_tokens = frozenset(special)
         self.spec = spec
-        self._hidden = _hide_specials(spec, special)
-        self._tokenizer = Tokenizer.from_str(json.dumps(self._hidden))
+        self._tokenizer = Tokenizer.from_str(json.dumps(_hide_specials(spec, special)))
         self._tokenizer.encode_special_tokens = True
         self._decoder = self._tokenizer.decoder
         self._finish, self.finish = self._find_finish(backend, outer)
@@ -79,7 +78,7 @@ class FastBackend:
 
     def plain_pipeline(self) -> dict[str, Any]:
         """The definition that texts go through, special tokens hidden."""
-        return self._hidden
+        return _hide_specials(self.spec, set(self.special_tokens))
 
     def independent(self, word: str) -> bool:
         """Nothing is cleaned before the tokenizer's own normalizer."""

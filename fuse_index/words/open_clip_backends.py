@@ -85,10 +85,16 @@ class OpenClipBackend:
         return [self._tokenizer.decode(row) for row in rows]
 
     def plain_pipeline(self) -> dict[str, Any] | None:
-        """The definition that plain texts go through once they are cleaned, if there is one."""
-        pipeline: dict[str, Any] | None = None
-        if self._twin is not None:
-            pipeline = json.loads(self._twin.to_str())
+        """The definition that plain texts go through, cleaning included, if there is one.
+
+        It has no token for an ampersand, which may begin an entity that is cleaned away.
+        """
+        if self._twin is None or self._light is None:
+            return None
+        pipeline: dict[str, Any] = json.loads(self._twin.to_str())
+        pipeline["normalizer"] = {"type": "Lowercase"} if self._light("A") == "a" else None
+        for token in ("&", "&</w>"):
+            pipeline["model"]["vocab"].pop(token, None)
         return pipeline
 
     def independent(self, word: str) -> bool:

@@ -17,7 +17,7 @@ def build_and_run(folder: Path, sanitizers: str) -> subprocess.CompletedProcess[
     if compiler is None:
         pytest.skip("no C++ compiler")
     program = folder / "words_test"
-    sources = [CSRC / "tests" / "words_test.cpp", *sorted((CSRC / "words").glob("*.cpp"))]
+    sources = [*sorted((CSRC / "tests").glob("*.cpp")), *sorted((CSRC / "words").glob("*.cpp"))]
     sanitize = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     command = [compiler, *FLAGS, *sanitize, *map(str, sources), "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
