@@ -8,7 +8,7 @@ namespace {
 
 enum class Kind { kNone, kLetter, kDigit, kOther };
 
-constexpr size_t kLongestText = 128;  // merging looks at all pairs again after every merge
+constexpr size_t kLongestText = 128;  // merging looks for the best of all pairs every time
 
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -145,20 +145,26 @@ bool PieceEncoder::merge(std::string_view piece, std::vector<int64_t>* ids) cons
     symbols[i] = i + 1 == count ? last_[code] : inside_[code];
     if (symbols[i] < 0) return false;
   }
+  constexpr size_t kNone = std::numeric_limits<size_t>::max();
+  std::array<Rank, kLongestText> pairs;  // pair i is of symbols i and i + 1
+  const auto rank = [&](size_t i) {
+    const auto found = ranks_.find(pair_key(symbols[i], symbols[i + 1]));
+    return found == ranks_.end() ? Rank{kNone, 0} : found->second;
+  };
+  for (size_t i = 0; i + 1 < count; ++i) pairs[i] = rank(i);
   while (count > 1) {
-    Rank best{std::numeric_limits<size_t>::max(), 0};
     size_t where = 0;
-    for (size_t i = 0; i + 1 < count; ++i) {
-      const auto found = ranks_.find(pair_key(symbols[i], symbols[i + 1]));
-      if (found != ranks_.end() && found->second.rank < best.rank) {
-        best = found->second;
-        where = i;
-      }
+    for (size_t i = 1; i + 1 < count; ++i) {
+      if (pairs[i].rank < pairs[where].rank) where = i;
     }
-    if (best.rank == std::numeric_limits<size_t>::max()) break;
-    symbols[where] = best.merged;
-    for (size_t i = where + 1; i + 1 < count; ++i) symbols[i] = symbols[i + 1];
+    if (pairs[where].rank == kNone) break;
+    symbols[where] = pairs[where].merged;
     --count;
+    for (size_t i = where + 1; i < count; ++i) symbols[i] = symbols[i + 1];
+    for (size_t i = where + 1; i + 1 < count; ++i) pairs[i] = pairs[i + 1];
+    // only the pairs beside the merged one are others now
+    if (where > 0) pairs[where - 1] = rank(where - 1);
+    if (where + 1 < count) pairs[where] = rank(where);
   }
   ids->insert(ids->end(), symbols.begin(), symbols.begin() + static_cast<std::ptrdiff_t>(count));
   return true;

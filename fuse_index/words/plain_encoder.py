@@ -1,4 +1,4 @@
-"""Ids of plain texts in C++: for the tokenizers everyone has, in a third of the time.
+"""Ids of plain texts in C++: for the tokenizers everyone has, in a quarter of the time.
 
 A text is plain if it is printable ASCII with at most one space, at its beginning: nearly every part
 that a candidate makes. What splits it into pieces is one of five well-known rules, and what cuts
