@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fuse_index.adapter import Adapter, FitOptions, WordLayout, bridge
-    from fuse_index.artifact import read_bundle, verify_bundle
     from fuse_index.build import BuildOptions, build_bundle
+    from fuse_index.bundle import read_bundle, verify_bundle
     from fuse_index.errors import FuseIndexError
     from fuse_index.evaluate import FidelityOptions, measure_fidelity
     from fuse_index.models import load_model
@@ -29,8 +29,8 @@ _HOMES = {
     "build_bundle": "fuse_index.build",
     "load_model": "fuse_index.models",
     "measure_fidelity": "fuse_index.evaluate",
-    "read_bundle": "fuse_index.artifact",
-    "verify_bundle": "fuse_index.artifact",
+    "read_bundle": "fuse_index.bundle",
+    "verify_bundle": "fuse_index.bundle",
 }
 
 __all__ = [

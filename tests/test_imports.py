@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fuse_index"
 FLOORS = (
     "errors",
+    "common",
     "ops",
     "tensors",
     "words",
-    "artifact",
+    "bundle",
     "share",
     "adapter",
     "index",
@@ -101,7 +102,7 @@ def type_checking_imports() -> set[str]:
 def test_the_graph_is_seen_at_all():
     """The test above would pass on a graph it cannot read."""
     assert ("fuse_index.words.table.WordTable") in {
-        name for name, _ in imports_of("fuse_index.artifact.read")
+        name for name, _ in imports_of("fuse_index.bundle.read")
     }
     assert floor_of("fuse_index.words.table.WordTable") == FLOORS.index("words")
 
@@ -181,7 +182,7 @@ def test_nothing_is_unpickled_and_no_foreign_code_runs(module):
         assert "weights_only=True" in found
 
 
-READS_THE_ENVIRONMENT = "fuse_index.share.cache"
+READS_THE_ENVIRONMENT = "fuse_index.common.cache"
 """The one module beside the operators that does: where the cache is."""
 
 

@@ -4,7 +4,7 @@
 Random full-rank embeddings of width 1024 (source) and 512 (target); as many words as the case says
 in each of the groups 1x1, 2x2, 3x3 and 4x4.
 
-ours       fuse_index.adapter.fit.fit_adapter without ridge and hold-out: from token ids and
+ours       fuse_index.adapter.fit.fit.fit_adapter without ridge and hold-out: from token ids and
            embedding tables to all four adapters and the fallback.
 baseline   torch: rfft along the tube, torch.linalg.pinv of every face, product, irfft. The word
            tensors are made beforehand and not timed. Same words, float32.
@@ -94,8 +94,8 @@ def measure_ours(words: int, repeats: int, output: Path) -> dict[str, Any]:
     """Fit all groups, ``repeats`` times."""
     from safetensors.torch import save_file
 
-    from fuse_index.adapter.fit import fit_adapter
-    from fuse_index.adapter.options import FitOptions
+    from fuse_index.adapter.fit.fit import fit_adapter
+    from fuse_index.adapter.fit.options import FitOptions
 
     imports = _bench.peak_rss()
     table, source, target = make_input(words)

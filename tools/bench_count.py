@@ -5,8 +5,8 @@ The text is made from the words of a corpus, drawn by Zipf's law, with words put
 of them for the long tail. Every measurement runs in a process of its own on the same two cores and
 ends with the words sorted by count and then by code point.
 
-memory     fuse_index.words.corpus.count_words, the counter of small corpora (one thread)
-ours       fuse_index.words.counting: shards counted by DuckDB into files, merged, sorted and
+memory     fuse_index.words.corpus.words.count_words, the counter of small corpora (one thread)
+ours       fuse_index.words.corpus.counting: shards counted by DuckDB into files, merged, sorted and
            written; 1 GiB of memory. Cuts at everything that str.split takes for white space.
 duckdb     one query: read_csv by lines, string_split at the space alone, GROUP BY, ORDER BY
 polars     scan_csv by lines, str.split at the space alone, group_by, sort; streaming engine
@@ -109,7 +109,7 @@ def measure(way: str, text: Path) -> dict[str, Any]:
 
 def memory(text: Path, _folder: str) -> tuple[Any, Any]:
     """Our counter in memory."""
-    from fuse_index.words.corpus import count_words
+    from fuse_index.words.corpus.words import count_words
 
     found = count_words([text])
     return found.words, found.counts.tolist()
@@ -121,8 +121,17 @@ def load_libraries(way: str) -> None:
     import os
 
     os.environ["POLARS_MAX_THREADS"] = str(THREADS)
-    ours_ = ("fuse_index.words.counting", "fuse_index.words.shards", "duckdb", "pyarrow.parquet")
-    names = {"ours": ours_, "memory": ("fuse_index.words.corpus",), "duckdb": ("duckdb", "pyarrow")}
+    ours_ = (
+        "fuse_index.words.corpus.counting",
+        "fuse_index.words.corpus.shards",
+        "duckdb",
+        "pyarrow.parquet",
+    )
+    names = {
+        "ours": ours_,
+        "memory": ("fuse_index.words.corpus.words",),
+        "duckdb": ("duckdb", "pyarrow"),
+    }
     for name in names.get(way, ("polars",)):
         importlib.import_module(name)
 
@@ -142,10 +151,10 @@ class Lazily:
 
 def ours(text: Path, folder: str) -> tuple[Any, Any]:
     """Our counter on the disk."""
-    from fuse_index.words.corpus import CorpusOptions
-    from fuse_index.words.counting import Engine, count_shard, merge_counts
-    from fuse_index.words.reading import find_sources
-    from fuse_index.words.shards import split_sources
+    from fuse_index.words.corpus.counting import Engine, count_shard, merge_counts
+    from fuse_index.words.corpus.reading import find_sources
+    from fuse_index.words.corpus.shards import split_sources
+    from fuse_index.words.corpus.words import CorpusOptions
 
     engine = Engine(Path(folder), threads=THREADS)
     files = []

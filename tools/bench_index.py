@@ -174,7 +174,7 @@ def real_input(widths: tuple[int, ...]) -> list[tuple[Any, Any, Any]]:
     from fuse_index.build.queries import sample_queries
     from fuse_index.demo.packaged import DemoModel, model_name
     from fuse_index.models import load_model
-    from fuse_index.words.corpus import CorpusOptions, count_words
+    from fuse_index.words.corpus.words import CorpusOptions, count_words
     from fuse_index.words.ragged import Ragged
     from fuse_index.words.table import build_word_table
 

@@ -67,7 +67,7 @@ def load(bundle: Path) -> dict[str, Any]:
     import torch
 
     from fuse_index import Adapter
-    from fuse_index.artifact import verify_bundle
+    from fuse_index.bundle import verify_bundle
 
     adapter, loading = _timed(lambda: Adapter.from_pretrained(bundle))
     assert adapter.bundle is not None

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from fuse_index.words.plain_encoder import plain_encoder_of, probe_texts
-from fuse_index.words.retokenizer import Retokenizer, RetokenizerOptions
-from fuse_index.words.tokenization import WordTokenizer
+from fuse_index.words.retokenize.plain_encoder import plain_encoder_of, probe_texts
+from fuse_index.words.retokenize.retokenizer import Retokenizer, RetokenizerOptions
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 MODELS = _bench.ROOT.parent / "shared" / "models"
 PROMPT = (

@@ -183,7 +183,7 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     """Build once; called in a process of its own."""
     from fuse_index.build import BuildOptions, Resources, build_bundle
     from fuse_index.build.memory import parse_bytes
-    from fuse_index.words.corpus import CorpusOptions
+    from fuse_index.words.corpus.words import CorpusOptions
 
     if given["ray"]:
         import ray

@@ -1,10 +1,10 @@
 """Fitting adapters, the adapter itself, the autograd bridge, the quality report."""
 
 from fuse_index.adapter.adapter import Adapter
-from fuse_index.adapter.fit import Fit, fit_adapter
+from fuse_index.adapter.fit.fit import Fit, fit_adapter
+from fuse_index.adapter.fit.options import FitOptions, Grouping
+from fuse_index.adapter.fit.quality import GroupQuality, QualityReport
 from fuse_index.adapter.layout import WordLayout
-from fuse_index.adapter.options import FitOptions, Grouping
-from fuse_index.adapter.quality import GroupQuality, QualityReport
 from fuse_index.adapter.straight_through import bridge
 
 __all__ = [

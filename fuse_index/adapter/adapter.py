@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.adapter.layout import Counts, WordLayout
-from fuse_index.artifact.layout import FALLBACK, order_groups, parse_group
+from fuse_index.bundle.layout import FALLBACK, order_groups, parse_group
 from fuse_index.errors import OptionError, ShapeError
 from fuse_index.ops import pull_back, push_forward
 
 if TYPE_CHECKING:
-    from fuse_index.artifact import Bundle, ModelIdentity
+    from fuse_index.bundle import Bundle, ModelIdentity
 
 
 class Adapter:
@@ -258,7 +258,7 @@ class Adapter:
             RemoteError: it is not there, may not be read, or cannot be reached.
             OptionError: the name is malformed.
         """
-        from fuse_index.artifact import read_bundle  # noqa: PLC0415 - numpy and safetensors
+        from fuse_index.bundle import read_bundle  # noqa: PLC0415 - numpy and safetensors
         from fuse_index.share.pull import locate  # noqa: PLC0415 - so is this
 
         folder = locate(
@@ -283,7 +283,7 @@ class Adapter:
             OptionError: the adapter was not loaded from a bundle, so that its words are unknown.
             StorageError: the folder exists or cannot be written.
         """
-        from fuse_index.artifact import BundleContents, write_bundle  # noqa: PLC0415
+        from fuse_index.bundle import BundleContents, write_bundle  # noqa: PLC0415
 
         if self.bundle is None:
             raise OptionError(

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from fuse_index.adapter._spectrum import face_weights
-from fuse_index.adapter.stream import SHARD_WORDS as FIT_SHARD_WORDS
+from fuse_index.adapter.fit._spectrum import face_weights
+from fuse_index.adapter.fit.stream import SHARD_WORDS as FIT_SHARD_WORDS
 from fuse_index.errors import OptionError
-from fuse_index.words.counting import DEFAULT_MEMORY, SMALL_BYTES
-from fuse_index.words.shards import SHARD_BYTES
+from fuse_index.words.corpus.counting import DEFAULT_MEMORY, SMALL_BYTES
+from fuse_index.words.corpus.shards import SHARD_BYTES
 from fuse_index.words.table import SHARD_WORDS
 
 Pair = tuple[int, int]
@@ -200,7 +200,7 @@ def sum_flops(pair: Pair, widths: tuple[int, int]) -> float:
     """Floating-point operations that one word of a group costs in the sums.
 
     A real face costs half a product of the source with itself and one with the target, a complex
-    one one and a half and three (:mod:`fuse_index.adapter.gram`). Words of one source token are
+    one one and a half and three (:mod:`fuse_index.adapter.fit.gram`). Words of one source token are
     one real face with their target tokens side by side.
     """
     (p, q), (source, target) = pair, widths

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fuse_index.adapter.stream import Problem
+from fuse_index.adapter.fit.stream import Problem
 from fuse_index.build.fitstore import Shard, State, sum_here
-from fuse_index.words.corpus import WordCounts
-from fuse_index.words.counting import Engine, count_shard
-from fuse_index.words.reading import Source
-from fuse_index.words.stored import StoredWords, write_part
+from fuse_index.words.corpus.counting import Engine, count_shard
+from fuse_index.words.corpus.reading import Source
+from fuse_index.words.corpus.stored import StoredWords, write_part
+from fuse_index.words.corpus.words import WordCounts
 from fuse_index.words.table import TableOptions, tabulate
-from fuse_index.words.tokenization import WordTokenizer
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 Report = Callable[[int], None]
 Words = StoredWords | WordCounts

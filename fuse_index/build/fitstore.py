@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fuse_index.adapter.fit import FoundGroup
-from fuse_index.adapter.gram import GroupGram
-from fuse_index.adapter.lstsq import Summing, Tick, empty_sums, sum_chunks
-from fuse_index.adapter.stream import Problem
+from fuse_index.adapter.fit.fit import FoundGroup
+from fuse_index.adapter.fit.gram import GroupGram
+from fuse_index.adapter.fit.lstsq import Summing, Tick, empty_sums, sum_chunks
+from fuse_index.adapter.fit.stream import Problem
 
 State = dict[str, NDArray[Any]]
 Shard = tuple[int, int]

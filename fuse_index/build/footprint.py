@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.adapter.groups import group_words
-from fuse_index.artifact.layout import ADAPTER, CARD, FALLBACK, GROUPS, MANIFEST, WORDS
-from fuse_index.artifact.tensorfile import TensorSpec, file_size
-from fuse_index.artifact.wordfile import group_position
+from fuse_index.adapter.fit.groups import group_words
 from fuse_index.build.options import BuildOptions
+from fuse_index.bundle.layout import ADAPTER, CARD, FALLBACK, GROUPS, MANIFEST, WORDS
+from fuse_index.bundle.tensorfile import TensorSpec, file_size
+from fuse_index.bundle.wordfile import group_position
 from fuse_index.words.table import WordTable
 
 _TEXT_BYTES = {CARD: 1_700.0, MANIFEST: 2_100.0}

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fuse_index.artifact import Manifest, read_bundle
-from fuse_index.artifact.identity import require_model
 from fuse_index.build.queries import sample_queries
+from fuse_index.bundle import Manifest, read_bundle
+from fuse_index.bundle.identity import require_model
 from fuse_index.index import IndexOptions, Representation, Side, WordIndex, add_index, sides_of
 from fuse_index.models import load_model
 from fuse_index.models.embeddings import Embeddings, load_embeddings

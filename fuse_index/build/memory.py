@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fuse_index.errors import OptionError
-from fuse_index.words.counting import DEFAULT_MEMORY
+from fuse_index.words.corpus.counting import DEFAULT_MEMORY
 
 ENGINE_OVERHEAD = 256 << 20
 """What the counting engine was measured to take beside the memory it is limited to."""

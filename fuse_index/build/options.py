@@ -7,11 +7,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from fuse_index.adapter.options import FitOptions
+from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.build.indexing import IndexModel
 from fuse_index.errors import OptionError
 from fuse_index.index import IndexOptions
-from fuse_index.words.corpus import CorpusOptions
+from fuse_index.words.corpus.words import CorpusOptions
 from fuse_index.words.table import TableOptions
 
 DEFAULT_MIN_COUNT = 2

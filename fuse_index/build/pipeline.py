@@ -10,8 +10,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from fuse_index.adapter.fit import Fit, fit_adapter
-from fuse_index.artifact import (
+from fuse_index.adapter.fit.fit import Fit, fit_adapter
+from fuse_index.build.execute import Executor, Here, Tabulator, Words
+from fuse_index.build.indexing import IndexModel, make_index
+from fuse_index.build.memory import Ceiling
+from fuse_index.build.options import BuildOptions, Resources, Stage
+from fuse_index.build.streaming import Streaming
+from fuse_index.build.work import Work, make_plan
+from fuse_index.bundle import (
     BundleContents,
     Manifest,
     ModelIdentity,
@@ -19,18 +25,12 @@ from fuse_index.artifact import (
     embed_groups,
     write_bundle,
 )
-from fuse_index.build.execute import Executor, Here, Tabulator, Words
-from fuse_index.build.indexing import IndexModel, make_index
-from fuse_index.build.memory import Ceiling
-from fuse_index.build.options import BuildOptions, Resources, Stage
-from fuse_index.build.streaming import Streaming
-from fuse_index.build.work import Work, make_plan
 from fuse_index.errors import CorpusError, OptionError
 from fuse_index.index import IndexOptions, WordIndex, save_index
 from fuse_index.models.embeddings import Embeddings, load_embeddings
-from fuse_index.words.corpus import read_word_list
-from fuse_index.words.reading import Source, find_sources
-from fuse_index.words.stored import StoredTable
+from fuse_index.words.corpus.reading import Source, find_sources
+from fuse_index.words.corpus.stored import StoredTable
+from fuse_index.words.corpus.words import read_word_list
 from fuse_index.words.table import WordTable
 
 logger = logging.getLogger(__name__)

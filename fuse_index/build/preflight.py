@@ -34,8 +34,8 @@ from fuse_index.build.sampling import (
 from fuse_index.errors import CorpusError, VocabularyError
 from fuse_index.models.embeddings import Embeddings, load_embeddings
 from fuse_index.models.weights import weights_bytes
-from fuse_index.words.reading import find_sources
-from fuse_index.words.retokenizer import Retokenizer
+from fuse_index.words.corpus.reading import find_sources
+from fuse_index.words.retokenize.retokenizer import Retokenizer
 from fuse_index.words.table import SHARD_WORDS, WordTable, tabulate
 
 EXAMPLES = 5

@@ -25,16 +25,16 @@ import torch
 from torch import Tensor
 
 from fuse_index import errors
-from fuse_index.adapter._workers import Workers
-from fuse_index.adapter.lstsq import sum_chunks
-from fuse_index.adapter.stored import StoredRows, StoredStream
-from fuse_index.adapter.stream import Ids, Problem
+from fuse_index.adapter.fit._workers import Workers
+from fuse_index.adapter.fit.lstsq import sum_chunks
+from fuse_index.adapter.fit.stored import StoredRows, StoredStream
+from fuse_index.adapter.fit.stream import Ids, Problem
 from fuse_index.build.execute import Report, Tabulator, Words
 from fuse_index.build.fitstore import Shard, State
 from fuse_index.errors import ClusterError, FuseIndexError, MissingDependencyError, OptionError
-from fuse_index.words.corpus import WordCounts
-from fuse_index.words.counting import DEFAULT_MEMORY, Engine, count_shard
-from fuse_index.words.reading import Source
+from fuse_index.words.corpus.counting import DEFAULT_MEMORY, Engine, count_shard
+from fuse_index.words.corpus.reading import Source
+from fuse_index.words.corpus.words import WordCounts
 
 logger = logging.getLogger(__name__)
 

@@ -10,18 +10,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fuse_index.adapter.options import FitOptions
-from fuse_index.artifact import Bundle, Manifest, ModelIdentity, read_bundle, verify_bundle
-from fuse_index.artifact.card import render_card
-from fuse_index.artifact.identity import require_model
-from fuse_index.artifact.layout import ADAPTER, CARD, GROUPS, INDEX_FOLDER, MANIFEST, WORDS
+from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.build.options import BuildOptions
 from fuse_index.build.pipeline import Progress, build_bundle
+from fuse_index.bundle import Bundle, Manifest, ModelIdentity, read_bundle, verify_bundle
+from fuse_index.bundle.card import render_card
+from fuse_index.bundle.identity import require_model
+from fuse_index.bundle.layout import ADAPTER, CARD, GROUPS, INDEX_FOLDER, MANIFEST, WORDS
 from fuse_index.errors import BundleError, OptionError
 from fuse_index.models.embeddings import load_embeddings
 from fuse_index.models.naming import ModelSource, parse_model_name
 from fuse_index.share.compare import adapter_differences
-from fuse_index.words.corpus import CorpusOptions
+from fuse_index.words.corpus.words import CorpusOptions
 from fuse_index.words.table import TableOptions
 
 _CORPUS_OPTIONS = ("encoding", "lowercase", "max_words", "min_count")

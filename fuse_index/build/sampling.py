@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.errors import CorpusError, VocabularyError
-from fuse_index.words.corpus import CorpusOptions, WordCounts, count_words, read_word_list
-from fuse_index.words.reading import Source, read_text
-from fuse_index.words.shards import split_sources
-from fuse_index.words.tokenization import WordTokenizer
+from fuse_index.words.corpus.reading import Source, read_text
+from fuse_index.words.corpus.shards import split_sources
+from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words, read_word_list
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 SAMPLE_BYTES = 64 << 20
 """A corpus up to this size is counted whole; of a larger one so much is read."""

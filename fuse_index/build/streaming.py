@@ -8,26 +8,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fuse_index.adapter._workers import Workers
-from fuse_index.adapter.fit import Fit, fit_groups
-from fuse_index.adapter.options import FitOptions
-from fuse_index.adapter.stored import StoredStream, store_groups
+from fuse_index.adapter.fit._workers import Workers
+from fuse_index.adapter.fit.fit import Fit, fit_groups
+from fuse_index.adapter.fit.options import FitOptions
+from fuse_index.adapter.fit.stored import StoredStream, store_groups
 from fuse_index.build.execute import Executor, Here, Tabulator, Words
 from fuse_index.build.fitstore import FileFitStore
 from fuse_index.build.memory import Ceiling, give_back_large_blocks
 from fuse_index.build.work import Work
 from fuse_index.words import table as word_table
-from fuse_index.words.corpus import CorpusOptions, count_words
-from fuse_index.words.counting import (
+from fuse_index.words.corpus.counting import (
     SMALL_BYTES,
     Engine,
     can_stream,
     has_engine,
     merge_counts,
 )
-from fuse_index.words.reading import Source
-from fuse_index.words.shards import split_sources
-from fuse_index.words.stored import StoredTable, StoredWords, read_part
+from fuse_index.words.corpus.reading import Source
+from fuse_index.words.corpus.shards import split_sources
+from fuse_index.words.corpus.stored import StoredTable, StoredWords, read_part
+from fuse_index.words.corpus.words import CorpusOptions, count_words
 from fuse_index.words.table import WordTable, build_word_table, finish_table
 
 logger = logging.getLogger(__name__)

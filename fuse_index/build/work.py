@@ -18,11 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import fuse_index
-from fuse_index.artifact.jsontext import plain
-from fuse_index.artifact.staging import storage_error
+from fuse_index.bundle.jsontext import plain
+from fuse_index.bundle.staging import storage_error
 from fuse_index.errors import FuseIndexError, OptionError, StorageError
-from fuse_index.words.reading import Source
-from fuse_index.words.stored import write_json
+from fuse_index.words.corpus.reading import Source
+from fuse_index.words.corpus.stored import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -102,7 +102,7 @@ def show_traceback(exception: BaseException) -> None:
 
 def print_json(value: Any) -> None:
     """Write one JSON object to stdout: ASCII, sorted keys, null for numbers that are not finite."""
-    from fuse_index.artifact.jsontext import plain
+    from fuse_index.bundle.jsontext import plain
 
     sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 

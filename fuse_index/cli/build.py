@@ -177,7 +177,7 @@ def _options(
     from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions, IndexModel
     from fuse_index.index import IndexOptions, Kind
     from fuse_index.index.options import choose
-    from fuse_index.words.corpus import CorpusOptions
+    from fuse_index.words.corpus.words import CorpusOptions
     from fuse_index.words.table import TableOptions
 
     names = [item.value for item in Grouping]
@@ -239,7 +239,7 @@ def as_json(result: BuildResult) -> dict[str, Any]:
 
 
 def _show(result: BuildResult) -> None:
-    from fuse_index.artifact.card import index_rows, number, quality_rows
+    from fuse_index.bundle.card import index_rows, number, quality_rows
 
     manifest = result.manifest
     if manifest.quality:

@@ -30,7 +30,7 @@ def diff_command(
     is equal is not shown. What is compared is checked first. Exit code: 0 when all bytes are equal,
     1 when something differs, 2 when a bundle cannot be read.
     """
-    from fuse_index.artifact import read_bundle
+    from fuse_index.bundle import read_bundle
     from fuse_index.share import locate
     from fuse_index.share.compare import compare_bundles
 
@@ -115,7 +115,7 @@ def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
 
 
 def _cell(value: Any) -> str:
-    from fuse_index.artifact.card import number
+    from fuse_index.bundle.card import number
 
     text = number(value)
     return f"{text[:16]}..." if len(text) == 64 and text.isalnum() else text

@@ -10,7 +10,7 @@ import typer
 from fuse_index.cli import _console
 
 if TYPE_CHECKING:
-    from fuse_index.artifact import Manifest
+    from fuse_index.bundle import Manifest
 
 
 def inspect_command(
@@ -30,7 +30,7 @@ def inspect_command(
     Reads BUNDLE without loading any model. A file that is damaged, missing or not listed in the
     manifest is an error (exit code 2) that names it; --no-verify shows the manifest all the same.
     """
-    from fuse_index.artifact import read_manifest, verify_bundle
+    from fuse_index.bundle import read_manifest, verify_bundle
 
     if verify:
         with _console.ProgressBar() as bar:
@@ -55,7 +55,7 @@ def as_json(bundle: Path, manifest: Manifest, verified: bool) -> dict[str, Any]:
 
 
 def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
-    from fuse_index.artifact.card import index_rows, number, quality_rows
+    from fuse_index.bundle.card import index_rows, number, quality_rows
 
     models = (manifest.source, manifest.target)
     kind = "identity of one model" if manifest.identity else "adapter"

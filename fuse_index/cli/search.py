@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fuse_index.artifact import Manifest
+    from fuse_index.bundle import Manifest
     from fuse_index.index import Metric, WordIndex
     from fuse_index.models.embeddings import Embeddings
 
@@ -44,8 +44,8 @@ def search_command(
     A word that is not in the bundle is tokenized by the models and searched all the same. Scores
     are exact, and higher is nearer: for l2 they are negative squared distances.
     """
-    from fuse_index.artifact import read_bundle
     from fuse_index.build import IndexModel
+    from fuse_index.bundle import read_bundle
     from fuse_index.index import Metric, WordIndex
     from fuse_index.index.options import choose
     from fuse_index.models.embeddings import load_embeddings
@@ -78,7 +78,7 @@ def search_command(
 
 
 def _require(bundle: Path, manifest: Manifest, side: str, embeddings: Embeddings) -> None:
-    from fuse_index.artifact.identity import require_model
+    from fuse_index.bundle.identity import require_model
 
     require_model(side, getattr(manifest, side), embeddings.identity, str(bundle))
 

@@ -11,7 +11,7 @@ from fuse_index.cli import _console
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
-    from fuse_index.artifact import Manifest
+    from fuse_index.bundle import Manifest
     from fuse_index.evaluate import FidelityReport, Loss
     from fuse_index.models.base import Model
 
@@ -76,7 +76,7 @@ def validate_command(
     from fuse_index.adapter import Adapter
     from fuse_index.evaluate import FidelityOptions, measure_fidelity
     from fuse_index.models.embeddings import load_embeddings
-    from fuse_index.words.corpus import read_texts
+    from fuse_index.words.corpus.words import read_texts
 
     wanted = _loss(loss)
     adapter = Adapter.from_pretrained(bundle)
@@ -148,7 +148,7 @@ def _load_target(
 
 
 def _require(bundle: Path, manifest: Manifest, source: Any, model: Model) -> None:
-    from fuse_index.artifact.identity import require_model
+    from fuse_index.bundle.identity import require_model
 
     require_model("source", manifest.source, source, str(bundle))
     require_model("target", manifest.target, model.identity(), str(bundle))

@@ -49,7 +49,7 @@ def verify_command(
     indexes are chosen by measured time and are not built again. Exit code: 0 when all is well, 1
     when a rebuilt file differs, 2 when the bundle is damaged or cannot be built again.
     """
-    from fuse_index.artifact import verify_bundle
+    from fuse_index.bundle import verify_bundle
 
     if not rebuild and (source or target or corpus or words):
         raise OptionError("--source, --target, --corpus or --words", expected="--rebuild with them")

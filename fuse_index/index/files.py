@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fuse_index.artifact import Bundle, FileRecord, Manifest, add_index_files
-from fuse_index.artifact.files import hashed_file, read_checked, read_plain
-from fuse_index.artifact.jsontext import dump_pretty, load_strict
+from fuse_index.bundle import Bundle, FileRecord, Manifest, add_index_files
+from fuse_index.bundle.files import hashed_file, read_checked, read_plain
+from fuse_index.bundle.jsontext import dump_pretty, load_strict
 from fuse_index.errors import BundleError, FuseIndexError, IdentityError, OptionError, StorageError
 from fuse_index.index.approximate import Approximate, Effort, parse_index, searched_width
 from fuse_index.index.options import IndexOptions, Kind
@@ -158,7 +158,7 @@ def load_index(
 
 
 def add_index(bundle: str | os.PathLike[str], index: WordIndex, name: str) -> Manifest:
-    """Put an index into a bundle; see :func:`fuse_index.artifact.add_index_files`."""
+    """Put an index into a bundle; see :func:`fuse_index.bundle.add_index_files`."""
     return add_index_files(bundle, name, index_files(index, name), index.report)
 
 

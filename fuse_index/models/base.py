@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from fuse_index.artifact.identity import ModelIdentity, hash_embeddings
+from fuse_index.bundle.identity import ModelIdentity, hash_embeddings
 from fuse_index.errors import ModelError, ShapeError
 from fuse_index.models.batch import Batch, build_batch
 from fuse_index.models.frame import Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.layers import find_layers
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
-from fuse_index.words.tokenization import WordTokenizer
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

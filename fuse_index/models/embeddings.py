@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fuse_index.artifact.identity import ModelIdentity, hash_embeddings
+from fuse_index.bundle.identity import ModelIdentity, hash_embeddings
 from fuse_index.errors import FuseIndexError, ModelError
 from fuse_index.models.checkpoint import Checkpoint, loading
 from fuse_index.models.hub import load_config, load_tokenizer
 from fuse_index.models.naming import ModelSource, parse_model_name
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
-from fuse_index.words.tokenization import WordTokenizer
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

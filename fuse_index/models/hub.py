@@ -15,7 +15,7 @@ from fuse_index.models.frame import frame_of
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.positions import position_limit
 from fuse_index.models.replacements import replace_slow_modules
-from fuse_index.words.tokenization import WordTokenizer
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
     from fuse_index.models.base import Model

@@ -18,7 +18,7 @@ from fuse_index.models.kinds import ModelKind
 from fuse_index.models.naming import ModelName
 from fuse_index.models.openclip_files import OpenClipFiles, find_files
 from fuse_index.models.substitute import marker_ids
-from fuse_index.words.tokenization import WordTokenizer
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,8 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
+from fuse_index.common.cache import cache_folder
 from fuse_index.optimize.layer_words import Contexts, Progress, layer_vectors
-from fuse_index.share.cache import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

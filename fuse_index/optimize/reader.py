@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.artifact.identity import require_model
+from fuse_index.bundle.identity import require_model
 from fuse_index.errors import OptionError, ShapeError
 from fuse_index.words.ragged import Ragged
-from fuse_index.words.retokenizer import Retokenized, Retokenizer
+from fuse_index.words.retokenize.retokenizer import Retokenized, Retokenizer
 
 if TYPE_CHECKING:
     from fuse_index.adapter.adapter import Adapter

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fuse_index.artifact.jsontext import plain
+from fuse_index.bundle.jsontext import plain
 from fuse_index.errors import OptionError
 from fuse_index.optimize.budget import Stop
 from fuse_index.optimize.state import State

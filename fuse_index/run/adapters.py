@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuse_index.adapter import Adapter
-from fuse_index.artifact import BundleContents, ModelIdentity, write_bundle
+from fuse_index.bundle import BundleContents, ModelIdentity, write_bundle
 from fuse_index.errors import BundleError, CorpusError, StorageError
 from fuse_index.run.cache import cache_folder
 from fuse_index.run.config import AdapterConfig
 from fuse_index.run.vocabulary import few_words, shared_words
-from fuse_index.words.corpus import CorpusOptions, WordCounts, count_words, read_word_list
-from fuse_index.words.reading import Source, find_sources
+from fuse_index.words.corpus.reading import Source, find_sources
+from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words, read_word_list
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,7 +176,7 @@ class AdapterStore:
 
     def _build(self, path: Path, target: Model, counts: WordCounts) -> None:
         """Fit the adapter from the models at hand and write it as a bundle."""
-        from fuse_index.adapter.fit import fit_adapter  # noqa: PLC0415
+        from fuse_index.adapter.fit.fit import fit_adapter  # noqa: PLC0415
         from fuse_index.words.table import build_word_table  # noqa: PLC0415
 
         options = self._options()

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuse_index.artifact.jsontext import plain
+from fuse_index.bundle.jsontext import plain
 from fuse_index.errors import StorageError
 from fuse_index.optimize.versions import package_versions
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fuse_index.errors import VocabularyError
 from fuse_index.optimize.tokens import token_texts
-from fuse_index.words.corpus import CorpusOptions, WordCounts, count_words
+from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words
 
 if TYPE_CHECKING:
     from fuse_index.models.base import Model

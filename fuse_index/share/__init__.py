@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuse_index.share.cache import cache_folder
+from fuse_index.common.cache import cache_folder
 from fuse_index.share.places import Place, PlaceKind, parse_place
 from fuse_index.share.pull import Pulled, locate, pull
 from fuse_index.share.push import Pushed, PushOptions, push

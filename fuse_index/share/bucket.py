@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from fuse_index.artifact.files import READ_CHUNK
-from fuse_index.artifact.jsontext import load_strict
-from fuse_index.artifact.layout import FORMAT, MANIFEST, MAX_MANIFEST_BYTES, is_member_name
-from fuse_index.artifact.manifest import FileRecord, Manifest
+from fuse_index.bundle.files import READ_CHUNK
+from fuse_index.bundle.jsontext import load_strict
+from fuse_index.bundle.layout import FORMAT, MANIFEST, MAX_MANIFEST_BYTES, is_member_name
+from fuse_index.bundle.manifest import FileRecord, Manifest
 from fuse_index.errors import BundleError, RemoteError, StorageError
 from fuse_index.share.download import Report
 from fuse_index.share.failures import bucket_errors

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fuse_index.artifact.identity import ModelIdentity
-from fuse_index.artifact.read import Bundle
+from fuse_index.bundle.identity import ModelIdentity
+from fuse_index.bundle.read import Bundle
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:

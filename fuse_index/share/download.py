@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from fuse_index.artifact.files import READ_CHUNK
-from fuse_index.artifact.manifest import FileRecord
-from fuse_index.artifact.staging import storage_error
+from fuse_index.bundle.files import READ_CHUNK
+from fuse_index.bundle.manifest import FileRecord
+from fuse_index.bundle.staging import storage_error
 from fuse_index.errors import BundleError, RemoteError, StorageError
 from fuse_index.share.failures import is_about_the_disk, may_pass
 

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from fuse_index.artifact.files import READ_CHUNK, open_member, read_plain
-from fuse_index.artifact.layout import MANIFEST, MAX_MANIFEST_BYTES
-from fuse_index.artifact.read import read_manifest
+from fuse_index.bundle.files import READ_CHUNK, open_member, read_plain
+from fuse_index.bundle.layout import MANIFEST, MAX_MANIFEST_BYTES
+from fuse_index.bundle.read import read_manifest
 
 
 class FolderRemote:

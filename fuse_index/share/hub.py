@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fuse_index
-from fuse_index.artifact.layout import MANIFEST, MAX_MANIFEST_BYTES
+from fuse_index.bundle.layout import MANIFEST, MAX_MANIFEST_BYTES
 from fuse_index.errors import BundleError, RemoteError
 from fuse_index.share.download import BoundedFile
 from fuse_index.share.failures import hub_errors

@@ -12,10 +12,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from fuse_index.artifact.files import read_plain
-from fuse_index.artifact.layout import MANIFEST, MAX_MANIFEST_BYTES
-from fuse_index.artifact.manifest import FileRecord, Manifest
-from fuse_index.artifact.staging import storage_error
+from fuse_index.bundle.files import read_plain
+from fuse_index.bundle.layout import MANIFEST, MAX_MANIFEST_BYTES
+from fuse_index.bundle.manifest import FileRecord, Manifest
+from fuse_index.bundle.staging import storage_error
 from fuse_index.errors import FuseIndexError
 from fuse_index.share.download import Report, fetch, is_intact, locked
 from fuse_index.share.hub import COMMIT, HubRemote

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import fuse_index
-from fuse_index.artifact.layout import CARD, MANIFEST, is_member_name
-from fuse_index.artifact.manifest import Manifest
+from fuse_index.bundle.layout import CARD, MANIFEST, is_member_name
+from fuse_index.bundle.manifest import Manifest
 from fuse_index.errors import OptionError, RemoteError, StorageError
 from fuse_index.share.failures import hub_errors
 from fuse_index.share.hub import COMMIT, Token

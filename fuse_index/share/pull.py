@@ -11,17 +11,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from fuse_index.artifact.layout import ADAPTER, CARD, WORDS
-from fuse_index.artifact.manifest import Manifest
-from fuse_index.artifact.read import verify_bundle, verify_files
-from fuse_index.artifact.staging import (
+from fuse_index.bundle.layout import ADAPTER, CARD, WORDS
+from fuse_index.bundle.manifest import Manifest
+from fuse_index.bundle.read import verify_bundle, verify_files
+from fuse_index.bundle.staging import (
     check_output,
     lock_folder,
     require_space,
     staged,
     storage_error,
 )
-from fuse_index.artifact.trim import seal, trim
+from fuse_index.bundle.trim import seal, trim
 from fuse_index.errors import BundleError, FuseIndexError, OptionError
 from fuse_index.share.download import Report
 from fuse_index.share.hub import Token
@@ -140,7 +140,7 @@ def locate(
         progress: see :data:`Progress`.
 
     Returns:
-        A folder that :func:`~fuse_index.artifact.read_bundle` reads.
+        A folder that :func:`~fuse_index.bundle.read_bundle` reads.
 
     Raises:
         FuseIndexError: as for :func:`pull`.

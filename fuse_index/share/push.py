@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fuse_index.artifact.manifest import Manifest
-from fuse_index.artifact.read import verify_bundle
-from fuse_index.artifact.staging import check_output, staged, storage_error
-from fuse_index.artifact.trim import carry_bundle, trim
+from fuse_index.bundle.manifest import Manifest
+from fuse_index.bundle.read import verify_bundle
+from fuse_index.bundle.staging import check_output, staged, storage_error
+from fuse_index.bundle.trim import carry_bundle, trim
 from fuse_index.errors import OptionError
 from fuse_index.share.bucket import Bucket
 from fuse_index.share.hub import Token

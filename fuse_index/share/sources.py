@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuse_index.artifact.extend import carry
-from fuse_index.artifact.layout import MANIFEST
-from fuse_index.artifact.manifest import FileRecord, Manifest
-from fuse_index.artifact.read import read_manifest
-from fuse_index.artifact.staging import storage_error
+from fuse_index.bundle.extend import carry
+from fuse_index.bundle.layout import MANIFEST
+from fuse_index.bundle.manifest import FileRecord, Manifest
+from fuse_index.bundle.read import read_manifest
+from fuse_index.bundle.staging import storage_error
+from fuse_index.common.cache import cache_folder
 from fuse_index.errors import BundleError, RemoteError
 from fuse_index.share.bucket import Bucket
-from fuse_index.share.cache import cache_folder
 from fuse_index.share.download import Remote, Report, fetch
 from fuse_index.share.folder import FolderRemote
 from fuse_index.share.hub import MAIN, HubRemote, Token, find_commit

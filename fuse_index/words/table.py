@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.errors import OptionError, ShapeError, VocabularyError
-from fuse_index.words.corpus import WordCounts
-from fuse_index.words.law import Flags, keeps_law
+from fuse_index.words.corpus.words import WordCounts
 from fuse_index.words.ragged import Ragged
-from fuse_index.words.tokenization import WordTokenizer, is_valid_text
+from fuse_index.words.tokenizers.compositionality import Flags, keeps_law
+from fuse_index.words.tokenizers.tokenization import WordTokenizer, is_valid_text
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from fuse_index.models.embeddings import Embeddings, load_embeddings
 
 SHARDS = """
-import fuse_index.adapter.stream as stream
+import fuse_index.adapter.fit.stream as stream
 import fuse_index.build.streaming as streaming
-import fuse_index.words.shards as shards
+import fuse_index.words.corpus.shards as shards
 import fuse_index.words.table as table
 streaming.SMALL_BYTES = 0
 shards.SHARD_BYTES = 400_000
@@ -27,9 +27,10 @@ RUN = SHARDS + "import sys\nfrom fuse_index.cli.main import main\nsys.exit(main(
 
 def make_shards_small(monkeypatch) -> None:
     """The same in this process."""
-    from fuse_index.adapter import stream
+    from fuse_index.adapter.fit import stream
     from fuse_index.build import streaming
-    from fuse_index.words import shards, table
+    from fuse_index.words import table
+    from fuse_index.words.corpus import shards
 
     monkeypatch.setattr(streaming, "SMALL_BYTES", 0)
     monkeypatch.setattr(shards, "SHARD_BYTES", 400_000)

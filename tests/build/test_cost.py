@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fuse_index.adapter._workers import Workers
-from fuse_index.adapter.gram import GroupGram
-from fuse_index.artifact import read_bundle
+from fuse_index.adapter.fit._workers import Workers
+from fuse_index.adapter.fit.gram import GroupGram
 from fuse_index.build import BuildOptions, build_bundle
 from fuse_index.build.cost import (
     TYPICAL,
@@ -17,8 +16,9 @@ from fuse_index.build.cost import (
     measure_rates,
     sum_flops,
 )
+from fuse_index.bundle import read_bundle
 from fuse_index.errors import OptionError
-from fuse_index.words.corpus import CorpusOptions
+from fuse_index.words.corpus.words import CorpusOptions
 
 
 @pytest.mark.parametrize("pair", [(2, 2), (2, 1), (3, 3), (4, 2), (5, 5)])

@@ -11,7 +11,7 @@ import pytest
 from fuse_index.build.memory import Ceiling, parse_bytes, resident_bytes
 from fuse_index.cli.main import main
 from fuse_index.errors import OptionError
-from fuse_index.words.counting import DEFAULT_MEMORY
+from fuse_index.words.corpus.counting import DEFAULT_MEMORY
 
 PEAK = """
 import runpy, sys

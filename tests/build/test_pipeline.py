@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from fuse_index.adapter import Adapter
-from fuse_index.artifact import read_bundle, verify_bundle
 from fuse_index.build import BuildOptions, Stage, build_bundle
 from fuse_index.build.pipeline import pace
+from fuse_index.bundle import read_bundle, verify_bundle
 from fuse_index.errors import CorpusError, ModelError, StorageError, VocabularyError
 from fuse_index.models.embeddings import load_embeddings
-from fuse_index.words.corpus import CorpusOptions
+from fuse_index.words.corpus.words import CorpusOptions
 
 SMALL = BuildOptions(corpus=CorpusOptions(min_count=10))
 

@@ -16,7 +16,7 @@ from fuse_index.build import BuildOptions, Resources, build_bundle, rays
 from fuse_index.build.rays import Cluster
 from fuse_index.cli.main import main
 from fuse_index.errors import ClusterError, CorpusError, MissingDependencyError, OptionError
-from fuse_index.words.corpus import CorpusOptions
+from fuse_index.words.corpus.words import CorpusOptions
 from tests.build.helpers import digest, load_once, make_shards_small
 
 SMALL = BuildOptions(corpus=CorpusOptions(min_count=2))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fuse_index.artifact import add_index_files, read_bundle, read_manifest, write_bundle
 from fuse_index.build import BuildOptions, build_bundle
 from fuse_index.build.rebuild import Outcome, options_of, rebuild_bundle
+from fuse_index.bundle import add_index_files, read_bundle, read_manifest, write_bundle
 from fuse_index.errors import BundleError, IdentityError
 from fuse_index.share import PushOptions, push
-from tests.artifact import sample
+from tests.bundle import sample
 
 TEXT = "A man rides a Red bicycle past two dogs and a dog chases the man on the bicycle\n" * 3
 
@@ -17,7 +17,7 @@ TEXT = "A man rides a Red bicycle past two dogs and a dog chases the man on the 
 @pytest.fixture
 def built(tmp_path, gpt2_dir, minilm_dir):
     """A bundle of lower-cased text in Latin-1, as its maker published it, with an index."""
-    from fuse_index.words.corpus import CorpusOptions
+    from fuse_index.words.corpus.words import CorpusOptions
 
     text = tmp_path / "text.txt"
     text.write_text(TEXT.replace("man", "élève"), encoding="latin-1")

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from fuse_index.artifact import verify_bundle
 from fuse_index.build import BuildOptions, Resources, Stage, build_bundle
 from fuse_index.build.fitstore import FileFitStore
 from fuse_index.build.work import Work
+from fuse_index.bundle import verify_bundle
 from fuse_index.errors import CorpusError, OptionError, StorageError
 from fuse_index.index import IndexOptions, Kind
-from fuse_index.words.corpus import CorpusOptions
-from fuse_index.words.stored import write_part
+from fuse_index.words.corpus.stored import write_part
+from fuse_index.words.corpus.words import CorpusOptions
 from tests.build.helpers import RUN, digest, load_once, make_shards_small
 
 pytest.importorskip("duckdb")

@@ -12,8 +12,8 @@ from fuse_index.build.sampling import Origin, sample_corpus, sample_list, sample
 from fuse_index.demo import DemoModel, model_name
 from fuse_index.errors import CorpusError
 from fuse_index.models.embeddings import load_embeddings
-from fuse_index.words.corpus import CorpusOptions, count_words
-from fuse_index.words.reading import Source, find_sources
+from fuse_index.words.corpus.reading import Source, find_sources
+from fuse_index.words.corpus.words import CorpusOptions, count_words
 
 
 def silent(_done, _total) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuse_index.artifact import read_bundle, read_manifest, verify_bundle
 from fuse_index.build import BuildOptions, build_bundle
 from fuse_index.build.queries import sample_queries
+from fuse_index.bundle import read_bundle, read_manifest, verify_bundle
 from fuse_index.cli.main import main
 from fuse_index.demo.packaged import DemoModel, model_name
 from fuse_index.index import read_index
 from fuse_index.models import load_model
 from fuse_index.models.embeddings import load_embeddings
-from fuse_index.words.corpus import CorpusOptions
+from fuse_index.words.corpus.words import CorpusOptions
 
 SOURCE, TARGET = model_name(DemoModel.LM), model_name(DemoModel.JUDGE)
 

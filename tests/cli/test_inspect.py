@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fuse_index.artifact import read_manifest, write_bundle
+from fuse_index.bundle import read_manifest, write_bundle
 from fuse_index.cli.main import main
-from tests.artifact import sample
+from tests.bundle import sample
 
 ROOT = Path(__file__).parents[2]
 

@@ -220,7 +220,7 @@ def test_signals_run_clean_up(tmp_path, sent, code):
         "from fuse_index.cli import main as cli\n"
         "def command(folder: str) -> None:\n"
         "    from pathlib import Path\n"
-        "    from fuse_index.artifact.staging import staged\n"
+        "    from fuse_index.bundle.staging import staged\n"
         "    with staged(Path(folder)):\n"
         "        print('ready', flush=True)\n"
         "        time.sleep(60)\n"

@@ -12,7 +12,7 @@ from fuse_index.build import BuildOptions, build_bundle
 from fuse_index.cli.main import main
 from fuse_index.demo.packaged import DemoModel, model_name
 from fuse_index.models.embeddings import load_embeddings
-from fuse_index.words.corpus import CorpusOptions
+from fuse_index.words.corpus.words import CorpusOptions
 
 TEXT = "a red circle left of two big blue squares and a small green circle above one triangle\n"
 

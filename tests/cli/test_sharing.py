@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fuse_index.artifact import verify_bundle, write_bundle
+from fuse_index.bundle import verify_bundle, write_bundle
 from fuse_index.cli.main import main
-from tests.artifact import sample
+from tests.bundle import sample
 from tests.share.conftest import bundle, caches, files_of, hub  # noqa: F401 - fixtures
 from tests.share.hub_server import WRITER, Hub
 

@@ -25,7 +25,7 @@ from fuse_index.demo import (
 )
 from fuse_index.demo.lexicon import ADJECTIVES, COLOURS, VERBS
 from fuse_index.errors import OptionError
-from fuse_index.words.corpus import count_words, read_word_list
+from fuse_index.words.corpus.words import count_words, read_word_list
 
 SPLITS = list(Split)
 NUMBERS = st.integers(0, 10**9)

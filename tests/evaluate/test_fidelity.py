@@ -26,7 +26,7 @@ from fuse_index.evaluate.predictors import (
 from fuse_index.evaluate.sampling import draw_tasks
 from fuse_index.models import load_model
 from fuse_index.optimize.anchors import SHARPNESS
-from fuse_index.words.corpus import CorpusOptions, read_texts
+from fuse_index.words.corpus.words import CorpusOptions, read_texts
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 from tests.adapter.helpers import apply_word, pull_back_word, random_adapter

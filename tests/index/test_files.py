@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fuse_index.artifact import read_bundle, read_manifest, verify_bundle, write_bundle
+from fuse_index.bundle import read_bundle, read_manifest, verify_bundle, write_bundle
 from fuse_index.errors import BundleError, IdentityError, OptionError, StorageError
 from fuse_index.index import (
     IndexOptions,
@@ -23,7 +23,7 @@ from fuse_index.index import (
 )
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
-from tests.artifact import sample
+from tests.bundle import sample
 from tests.index import helpers
 
 WORDS = 1500

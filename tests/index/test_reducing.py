@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from fuse_index.artifact import read_bundle, write_bundle
+from fuse_index.bundle import read_bundle, write_bundle
 from fuse_index.errors import BundleError
 from fuse_index.index import (
     IndexOptions,
@@ -23,7 +23,7 @@ from fuse_index.index import (
 from fuse_index.index.approximate import Approximate, Effort
 from fuse_index.index.reducing import Reduction
 from fuse_index.index.tuning import Variant, keep_vectors, variants
-from tests.artifact import sample
+from tests.bundle import sample
 from tests.index import helpers
 from tests.index.test_files import make_table
 

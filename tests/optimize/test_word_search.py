@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fuse_index.adapter import Adapter
-from fuse_index.artifact import read_bundle
 from fuse_index.build import build_bundle
+from fuse_index.bundle import read_bundle
 from fuse_index.demo import DemoModel, model_name, write_corpus
 from fuse_index.index import IndexOptions, Kind, WordIndex, add_index
 from fuse_index.objectives import Fluency, ImageSimilarity

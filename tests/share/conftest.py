@@ -10,8 +10,8 @@ from pathlib import Path
 import huggingface_hub.constants as hub_constants
 import pytest
 
-from fuse_index.artifact import write_bundle
-from tests.artifact import sample
+from fuse_index.bundle import write_bundle
+from tests.bundle import sample
 from tests.share.hub_server import WRITER, Hub
 
 

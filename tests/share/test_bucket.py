@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fuse_index import Adapter
-from fuse_index.artifact import verify_bundle
+from fuse_index.bundle import verify_bundle
 from fuse_index.errors import (
     BundleError,
     MissingDependencyError,
@@ -19,7 +19,7 @@ from fuse_index.errors import (
 )
 from fuse_index.share import PushOptions, locate, pull, push
 from fuse_index.share.bucket import Bucket
-from tests.artifact import sample
+from tests.bundle import sample
 from tests.share.conftest import files_of
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (extra fsspec)")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fuse_index.artifact import read_bundle, write_bundle
+from fuse_index.bundle import read_bundle, write_bundle
 from fuse_index.share.compare import adapter_differences, compare_bundles
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
-from tests.artifact import sample
+from tests.bundle import sample
 
 
 def compare(tmp_path, first, second):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fuse_index import Adapter
-from fuse_index.artifact import read_bundle, verify_bundle
+from fuse_index.bundle import read_bundle, verify_bundle
 from fuse_index.errors import (
     BundleError,
     FuseIndexError,
@@ -21,7 +21,7 @@ from fuse_index.errors import (
 )
 from fuse_index.share import PushOptions, locate, pull, push
 from fuse_index.share.hub_cache import HubCache
-from tests.artifact import sample
+from tests.bundle import sample
 from tests.share.conftest import files_of
 from tests.share.hub_server import READER, Hub
 

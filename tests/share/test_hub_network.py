@@ -7,13 +7,13 @@ import shutil
 import pytest
 
 from fuse_index import Adapter
-from fuse_index.artifact import read_bundle, verify_bundle
+from fuse_index.bundle import read_bundle, verify_bundle
 from fuse_index.errors import (
     BundleError,
     RemoteError,
 )
 from fuse_index.share import pull
-from tests.artifact import sample
+from tests.bundle import sample
 from tests.share.conftest import files_of
 
 ADAPTER, WORDS, GROUPS = "adapter.safetensors", "words.safetensors", "groups.safetensors"

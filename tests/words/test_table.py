@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 
 from fuse_index.errors import OptionError, ShapeError, VocabularyError
-from fuse_index.words.corpus import WordCounts, count_words
+from fuse_index.words.corpus.words import WordCounts, count_words
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import TableOptions, WordTable, build_word_table
-from fuse_index.words.tokenization import WordTokenizer
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 from tests.words.strategies import word_lists
 from tests.words.tokenizers_zoo import TEXT, wrapped
 

@@ -251,6 +251,6 @@ def make(name: str) -> Any:
 @cache
 def wrapped(name: str) -> Any:
     """The same as a WordTokenizer."""
-    from fuse_index.words.tokenization import WordTokenizer
+    from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
     return WordTokenizer.from_tokenizer(make(name))

@@ -1,0 +1,1 @@
+"""Fitting adapters by streaming least squares."""

@@ -1,0 +1,84 @@
+"""How an adapter is fitted: the grouping of words, the ridge, the hold-out and the limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from fuse_index.errors import OptionError
+
+Ridge = float | Literal["auto"]
+
+
+class Grouping(str, Enum):
+    """What decides which adapter a word uses."""
+
+    PAIR = "pair"
+    """The numbers of tokens in the source and in the target, ``(p, q)``."""
+    TARGET = "target"
+    """The number of tokens in the target alone, ``q`` (as the paper's own code does it)."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of :func:`fuse_index.adapter.fit.fit.fit_adapter`.
+
+    Attributes:
+        grouping: what decides which adapter a word uses.
+        ridge: Tikhonov penalty in units of the group's mean squared singular value
+            ``||X||^2 / width``, so that one number suits groups of any size; ``0`` is the
+            minimum-norm least-squares solution; ``"auto"`` minimizes the generalized
+            cross-validation score of each group.
+        min_words: groups with fewer words to fit on use the fallback adapter.
+        max_words: at most this many words of a group are fitted on, a seeded sample that does not
+            depend on the order of the words; ``None`` means all.
+        holdout: share of the words kept out of the fit and used for the quality report.
+        seed: decides which words are held out and which are sampled.
+        chunk_words: words that are embedded at a time; ``None`` lets the widths decide.
+    """
+
+    grouping: Grouping = Grouping.PAIR
+    ridge: Ridge = "auto"
+    min_words: int = 10
+    max_words: int | None = None
+    holdout: float = 0.1
+    seed: int = 0
+    chunk_words: int | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "grouping", Grouping(self.grouping))
+        except ValueError:
+            choices = " or ".join(repr(grouping.value) for grouping in Grouping)
+            raise OptionError(f"grouping={self.grouping!r}", expected=choices) from None
+        self._check_ridge()
+        _check_int("min_words", self.min_words, 1)
+        _check_int("seed", self.seed, 0)
+        if self.max_words is not None:
+            _check_int("max_words", self.max_words, self.min_words)
+        if self.chunk_words is not None:
+            _check_int("chunk_words", self.chunk_words, 1)
+        if not 0.0 <= self.holdout < 1.0:
+            raise OptionError(
+                f"holdout={self.holdout!r}", expected="a share of the words, 0 <= holdout < 1"
+            )
+
+    def _check_ridge(self) -> None:
+        ridge = self.ridge
+        if isinstance(ridge, str):
+            valid = ridge == "auto"
+        else:
+            valid = not isinstance(ridge, bool) and math.isfinite(ridge) and ridge >= 0
+        if not valid:
+            raise OptionError(
+                f"ridge={ridge!r}",
+                expected='a finite number >= 0 or "auto"',
+                remedy="0 is plain least squares",
+            )
+
+
+def _check_int(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name}={value!r}", expected=f"an integer of at least {least}")

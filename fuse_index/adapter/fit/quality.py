@@ -1,0 +1,166 @@
+"""How well the adapters map words that they were not fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fuse_index.adapter.fit.groups import FALLBACK, WordGroup
+from fuse_index.adapter.fit.stream import EmbeddingStream
+
+
+@dataclass(frozen=True)
+class GroupQuality:
+    """Quality of the adapter of one group on the group's held-out words.
+
+    Attributes:
+        words: words of the group that were fitted on.
+        held_out: words it was measured on; the figures are ``None`` where there are none.
+        relative_error: ``||X * G - Y|| / ||Y||`` over the target tokens of the held-out words.
+        cosine: mean over those tokens of the cosine between predicted and true embedding.
+        baseline_error: relative error of predicting the mean of the group's words, token by token.
+        baseline_cosine: cosine of predicting that mean.
+    """
+
+    words: int
+    held_out: int
+    relative_error: float | None
+    cosine: float | None
+    baseline_error: float | None
+    baseline_cosine: float | None
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """Quality by group.
+
+    Attributes:
+        groups: by name of the group, whether it has an adapter of its own or uses the fallback;
+            ``"fallback"`` is the fallback adapter measured on the held-out words of all groups,
+            against the mean of all target tokens.
+    """
+
+    groups: dict[str, GroupQuality]
+
+    def to_dict(self) -> dict[str, dict[str, float | int | None]]:
+        """Return plain numbers by group, ready for JSON."""
+        return {name: asdict(quality) for name, quality in self.groups.items()}
+
+
+def predict(faces: Tensor, source: Tensor, count: int) -> Tensor:
+    """Return the first target tokens of ``X * G``.
+
+    Args:
+        faces: adapter ``(k, source width, target width)``.
+        source: ``(p, m, source width)`` of the same dtype; ``p`` may exceed ``k``.
+        count: target tokens to predict; may exceed ``k``.
+
+    Returns:
+        ``(count, m, target width)`` with ``out[t] = sum_s source[s] @ faces[(t - s) mod k]``.
+    """
+    k = len(faces)
+    result = source.new_zeros(count, source.shape[1], faces.shape[2])
+    for shift in range(k):
+        # tokens that meet face ``shift``; summed first where several do (p > k)
+        for t in range(count):
+            chosen = [s for s in range(len(source)) if (t - s) % k == shift]
+            if chosen:
+                result[t].addmm_(source[chosen].sum(0), faces[shift])
+    return result
+
+
+def report(
+    stream: EmbeddingStream,
+    groups: Sequence[WordGroup],
+    adapters: dict[str, Tensor],
+    tick: Callable[[int], None],
+) -> QualityReport:
+    """Measure every adapter on the held-out words of its group, and the fallback on all of them.
+
+    Args:
+        stream: of the words.
+        groups: the groups.
+        adapters: float32 by group, with ``"fallback"`` for the groups that have none.
+        tick: called with the number of words of each chunk.
+    """
+    fallback = adapters[FALLBACK]
+    means = _means(stream, groups)
+    results, everything = {}, []
+    for group in groups:
+        parts = stream.parts(group.held_out)
+        measure = partial(_measure, stream, faces=(adapters.get(group.name), fallback))
+        if parts:
+            measure = partial(measure, means=(means[group.name], means[FALLBACK]))
+        pending = [stream.workers.submit(measure, part) for part in parts]
+        errors = []
+        for part, future in zip(parts, pending, strict=True):
+            errors.append(future.result())
+            tick(len(part))
+        everything += errors
+        counts = len(group.train), len(group.held_out)
+        results[group.name] = GroupQuality(*counts, *_summary(errors)[:4])
+    counts = sum(len(g.train) for g in groups), sum(len(g.held_out) for g in groups)
+    results[FALLBACK] = GroupQuality(*counts, *_summary(everything)[4:])
+    return QualityReport(results)
+
+
+def _means(stream: EmbeddingStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]:
+    """Return the mean target tokens of every group, ``(q, width)``, and of all, ``(1, width)``."""
+    if not any(len(group.held_out) for group in groups):
+        return {}
+    means = {g.name: stream.target_mean(g.train) for g in groups if len(g.train)}
+    tokens = sum(g.q * len(g.train) for g in groups)
+    sums = [means[g.name].sum(0) * (len(g.train) / tokens) for g in groups if g.name in means]
+    common = torch.stack(sums).sum(0, keepdim=True)
+    return {FALLBACK: common, **{g.name: means.get(g.name, common) for g in groups}}
+
+
+def _measure(
+    stream: EmbeddingStream,
+    rows: Any,
+    *,
+    faces: tuple[Tensor | None, Tensor],
+    means: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Measure one chunk of held-out words.
+
+    Args:
+        stream: of the words.
+        rows: the chunk.
+        faces: the adapter of the group, ``None`` if it has none, and the fallback.
+        means: the mean targets of the group, ``(q, width)``, and of all, ``(1, width)``.
+
+    Returns:
+        ``(5, 2)`` float64, sums over tokens: squared error and cosine of the group's adapter, its
+        mean, the fallback and the common mean; last the squared norm and number of the tokens.
+    """
+    source, target = stream.embed(rows, torch.float32)
+    truth = target.double()
+    by_fallback = predict(faces[1], source, len(target))
+    own = by_fallback if faces[0] is None else predict(faces[0], source, len(target))
+    sums = [
+        (
+            (guess - truth).square().sum(),
+            torch.cosine_similarity(guess.expand_as(truth), truth, dim=-1).sum(),
+        )
+        for guess in (own.double(), means[0][:, None], by_fallback.double(), means[1][:, None])
+    ]
+    sums.append((truth.square().sum(), truth.new_tensor(truth.shape[0] * truth.shape[1])))
+    return torch.stack([torch.stack(pair) for pair in sums]).cpu()
+
+
+def _summary(parts: Sequence[Tensor]) -> list[float | None]:
+    """Return relative error and mean cosine of the four predictions of :func:`_measure`."""
+    if not parts:
+        return [None] * 8
+    sums = torch.stack(list(parts)).sum(0)
+    energy, tokens = sums[4].tolist()
+    figures: list[float | None] = []
+    for error, cosine in sums[:4].tolist():
+        figures += [(error / energy) ** 0.5 if energy > 0 else None, cosine / tokens]
+    return figures

@@ -1,0 +1,258 @@
+"""Files of a bundle: written with their checksum, opened without following surprises."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuse_index.bundle.layout import INDEX_FOLDER, is_member_name
+from fuse_index.bundle.manifest import FileRecord
+from fuse_index.errors import BundleError
+
+Report = Callable[[int], None]
+
+READ_CHUNK = 4 << 20
+_FETCH_AGAIN = "fetch or build the bundle again"
+
+
+def _silent(count: int) -> None:
+    """Report to nobody."""
+
+
+class HashingWriter:
+    """A new file that hashes what is written to it and is on the disk when closed.
+
+    Args:
+        path: file to create; it must not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: Any) -> None:
+        """Append bytes (any contiguous buffer)."""
+        view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
+        self._digest.update(view)
+        while view:
+            view = view[self._file.write(view) :]
+            # A raw write may be short, most of all on a full disk; the next one then raises.
+        self._size = self._file.tell()
+
+    def close(self) -> FileRecord:
+        """Flush to the disk and return the size and checksum."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return FileRecord(self._size, self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Close without waiting for the disk."""
+        self._file.close()
+
+
+@contextmanager
+def hashed_file(path: Path, records: dict[str, FileRecord], name: str) -> Iterator[HashingWriter]:
+    """Create ``path`` for writing and put its record under ``records[name]`` once it is closed."""
+    writer = HashingWriter(path)
+    try:
+        yield writer
+        records[name] = writer.close()
+    finally:
+        writer.abandon()
+
+
+def open_member(root: Path, name: str) -> int:
+    """Open a file of a bundle for reading.
+
+    Args:
+        root: the bundle's folder.
+        name: path inside the bundle, already known to be a member's name.
+
+    Returns:
+        A file descriptor of a regular file; the caller closes it.
+
+    Raises:
+        BundleError: the file is missing, unreadable, not a regular file, or a link out of the
+            folder. Links into the ``blobs`` folder of the Hub's cache are followed.
+    """
+    where = str(root / name)
+    path = _resolve(root, name)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise BundleError(f"{where} is missing", remedy=_FETCH_AGAIN) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{where} cannot be opened ({error})", remedy="check the file") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BundleError(f"{where} is not a regular file", remedy=_FETCH_AGAIN)
+    return descriptor
+
+
+def _resolve(root: Path, name: str) -> str:
+    folder = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(folder, name))
+    allowed = [folder]
+    cache = Path(folder)
+    if cache.parent.name == "snapshots":  # the Hub's cache: snapshots/REVISION/* -> blobs/*
+        allowed.append(str(cache.parent.parent / "blobs"))
+    if not any(path.startswith(parent + os.sep) for parent in allowed):
+        raise BundleError(
+            f"{root / name} is a link that leaves the bundle's folder",
+            expected="a file inside the folder",
+            remedy="copy the file into the bundle if you trust it",
+        )
+    return path
+
+
+def read_plain(root: Path, name: str, limit: int) -> bytes:
+    """Read a small file that no checksum is known of (the manifest).
+
+    Raises:
+        BundleError: as :func:`open_member`, or the file is larger than ``limit`` bytes.
+    """
+    with os.fdopen(open_member(root, name), "rb") as stream:
+        data = _guarded(lambda: stream.read(limit + 1), root / name)
+    if len(data) > limit:
+        raise BundleError(
+            f"{root / name} is larger than {limit} bytes", remedy="check that it is a bundle's file"
+        )
+    return bytes(data)
+
+
+def read_checked(
+    root: Path, name: str, record: FileRecord, report: Report = _silent
+) -> NDArray[np.uint8]:
+    """Read a whole file and check it before anybody looks inside.
+
+    Args:
+        root: the bundle's folder.
+        name: path inside the bundle.
+        record: what the manifest says of it.
+        report: called with the bytes read since the last call.
+
+    Returns:
+        The bytes, uint8, in memory of their own: what was checked is what is parsed.
+
+    Raises:
+        BundleError: as :func:`open_member`; or size or checksum differ, or memory does not suffice.
+    """
+    where = root / name
+    with os.fdopen(open_member(root, name), "rb", buffering=0) as stream:
+        _check_size(os.fstat(stream.fileno()).st_size, record, where)
+        try:
+            data = np.empty(record.size, dtype=np.uint8)
+        except MemoryError:
+            raise BundleError(
+                f"{where} has {record.size} bytes, more than memory can hold",
+                remedy="use a machine with more memory, or check where the bundle comes from",
+            ) from None
+        digest = hashlib.sha256()
+        view, position = data.data, 0
+        while position < record.size:
+            part = view[position : position + READ_CHUNK]
+            count = _guarded(lambda part=part: stream.readinto(part), where)
+            if not count:
+                break
+            digest.update(part[:count])
+            position += count
+            report(count)
+    _check_size(position, record, where)
+    _check_digest(digest.hexdigest(), record, where)
+    return data
+
+
+def check_member(root: Path, name: str, record: FileRecord, report: Report = _silent) -> int:
+    """Check size and checksum of a file that is too large for memory.
+
+    Args:
+        root: the bundle's folder.
+        name: path inside the bundle.
+        record: what the manifest says of it.
+        report: called with the bytes read since the last call.
+
+    Returns:
+        The descriptor of the checked file; the caller closes it.
+
+    Raises:
+        BundleError: as :func:`read_checked`.
+    """
+    where = root / name
+    descriptor = open_member(root, name)
+    try:
+        _check_size(os.fstat(descriptor).st_size, record, where)
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(READ_CHUNK))
+        with os.fdopen(os.dup(descriptor), "rb", buffering=0) as stream:
+            while count := _guarded(lambda: stream.readinto(buffer), where):
+                digest.update(buffer[:count])
+                report(count)
+        _check_digest(digest.hexdigest(), record, where)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_no_strangers(root: Path, files: Mapping[str, FileRecord]) -> None:
+    """Refuse a folder with files that its manifest does not list; hidden files are not looked at.
+
+    In the Hub's cache only the names of a bundle's files are looked at: a repository may hold a
+    licence or pictures beside the bundle.
+
+    Raises:
+        BundleError: naming the first such file.
+    """
+    known, in_cache = {*files, "manifest.json"}, root.parent.name == "snapshots"
+    for folder, prefix in ((root, ""), (root / INDEX_FOLDER, f"{INDEX_FOLDER}/")):
+        try:
+            names = sorted(entry.name for entry in os.scandir(folder))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise BundleError(f"{folder} cannot be listed ({error})", remedy="check it") from None
+        for name in names:
+            path = prefix + name
+            listed = path in known or path == INDEX_FOLDER
+            listed |= in_cache and not is_member_name(path)
+            if not listed and not name.startswith("."):
+                kind = "a file of another build" if is_member_name(path) else "not a bundle's file"
+                raise BundleError(
+                    f"{root / path} is not listed in the manifest ({kind})",
+                    expected="only listed files",
+                    remedy="delete it, or fetch or build the bundle again",
+                )
+
+
+def _check_size(size: int, record: FileRecord, where: Path) -> None:
+    if size != record.size:
+        what = "truncated" if size < record.size else "too long"
+        raise BundleError(
+            f"{where} is {what}: {size} bytes", expected=f"{record.size}", remedy=_FETCH_AGAIN
+        )
+
+
+def _check_digest(digest: str, record: FileRecord, where: Path) -> None:
+    if digest != record.sha256:
+        raise BundleError(
+            f"{where} is damaged: sha256 {digest[:16]}...",
+            expected=f"{record.sha256[:16]}... by the manifest",
+            remedy=_FETCH_AGAIN,
+        )
+
+
+def _guarded(read: Any, where: Path) -> Any:
+    try:
+        return read()
+    except OSError as error:
+        raise BundleError(f"{where} cannot be read ({error})", remedy="check the disk") from None

@@ -1,0 +1,294 @@
+"""The manifest: everything a bundle says about itself, with a checksum over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fuse_index.bundle.identity import ModelIdentity, is_sha256
+from fuse_index.bundle.jsontext import content_digest, dump_pretty, load_strict, plain
+from fuse_index.bundle.layout import (
+    ADAPTER,
+    FALLBACK,
+    FORMAT,
+    FORMAT_VERSION,
+    WORDS,
+    is_member_name,
+    order_groups,
+    size_limit,
+)
+from fuse_index.errors import BundleError, OptionError
+
+_FETCH_AGAIN = "fetch or build the bundle again"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and checksum of one file of a bundle.
+
+    Attributes:
+        size: bytes.
+        sha256: of the whole file, hex.
+    """
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """One word group: its name and how many words of the table use it."""
+
+    name: str
+    words: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is, from what it was built, and how good it is.
+
+    Attributes:
+        source: the model whose token embeddings receive gradients.
+        target: the model whose loss is differentiated.
+        groups: the groups in the order that the word table's group column counts in.
+        identity: whether both models are the same, so that the adapter is the identity and there
+            are no adapter tensors.
+        files: every file of the bundle but the manifest, by its path inside the bundle.
+        options: how it was built (JSON values).
+        corpus_sha256: hash of the counted words that it was built from.
+        left_out: number of words left out, by reason.
+        fallbacks: groups that have no adapter of their own, with the reason.
+        quality: the quality report on held-out words (JSON values).
+        indexes: word indexes by name: kind, metric, representation, measured recall and latency
+            (JSON values); not stored where there are none.
+        published: what its publisher said: ``name``, under which it is found, and ``license``
+            (text); not stored where nothing was said.
+        package_version: the fuse_index that wrote it.
+    """
+
+    source: ModelIdentity
+    target: ModelIdentity
+    groups: tuple[GroupRecord, ...]
+    files: Mapping[str, FileRecord]
+    corpus_sha256: str
+    identity: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    indexes: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
+    package_version: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("options", "left_out", "fallbacks", "quality", "indexes", "published"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        if self.group_names != order_groups(self.group_names):
+            raise OptionError("groups are not sorted by (p, q)", expected="order_groups' order")
+        if not is_sha256(self.corpus_sha256):
+            raise OptionError(f"corpus_sha256 {self.corpus_sha256!r}", expected="64 hex digits")
+        _check_counts("left_out", self.left_out)
+        _check_counts("groups", {group.name: group.words for group in self.groups})
+        if any(type(value) is not str for value in self.fallbacks.values()):
+            raise OptionError("fallbacks hold more than text", expected="group name -> reason")
+        _check_published(self.published)
+        if self.identity and FALLBACK in self.group_names:
+            raise OptionError(
+                "an identity adapter with a fallback group", expected="groups without adapters"
+            )
+        _check_files(self.files, self.identity)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of the groups; the word table's group column counts in this order."""
+        return tuple(group.name for group in self.groups)
+
+    @property
+    def words(self) -> int:
+        """Number of words in the table."""
+        return sum(group.words for group in self.groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as the JSON object that is stored, checksum included."""
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "package_version": self.package_version,
+            "source": self.source.to_json(),
+            "target": self.target.to_json(),
+            "identity": self.identity,
+            "groups": [{"name": group.name, "words": group.words} for group in self.groups],
+            "options": self.options,
+            "corpus_sha256": self.corpus_sha256,
+            "left_out": self.left_out,
+            "fallbacks": self.fallbacks,
+            "quality": self.quality,
+            "files": {
+                name: {"size": record.size, "sha256": record.sha256}
+                for name, record in self.files.items()
+            },
+        }
+        if self.indexes:  # bundles without one are the same as ever
+            content["indexes"] = self.indexes
+        if self.published:
+            content["published"] = self.published
+        return {**content, "checksum": content_digest(content)}
+
+    def to_bytes(self) -> bytes:
+        """Return the text of ``manifest.json``: indented JSON, sorted keys, ASCII."""
+        return dump_pretty(self.to_json())
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview, where: str) -> Manifest:
+        """Parse ``manifest.json``; see :meth:`from_json`."""
+        return cls.from_json(load_strict(data, where), where)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "manifest") -> Manifest:
+        """Build a manifest from exactly the object that :meth:`to_json` returns.
+
+        Args:
+            value: the parsed object.
+            where: the file, for messages.
+
+        Raises:
+            BundleError: another format or format version, a missing, unknown or ill-typed key, a
+                path outside the bundle, or a checksum that does not fit.
+        """
+        _check_format(value, where)
+        if missing := _KEYS - set(value):
+            raise BundleError(f"{where} lacks {sorted(missing)}", remedy=_FETCH_AGAIN)
+        if unknown := set(value) - _KEYS - {"indexes", "published"}:
+            raise BundleError(f"{where} has unknown keys {sorted(unknown)}", remedy=_FETCH_AGAIN)
+        for key, (check, expected) in _TYPES.items():
+            if not check(value[key]):
+                raise BundleError(
+                    f"{where}: {key} has the wrong type", expected=expected, remedy=_FETCH_AGAIN
+                )
+        indexes = value.get("indexes", {})
+        if not _is_object(indexes) or not all(map(_is_object, indexes.values())):
+            raise BundleError(
+                f"{where}: indexes has the wrong type",
+                expected="an object of objects",
+                remedy=_FETCH_AGAIN,
+            )
+        if not _is_object(published := value.get("published", {})):
+            raise BundleError(
+                f"{where}: published has the wrong type", expected="an object", remedy=_FETCH_AGAIN
+            )
+        content = {key: item for key, item in value.items() if key != "checksum"}
+        if value["checksum"] != content_digest(content):
+            raise BundleError(
+                f"{where} was changed after it was written: its checksum does not fit",
+                remedy=_FETCH_AGAIN,
+            )
+        try:
+            return cls(
+                source=ModelIdentity.from_json(value["source"], "source"),
+                target=ModelIdentity.from_json(value["target"], "target"),
+                groups=tuple(_group(item) for item in value["groups"]),
+                files={name: _record(name, item) for name, item in value["files"].items()},
+                **{key: value[key] for key in _PLAIN_KEYS},
+                indexes=indexes,
+                published=published,
+            )
+        except OptionError as error:
+            raise BundleError(f"{where}: {error}", remedy=_FETCH_AGAIN) from None
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) is kind
+
+
+_PLAIN_KEYS = (
+    "corpus_sha256",
+    "identity",
+    "options",
+    "left_out",
+    "fallbacks",
+    "quality",
+    "package_version",
+)
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "package_version": (_is(str), "text"),
+    "corpus_sha256": (_is(str), "text"),
+    "checksum": (_is(str), "text"),
+    "identity": (_is(bool), "true or false"),
+    "groups": (_is(list), "a list"),
+    **dict.fromkeys(
+        ("source", "target", "options", "left_out", "fallbacks", "quality", "files"),
+        (_is_object, "an object"),
+    ),
+}
+_KEYS = {"format", "format_version", *_TYPES}
+
+
+def _check_format(value: Mapping[str, Any], where: str) -> None:
+    if value.get("format") != FORMAT:
+        raise BundleError(
+            f"{where} is not a fuse_index manifest (format {value.get('format')!r})",
+            expected=f"format {FORMAT!r}",
+            remedy="check the path",
+        )
+    version = value.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise BundleError(
+            f"{where} has format version {version!r}",
+            expected=f"version {FORMAT_VERSION}",
+            remedy="upgrade fuse_index, or build the bundle again with this version",
+        )
+
+
+def _check_counts(name: str, counts: Mapping[str, int]) -> None:
+    for key, count in counts.items():
+        if type(count) is not int or not 0 <= count < 1 << 40:
+            raise OptionError(f"{name}[{key!r}] is {count!r}", expected="a count of words")
+
+
+def _check_published(published: Mapping[str, str]) -> None:
+    for key, value in published.items():
+        fits = isinstance(value, str) and value.isprintable() and 0 < len(value) <= 1024
+        if key not in ("license", "name") or not fits:
+            raise OptionError(
+                f"published[{key!r}] is {value!r}", expected="name and license, printable text"
+            )
+
+
+def _check_files(files: Mapping[str, FileRecord], identity: bool) -> None:
+    for name, record in files.items():
+        if not is_member_name(name):
+            raise OptionError(
+                f"file name {name!r}", expected="a bundle's file, or a plain name under 'index/'"
+            )
+        if type(record.size) is not int or not 0 <= record.size <= size_limit(name):
+            raise OptionError(
+                f"size of {name} is {record.size!r}", expected=f"0 to {size_limit(name)} bytes"
+            )
+        if not is_sha256(record.sha256):
+            raise OptionError(f"sha256 of {name} is {record.sha256!r}", expected="64 hex digits")
+    needed = {WORDS} if identity else {WORDS, ADAPTER}
+    if missing := needed - set(files):
+        raise OptionError(f"files lacks {sorted(missing)}", expected="every file of the bundle")
+    if identity and ADAPTER in files:
+        raise OptionError(f"an identity adapter with {ADAPTER}", expected="no adapter tensors")
+
+
+def _group(item: Any) -> GroupRecord:
+    if (
+        not isinstance(item, dict)
+        or set(item) != {"name", "words"}
+        or type(item["name"]) is not str
+    ):
+        raise OptionError(f"group {item!r}", expected="an object with name and words")
+    return GroupRecord(item["name"], item["words"])
+
+
+def _record(name: str, item: Any) -> FileRecord:
+    if not isinstance(item, dict) or set(item) != {"size", "sha256"}:
+        raise OptionError(f"files[{name!r}] is {item!r}", expected="an object with size and sha256")
+    return FileRecord(item["size"], item["sha256"])

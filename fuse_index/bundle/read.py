@@ -1,0 +1,283 @@
+"""Reading a bundle: strict, from untrusted hands, nothing used before it is checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuse_index.bundle.files import check_member, check_no_strangers, read_checked, read_plain
+from fuse_index.bundle.groups import GroupReader
+from fuse_index.bundle.identity import ModelIdentity, require_model
+from fuse_index.bundle.layout import (
+    ADAPTER,
+    GROUPS,
+    INDEX_FOLDER,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    WORDS,
+    Part,
+)
+from fuse_index.bundle.manifest import Manifest
+from fuse_index.bundle.staging import is_staging_name
+from fuse_index.bundle.tensors import adapter_entries, parse_adapter
+from fuse_index.bundle.wordfile import parse_words
+from fuse_index.errors import BundleError, OptionError
+from fuse_index.words.table import WordTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_T = TypeVar("_T")
+
+_DEFAULT_PARTS = (Part.WORDS, Part.ADAPTER)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle that was read and checked.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says of itself.
+    """
+
+    path: Path
+    manifest: Manifest
+    _words: tuple[WordTable, NDArray[np.int64]] | None
+    _adapters: dict[str, Tensor] | None
+    _groups: GroupReader | None
+
+    @property
+    def table(self) -> WordTable:
+        """The words with their token ids in both models."""
+        return self._read(self._words, Part.WORDS)[0]
+
+    @property
+    def word_groups(self) -> NDArray[np.int64]:
+        """(n,) int64: the group of every word, a position in ``manifest.group_names``."""
+        return self._read(self._words, Part.WORDS)[1]
+
+    @property
+    def adapters(self) -> dict[str, Tensor]:
+        """(k, source width, target width) by group name; empty for an identity bundle."""
+        return self._read(self._adapters, Part.ADAPTER)
+
+    @property
+    def groups(self) -> GroupReader:
+        """The third-order group tensors, read from the disk when asked for."""
+        return self._read(self._groups, Part.GROUPS)
+
+    def index_file(self, name: str) -> Path:
+        """Return the path of a file under ``index/`` after checking size and checksum.
+
+        Raises:
+            BundleError: the bundle has no such file, or it is damaged.
+        """
+        member = f"{INDEX_FOLDER}/{name}"
+        if member not in self.manifest.files:
+            raise BundleError(f"{self.path} has no {member}", remedy="build the index again")
+        os.close(check_member(self.path, member, self.manifest.files[member]))
+        return self.path / member
+
+    def index_bytes(self, name: str) -> NDArray[np.uint8]:
+        """Read a file under ``index/`` and check it: what was checked is what is returned.
+
+        Raises:
+            BundleError: the bundle has no such file, or it is damaged.
+        """
+        member = f"{INDEX_FOLDER}/{name}"
+        if member not in self.manifest.files:
+            raise BundleError(f"{self.path} has no {member}", remedy="build the index again")
+        return read_checked(self.path, member, self.manifest.files[member])
+
+    def _read(self, part: _T | None, name: Part) -> _T:
+        if part is None:
+            raise OptionError(
+                f"the {name.value} of {self.path} were not read",
+                remedy=f"pass parts=(..., {name.value!r}) to read_bundle",
+            )
+        return part
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Read and check only the manifest of a bundle.
+
+    Raises:
+        BundleError: there is no bundle at ``path``, or the manifest is damaged.
+    """
+    root = _root(path)
+    data = read_plain(root, MANIFEST, MAX_MANIFEST_BYTES)
+    return Manifest.from_bytes(data, str(root / MANIFEST))
+
+
+def read_bundle(
+    path: str | os.PathLike[str],
+    expect_source: ModelIdentity | None = None,
+    expect_target: ModelIdentity | None = None,
+    parts: Iterable[Part | str] = _DEFAULT_PARTS,
+) -> Bundle:
+    """Read a bundle and check everything that is read.
+
+    Args:
+        path: its folder.
+        expect_source: the source model at hand; ``None`` does not compare.
+        expect_target: the target model at hand; ``None`` does not compare.
+        parts: what to read: "words", "adapter", "groups". Files of other parts are not looked at
+            and may be missing.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        BundleError: it is damaged, of another format version, or does not fit together; the message
+            names the file and the tensor.
+        IdentityError: it was built for another model or tokenizer; the message names both.
+    """
+    wanted = [_part(part) for part in parts]
+    root = _root(path)
+    before = _inode(root)
+    try:
+        return _read(root, expect_source, expect_target, wanted)
+    except BundleError:
+        if _inode(root) == before:
+            raise
+    return _read(root, expect_source, expect_target, wanted)  # it was replaced while we read it
+
+
+def verify_bundle(
+    path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None
+) -> Manifest:
+    """Check every file of a bundle: checksums, shapes, dtypes, values.
+
+    Args:
+        path: its folder.
+        progress: called with (bytes checked, bytes in total); group tensors count twice, once for
+            their checksum and once for their values.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        BundleError: naming the first thing that is wrong.
+    """
+    manifest = read_manifest(path)
+    verify_files(_root(path), manifest, progress)
+    return manifest
+
+
+def verify_files(
+    root: Path, manifest: Manifest, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Check every file of a bundle whose manifest is read already, wherever it is.
+
+    Args:
+        root: its folder.
+        manifest: what it says of itself.
+        progress: as for :func:`verify_bundle`.
+
+    Raises:
+        BundleError: naming the first thing that is wrong.
+    """
+    check_no_strangers(root, manifest.files)
+    report = _reporter(manifest, progress)
+    for name, record in manifest.files.items():
+        if name not in (WORDS, ADAPTER, GROUPS):
+            os.close(check_member(root, name, record, report))
+    data = read_checked(root, WORDS, manifest.files[WORDS], report)
+    parse_words(data, manifest, str(root / WORDS))
+    if ADAPTER in manifest.files:
+        data = read_checked(root, ADAPTER, manifest.files[ADAPTER], report)
+        adapter_entries(data, manifest, str(root / ADAPTER))
+    if GROUPS in manifest.files:
+        groups = GroupReader(root, manifest, report)
+        try:
+            groups.verify(report)
+        finally:
+            groups.close()
+
+
+def _reporter(
+    manifest: Manifest, progress: Callable[[int, int], None] | None
+) -> Callable[[int], None]:
+    sizes = {name: record.size for name, record in manifest.files.items()}
+    total, done = sum(sizes.values()) + sizes.get(GROUPS, 0), 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(min(done, total), total)
+
+    return report
+
+
+def _read(
+    root: Path,
+    expect_source: ModelIdentity | None,
+    expect_target: ModelIdentity | None,
+    parts: list[Part],
+) -> Bundle:
+    manifest = read_manifest(root)
+    check_no_strangers(root, manifest.files)
+    for role, built_for, given in (
+        ("source", manifest.source, expect_source),
+        ("target", manifest.target, expect_target),
+    ):
+        if given is not None:
+            require_model(role, built_for, given, str(root))
+    words, adapters, groups = None, None, None
+    if Part.WORDS in parts:
+        data = read_checked(root, WORDS, manifest.files[WORDS])
+        words = parse_words(data, manifest, str(root / WORDS))
+    if Part.ADAPTER in parts:
+        adapters = {}
+        if not manifest.identity:
+            data = read_checked(root, ADAPTER, manifest.files[ADAPTER])
+            adapters = parse_adapter(data, manifest, str(root / ADAPTER))
+    if Part.GROUPS in parts:
+        if GROUPS not in manifest.files:
+            raise BundleError(
+                f"{root} holds no group tensors (built with --no-groups)",
+                remedy="rebuild them from the models, or build the bundle with them",
+            )
+        groups = GroupReader(root, manifest)
+    return Bundle(root, manifest, words, adapters, groups)
+
+
+def _part(part: Part | str) -> Part:
+    try:
+        return Part(part)
+    except ValueError:
+        raise OptionError(f"part {part!r}", expected=f"one of {[p.value for p in Part]}") from None
+
+
+def _root(path: str | os.PathLike[str]) -> Path:
+    root = Path(path)
+    if is_staging_name(root.name):
+        raise BundleError(
+            f"{root} is what an interrupted build left behind",
+            remedy="build again; the next build to the same place removes it",
+        )
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise BundleError(f"bundle {root} {what}", expected="a folder that fuse-index build made")
+    if not (root / MANIFEST).exists():
+        raise BundleError(
+            f"{root} is not a bundle: it has no {MANIFEST}",
+            expected="a folder that fuse-index build made",
+        )
+    return root
+
+
+def _inode(root: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(root)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

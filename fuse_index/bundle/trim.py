@@ -1,0 +1,77 @@
+"""A bundle without its group tensors or indexes, or with words of its publisher, sealed anew."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from fuse_index.bundle.card import render_card
+from fuse_index.bundle.extend import carry
+from fuse_index.bundle.files import hashed_file
+from fuse_index.bundle.layout import CARD, GROUPS, INDEX_FOLDER, MANIFEST
+from fuse_index.bundle.manifest import FileRecord, Manifest
+
+
+def trim(
+    manifest: Manifest,
+    *,
+    groups: bool = True,
+    index: bool = True,
+    published: Mapping[str, str] | None = None,
+) -> tuple[Manifest, bytes | None]:
+    """Say what a bundle is without some of its files, or with other words of its publisher.
+
+    Args:
+        manifest: of the whole bundle.
+        groups: whether the group tensors are kept.
+        index: whether the word indexes are kept.
+        published: what the publisher says now; ``None`` leaves it as it is.
+
+    Returns:
+        The manifest and, where it is not the given one, the bytes of the card that goes with it.
+    """
+    files = {
+        name: record
+        for name, record in manifest.files.items()
+        if (groups or name != GROUPS) and (index or not name.startswith(f"{INDEX_FOLDER}/"))
+    }
+    changed = replace(
+        manifest,
+        files=files,
+        indexes=manifest.indexes if index else {},
+        published=manifest.published if published is None else published,
+    )
+    if changed == manifest:
+        return manifest, None
+    card = render_card(changed).encode("utf-8")
+    files[CARD] = FileRecord(len(card), hashlib.sha256(card).hexdigest())
+    return replace(changed, files=files), card
+
+
+def carry_bundle(root: Path, manifest: Manifest, card: bytes | None, folder: Path) -> None:
+    """Fill an empty folder with a bundle: checked files of another, its manifest and card.
+
+    Args:
+        root: the bundle whose files are linked, or copied.
+        manifest: of the bundle to make, as :func:`trim` returns it.
+        card: its card; ``None`` takes the one of ``root``.
+        folder: the empty folder.
+
+    Raises:
+        BundleError: a file is missing or damaged.
+    """
+    for member, record in manifest.files.items():
+        (folder / member).parent.mkdir(exist_ok=True)
+        if member != CARD or card is None:
+            carry(root, member, record, folder / member)
+    seal(folder, manifest, card)
+
+
+def seal(folder: Path, manifest: Manifest, card: bytes | None) -> None:
+    """Write the manifest, and the card where one is given, into a folder that has the rest."""
+    for name, data in ((CARD, card), (MANIFEST, manifest.to_bytes())):
+        if data is not None:
+            with hashed_file(folder / name, {}, name) as writer:
+                writer.write(data)

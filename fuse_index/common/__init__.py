@@ -1,0 +1,1 @@
+"""What every floor needs once: files, progress, option checks, the cache folder."""

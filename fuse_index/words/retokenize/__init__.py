@@ -1,0 +1,1 @@
+"""Token ids of one model to those of another."""

@@ -1,0 +1,1 @@
+"""Words to token ids, for each family of tokenizers."""

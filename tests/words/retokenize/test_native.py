@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).resolve().parents[3] / "csrc"
+FLAGS = ["-std=c++17", "-O0", "-g", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread"]
+
+
+def build_and_run(folder: Path, sanitizers: str) -> subprocess.CompletedProcess[str]:
+    compiler = next(
+        (found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None
+    )
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    program = folder / "words_test"
+    sources = [*sorted((CSRC / "tests").glob("*.cpp")), *sorted((CSRC / "words").glob("*.cpp"))]
+    sanitize = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    command = [compiler, *FLAGS, *sanitize, *map(str, sources), "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode and "sanitizer" in built.stderr.lower() + built.stdout.lower():
+        pytest.skip(f"the compiler lacks the sanitizers {sanitizers}")
+    assert built.returncode == 0, built.stderr
+    return subprocess.run([str(program)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "sanitizers", ["address,undefined", pytest.param("thread", marks=pytest.mark.slow)]
+)
+def test_the_core_under_sanitizers(tmp_path, sanitizers):
+    done = build_and_run(tmp_path, sanitizers)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("the thread sanitizer does not run on this kernel")
+    assert (done.returncode, done.stderr) == (0, "")
