@@ -4,8 +4,8 @@ Measured against the in-memory counter on the same two cores, DuckDB is five tim
 (docs/scale.md), so it counts whatever is larger than :data:`SMALL_BYTES`; what it cannot
 hold it spills to disk. It is given text in which everything that :meth:`str.split` takes for white
 space is one ASCII space, so the words are cut where
-:func:`~fuse_index.words.corpus.words.count_words` cuts them, and the result is the same: words, counts,
-order and ties.
+:func:`~fuse_index.words.corpus.words.count_words` cuts them; the result is the same: words,
+counts, order and ties.
 """
 
 from __future__ import annotations
