@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         mean_score,
         paired_bootstrap,
     )
-    from fuse_index.evaluate.losses import Loss
     from fuse_index.evaluate.tokenization import Tokenization
 
 _HOMES = {
@@ -34,7 +33,6 @@ _HOMES = {
     "FidelityOptions": "fidelity",
     "FidelityReport": "fidelity",
     "Interval": "interval",
-    "Loss": "losses",
     "Metric": "captions",
     "PairedDifference": "interval",
     "Score": "interval",
@@ -55,7 +53,6 @@ __all__ = [
     "FidelityOptions",
     "FidelityReport",
     "Interval",
-    "Loss",
     "Metric",
     "PairedDifference",
     "Score",

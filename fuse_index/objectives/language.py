@@ -88,7 +88,7 @@ class Fluency(_LanguageObjective):
         choose(self, "reduction", Reduction)
 
     def _prepare(self, model: Model) -> Loss:
-        return _FluencyLoss(self, model)
+        return FluencyLoss(self, model)
 
 
 @register
@@ -255,7 +255,9 @@ def _log_probabilities(scores: Tensor, ids: Tensor) -> Tensor:
     )
 
 
-class _FluencyLoss(_LanguageLoss):
+class FluencyLoss(_LanguageLoss):
+    """The loss of :class:`Fluency`."""
+
     objective: Fluency
 
     def __init__(self, objective: Fluency, model: Model) -> None:

@@ -1,4 +1,4 @@
-"""A bundle's word index, asked for words of the lexicon instead of scoring all of them."""
+"""The word index of a bundle, searched instead of ranking all words."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fuse_index.optimize.lexicon import Lexicon
-    from fuse_index.optimize.reader import Reader
+    from fuse_index.predict.target import Target
+    from fuse_index.predict.units import WordUnits
 
 logger = logging.getLogger(__name__)
 
 INDEX_FROM = 50_000
-"""Words from which on an index answers faster than a product with all of them."""
+"""Words from which on an index is faster than a product with all of them."""
 
 
 class IndexedWords:
-    """Searches the words of a lexicon in an index.
+    """Searches words of a problem in an index.
 
     Args:
-        index: holds all words of the lexicon, and perhaps others.
-        lexicon: the words that may be found.
+        index: holds all these words, and perhaps others.
+        words: the words that may be found.
 
     Raises:
-        KeyError: a word of the lexicon is not in the index.
+        KeyError: a word is not in the index.
     """
 
-    def __init__(self, index: WordIndex, lexicon: Lexicon) -> None:
+    def __init__(self, index: WordIndex, words: WordUnits) -> None:
         self.index = index
-        place = {word: i for i, word in enumerate(index.words)}
-        rows = np.array([place[word] for word in lexicon.words], dtype=np.int64)
+        row_of = {word: i for i, word in enumerate(index.words)}
+        rows = np.array([row_of[word] for word in words.words], dtype=np.int64)
         self._own = torch.full((len(index),), -1, dtype=torch.int64)
         self._own[torch.from_numpy(rows)] = torch.arange(len(rows))
         whole = len(rows) == len(index)
@@ -51,11 +51,11 @@ class IndexedWords:
         """Find the words with the best predicted change for all models together: one search.
 
         Args:
-            sums: ``(S, d)`` gradients of places by model, "source" or "target".
-            count: words a place.
+            sums: ``(S, d)`` gradients of positions by model, "source" or "target".
+            count: words a position.
 
         Returns:
-            ``(S, min(count, N))`` int64 ids of the lexicon on the CPU, the best first.
+            ``(S, min(count, N))`` int64 words on the CPU, the best first.
         """
         queries = {name: -own.float().cpu() for name, own in sums.items()}
         ids, _ = self.index.joint(
@@ -74,39 +74,38 @@ class IndexedWords:
 
 
 def find_index(
-    lexicon: Lexicon, readers: Sequence[Reader], *, least: int = INDEX_FROM, alone: bool = False
+    words: WordUnits, targets: Sequence[Target], *, alone: bool = False
 ) -> IndexedWords | None:
     """Return the index of a bundle that covers models, if words are many and there is one.
 
     Args:
-        lexicon: the words.
-        readers: of the models that are asked about.
-        least: words from which on an index is looked for.
+        words: the words.
+        targets: of the models that are searched.
         alone: whether the index must be of these models only, as cosines want it.
 
     Returns:
-        The index; None where the lexicon is small, no adapter's bundle has an index over these
+        The index; None where words are few, no adapter's bundle has an index over these
         models and all these words, or it was built for other embeddings.
     """
-    if len(lexicon) < least:
+    if len(words) < INDEX_FROM:
         return None
-    others = {id(reader): reader for reader in readers if not reader.is_source}
-    if len(others) > 1 or not readers:
+    others = {id(target): target for target in targets if not target.is_source}
+    if len(others) > 1 or not targets:
         return None
-    of_source = any(reader.is_source for reader in readers)
+    of_source = any(target.is_source for target in targets)
     single = "joint" if of_source and others else "source" if of_source else "target"
     names = [single] if alone else list(dict.fromkeys([single, "joint"]))
-    for reader in others.values() or lexicon.readers:
-        bundle = None if reader.adapter is None else reader.adapter.bundle
-        if bundle is None or not set(lexicon.words) <= set(bundle.table.words):
+    for target in others.values() or words.targets:
+        bundle = None if target.adapter is None else target.adapter.bundle
+        if bundle is None or not set(words.words) <= set(bundle.table.words):
             continue
         for name in names:
             if name not in bundle.manifest.indexes:
                 continue
-            tables = {"source": reader.source.table(), "target": reader.model.table()}
+            tables = {"source": target.source.table(), "target": target.model.table()}
             given = {key: table.detach().float().cpu() for key, table in tables.items()}
             try:
-                return IndexedWords(read_index(bundle, name, **given), lexicon)
+                return IndexedWords(read_index(bundle, name, **given), words)
             except IdentityError as error:
-                logger.warning("%s; all words are scored instead", error)
+                logger.warning("%s; all words are ranked instead", error)
     return None

@@ -1,12 +1,10 @@
-"""Keeps the words' hidden states between runs, since a model makes them of its words only once."""
+"""Hidden states of units, kept between runs: they are computed once for a model and its units."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,42 +15,44 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fuse_index.common.cache import cache_folder
-from fuse_index.optimize.layer_words import Contexts, Progress, layer_vectors
+from fuse_index.common.files import replacing
+from fuse_index.predict.states import Contexts, hidden_states
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fuse_index.common.progress import Tick
     from fuse_index.models.base import Model
     from fuse_index.words.ragged import Ragged
 
 logger = logging.getLogger(__name__)
 
 KEPT_FROM = 1024
-"""Words from which on their states are kept; fewer are made anew in seconds."""
+"""Units from which on their states are kept; fewer are computed again in seconds."""
 _LAYOUT = "1"
-"""Raised when states of older versions shall not be found any more."""
+"""Raised when states of older versions are no longer valid."""
 _NAME = "states"
 _MOST_IN_MEMORY = 2
 _made: WeakKeyDictionary[Model, dict[str, Tensor]] = WeakKeyDictionary()
 
 
-def kept_layer_vectors(
+def kept_states(
     model: Model,
     tokens: Ragged,
     contexts: Contexts | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Tensor:
-    """Return :func:`~fuse_index.optimize.layer_words.layer_vectors`, from the cache if known.
+    """Return :func:`~fuse_index.predict.states.hidden_states`, from the cache if they are there.
 
-    The last few of every model stay in memory. The place in the cache is decided by what the states
-    depend on: all weights of the model and their dtype, the words' tokens, and the contexts. A
-    cache that cannot be read or written is done without.
+    The last few of every model stay in memory. The key in the cache is a hash of what the states
+    depend on: all weights of the model and their dtype, the units' tokens, and the contexts. A
+    cache that cannot be read or written is left out.
 
     Args:
-        model: whose.
-        tokens: ``N`` words in its tokens.
-        contexts: where the words are looked at.
-        progress: called while they are.
+        model: runs the units.
+        tokens: ``N`` units in its tokens.
+        contexts: the contexts.
+        progress: called with (units done, units in all) while states are computed.
 
     Returns:
         ``(N, (layers + 1) * width)`` float32 on the model's device.
@@ -72,15 +72,27 @@ def kept_layer_vectors(
     return found
 
 
-def _find(model: Model, tokens: Ragged, contexts: Contexts, progress: Progress | None) -> Tensor:
+def _find(model: Model, tokens: Ragged, contexts: Contexts, progress: Tick | None) -> Tensor:
     if len(tokens) < KEPT_FROM:
-        return layer_vectors(model, tokens, contexts, progress)
-    path = cache_folder() / "layers" / f"{_key(model, tokens, contexts)}.safetensors"
+        return hidden_states(model, tokens, contexts, progress)
+    path = _path(model, tokens, contexts)
     known = _read(path, len(tokens))
     if known is None:
-        known = layer_vectors(model, tokens, contexts, progress)
+        known = hidden_states(model, tokens, contexts, progress)
         _write(path, known)
     return known.to(model.device)
+
+
+def are_kept(model: Model, tokens: Ragged, contexts: Contexts | None = None) -> bool:
+    """Whether the states of units are in memory or in the cache, and cost nothing."""
+    contexts = contexts or Contexts()
+    if _version(model, tokens, contexts) in _made.get(model, {}):
+        return True
+    return len(tokens) >= KEPT_FROM and _path(model, tokens, contexts).is_file()
+
+
+def _path(model: Model, tokens: Ragged, contexts: Contexts) -> Path:
+    return cache_folder() / "layers" / f"{_key(model, tokens, contexts)}.safetensors"
 
 
 def _version(model: Model, tokens: Ragged, contexts: Contexts) -> str:
@@ -115,22 +127,14 @@ def _read(path: Path, words: int) -> Tensor | None:
     try:
         found = load_file(path).get(_NAME)
     except (OSError, safetensors.SafetensorError) as error:
-        logger.warning("%s: %s; made anew", path, error)
+        logger.warning("%s: %s; computed again", path, error)
         return None
     return found if found is not None and len(found) == words else None
 
 
 def _write(path: Path, states: Tensor) -> None:
-    # under another name first, so that no other run finds half a file
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        try:
-            save_file({_NAME: states.cpu().contiguous()}, name)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(path) as part:
+            save_file({_NAME: states.cpu().contiguous()}, part)
     except (OSError, safetensors.SafetensorError) as error:
-        logger.warning("%s: %s; the words' states are not kept", path, error)
+        logger.warning("%s: %s; the states are not kept", path, error)

@@ -1,72 +1,64 @@
-"""What every layer of a model makes of words: their hidden states, averaged over contexts.
+"""Hidden states of units in every layer of a model, averaged over contexts.
 
-A word's hidden state in a prompt is the word's own doing for the most part and the context's for
-the rest. The first part can be known beforehand: every word is put between a few others, the same
-for all words, and its states there are averaged. Their differences between words stand for those in
-any prompt.
+The hidden state of a word or token in a prompt depends on the unit for the most part, and on the
+context for the rest. The first part is computed beforehand: every unit stands between a few other
+words, the same for all units, and its states there are averaged. Their differences between units
+estimate those in any prompt.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fuse_index.errors import OptionError
+from fuse_index.common.options import Count, Natural, options
+from fuse_index.models.batching import BatchSize
 from fuse_index.models.layers import CutStates
-from fuse_index.optimize.batching import BatchSize
-from fuse_index.optimize.layer_gradient import word_positions
+from fuse_index.predict.layers import span_mask
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from fuse_index.common.progress import Tick
     from fuse_index.models.base import Model
 
-Progress = Callable[[int, int], None]
 Context = tuple[list[int], list[int]]
-"""Tokens before a word, and behind it."""
+"""Tokens before a unit, and behind it."""
 
 logger = logging.getLogger(__name__)
 
 _CPU_ROWS, _GPU_ROWS = 256, 1024
 
 
-@dataclass(frozen=True)
+@options(label="contexts")
 class Contexts:
-    """Where words are looked at.
+    """Contexts in which the states of units are computed.
 
     Attributes:
-        count: contexts that a word's states are averaged over.
+        count: contexts that the states of a unit are averaged over.
         words: words on each side of it, at most.
         seed: of the draw.
         texts: running texts to cut contexts from; without any they are random words.
     """
 
-    count: int = 4
-    words: int = 3
-    seed: int = 0
+    count: Count = 4
+    words: Natural = 3
+    seed: Natural = 0
     texts: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for name, least in {"count": 1, "words": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise OptionError(
-                    f"contexts: {name}={getattr(self, name)}", expected=f"at least {least}"
-                )
-
     def draw(self, model: Model, tokens: Ragged) -> list[Context]:
-        """Draw the tokens before and behind the word in every context.
+        """Draw the tokens before and behind the unit in every context.
 
         Args:
             model: whose tokens.
-            tokens: ``N`` words in its tokens, which the contexts are made of without texts.
+            tokens: ``N`` units in its tokens, of which contexts consist without texts.
         """
         rng = np.random.default_rng([self.seed, self.count])
         if not self.texts:
@@ -87,30 +79,30 @@ def _joined(tokens: Ragged, words: NDArray[np.int64]) -> list[int]:
     return [token for word in words for token in tokens[int(word)].tolist()]
 
 
-def layer_vectors(
-    model: Model, tokens: Ragged, contexts: Contexts | None = None, progress: Progress | None = None
+def hidden_states(
+    model: Model, tokens: Ragged, contexts: Contexts | None = None, progress: Tick | None = None
 ) -> Tensor:
-    """Return the hidden states of words in every layer.
+    """Return the hidden states of units in every layer.
 
-    It takes ``contexts.count`` short forward passes a word, once for a model and its words.
+    It takes ``contexts.count`` short forward passes a unit, once for a model and its units.
 
     Args:
-        model: whose.
-        tokens: ``N`` words in its tokens, at least one each.
-        contexts: where the words are looked at.
-        progress: called with (words looked at, of all contexts together).
+        model: runs the units.
+        tokens: ``N`` units in its tokens, at least one each.
+        contexts: the contexts.
+        progress: called with (units done, units in all), over all contexts together.
 
     Returns:
         ``(N, (layers + 1) * width)`` float32 on the model's device: the input of every layer and
-        the output of the last, averaged over the word's tokens and the contexts.
+        the output of the last, averaged over the unit's tokens and the contexts.
 
     Raises:
         ModelError: the model's layers cannot be told apart.
     """
     contexts = contexts or Contexts()
     rows = BatchSize(_GPU_ROWS if model.device.type == "cuda" else _CPU_ROWS)
-    logger.info("%s: %d words in %d contexts", model.name, len(tokens), contexts.count)
-    # words of like length share a batch, so that little is padded
+    logger.info("%s: states of %d units in %d contexts", model.name, len(tokens), contexts.count)
+    # units of like length share a batch, so that little is padded
     order = np.argsort(tokens.lengths, kind="stable")
     ordered = tokens.select(order)
     total: Tensor | None = None
@@ -125,8 +117,24 @@ def layer_vectors(
     return found
 
 
+def states_cost(model: Model, count: int, contexts: Contexts | None = None) -> str:
+    """Return what the states of units take, for people: memory, and forward passes.
+
+    Args:
+        model: runs the units.
+        count: units.
+        contexts: the contexts.
+
+    Raises:
+        ModelError: the model's layers cannot be told apart.
+    """
+    contexts = contexts or Contexts()
+    size = 4 * count * (len(model.layers) + 1) * model.width
+    return f"{size / 1e6:,.0f} MB, {contexts.count * count:,} short passes"
+
+
 def _reported(
-    parts: Iterator[tuple[slice, Tensor]], before: int, whole: int, progress: Progress | None
+    parts: Iterator[tuple[slice, Tensor]], before: int, whole: int, progress: Tick | None
 ) -> Iterator[Tensor]:
     for part, states in parts:
         if progress is not None:
@@ -143,7 +151,7 @@ def _states(
     rows = [[*fitting[0], *word.tolist(), *fitting[1]] for word in words]
     batch = model.batch(Ragged.from_lists(rows))
     begin = np.full(len(words), len(fitting[0]), dtype=np.int64)
-    where = word_positions(batch, begin, begin + words.lengths)
+    where = span_mask(batch, begin, begin + words.lengths)
     with torch.no_grad(), CutStates(model.layers, where) as cut:
         model.forward(model.embed(batch.ids), batch)
         sums = cut.sums(cut.states)

@@ -1,7 +1,7 @@
-"""The gradient of the whole problem, in the source's tokens.
+"""Gradients of losses: at embeddings, at one-hot tokens, and of all terms in the source's tokens.
 
-Every term's gradient is taken at its model's own embeddings of the same text. Models with other
-tokens send it back through their adapter; models with the same tokens need none.
+Every term's gradient is taken at its model's embeddings of the same text. The adapter carries it
+back to the source's tokens where the model has other tokens.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from fuse_index.errors import LossError, OptionError
+from fuse_index.models.batching import BatchSize
 from fuse_index.objectives.base import require_finite
 from fuse_index.objectives.labels import content_rows, label_space, one_hot_content
-from fuse_index.optimize.batching import BatchSize
-from fuse_index.optimize.budget import Spent
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -28,12 +27,14 @@ if TYPE_CHECKING:
 
     from fuse_index.models.batch import Batch
     from fuse_index.objectives.base import Loss
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.reader import Reader, Reading
-    from fuse_index.optimize.state import Losses
+    from fuse_index.predict.spent import Spent
+    from fuse_index.predict.target import PromptTerms, Target, TargetPrompts
 
 Checks = list["Callable[[], None]"]
 """Checks that are made later, together."""
+
+Weights = NDArray[np.float64]
+"""``(terms,)``: the weights of the terms."""
 
 _CPU_ROWS = 16
 _GPU_ROWS = 128
@@ -41,24 +42,8 @@ _GPU_ROWS = 128
 
 
 @dataclass(frozen=True, eq=False)
-class TermGradient:
-    """The gradient of one term at some prompts.
-
-    Attributes:
-        losses: ``(b,)``.
-        embeddings: ``(b, C, d_src)`` with respect to the source's embeddings, or None.
-        tokens: ``(b, C, vocabulary)`` with respect to the source's one-hot tokens, where that is
-            more than the embeddings say, or None.
-    """
-
-    losses: Tensor
-    embeddings: Tensor | None
-    tokens: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class Put:
-    """Embeddings that stand for one content token of every row.
+class EmbeddingOverride:
+    """Embeddings that replace those of one content token of every row.
 
     Attributes:
         positions: ``(b,)`` int64, which content token.
@@ -69,12 +54,12 @@ class Put:
     vectors: Tensor
 
 
-class Differentiator:
-    """Takes gradients of a problem.
+class Gradients:
+    """Gradients of all terms together.
 
     Args:
-        problem: the terms; those without a gradient take no part.
-        spent: where gradients are counted.
+        problem: the terms; those without a gradient are left out.
+        spent: counts the gradients.
         batch_size: prompts of one forward pass, at most; of a backward pass there are no more.
 
     Attributes:
@@ -82,7 +67,9 @@ class Differentiator:
         rows: prompts of one backward pass, learned as it goes.
     """
 
-    def __init__(self, problem: Problem, spent: Spent, *, batch_size: int | None = None) -> None:
+    def __init__(
+        self, problem: PromptTerms, spent: Spent, *, batch_size: int | None = None
+    ) -> None:
         self.problem = problem
         self.spent = spent
         on_gpu = any(loss.model.device.type == "cuda" for loss in problem.losses)
@@ -112,9 +99,9 @@ class Differentiator:
                 remedy="use the method 'random'",
             )
         for i in self.terms if adapters else ():
-            problem.readers[i].require_adapter()
+            problem.targets[i].require_adapter()
 
-    def tokens(self, prompts: Ragged, weights: Losses) -> Tensor:
+    def tokens(self, prompts: Ragged, weights: Weights) -> Tensor:
         """Return the first-order change of the total loss for every token in every position.
 
         Args:
@@ -128,27 +115,17 @@ class Differentiator:
         Raises:
             LossError: a gradient is not finite.
         """
-        return self._by_rows(prompts, lambda part: self.expand(part, weights)[1])
+        return self._by_rows(prompts, lambda part: self._tokens(part, weights))
 
-    def expand(self, prompts: Ragged, weights: Losses) -> tuple[Tensor, Tensor]:
-        """Return the losses and what :meth:`tokens` does, in one pass that counts nothing.
-
-        Args:
-            prompts: ``b`` rows of source ids, of at most ``C`` tokens; no more than fit at once.
-            weights: ``(terms,)``.
-
-        Returns:
-            ``(b,)`` float32, the weighted losses of the terms with a gradient, and
-            ``(b, C, vocabulary)`` float32, both on the source's device.
-        """
-        losses, embeddings, tokens = self._sums(prompts, weights, one_hot=True)
+    def _tokens(self, prompts: Ragged, weights: Weights) -> Tensor:
+        embeddings, tokens = self._sums(prompts, weights, one_hot=True)
         if embeddings is not None:
             through = (embeddings.to(self._table.dtype) @ self._table.T).float()
             tokens = through if tokens is None else tokens.add_(through)
         assert tokens is not None
-        return losses, tokens
+        return tokens
 
-    def embeddings(self, prompts: Ragged, weights: Losses) -> Tensor:
+    def embeddings(self, prompts: Ragged, weights: Weights) -> Tensor:
         """Return the gradient of the total loss at the source's embeddings.
 
         Args:
@@ -174,7 +151,7 @@ class Differentiator:
         for i in self.terms:
             alone = np.zeros(len(lengths))
             alone[i] = 1.0
-            scores = self.expand(prompts, alone)[1]
+            scores = self._tokens(prompts, alone)
             lengths[i] = float(scores.flatten(1).norm(dim=1).mean())
         return lengths
 
@@ -188,8 +165,8 @@ class Differentiator:
             parts.append(torch.nn.functional.pad(part, (0, 0, 0, missing)) if missing else part)
         return torch.cat(parts)
 
-    def _embeddings(self, prompts: Ragged, weights: Losses) -> Tensor:
-        _, embeddings, tokens = self._sums(prompts, weights, one_hot=False)
+    def _embeddings(self, prompts: Ragged, weights: Weights) -> Tensor:
+        embeddings, tokens = self._sums(prompts, weights, one_hot=False)
         if tokens is not None:
             # the embedding gradient that fits the tokens' best
             through = label_space(self.problem.source).gradient(tokens)
@@ -198,65 +175,62 @@ class Differentiator:
         return embeddings
 
     def _sums(
-        self, prompts: Ragged, weights: Losses, *, one_hot: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        readings: dict[int, Reading] = {}
+        self, prompts: Ragged, weights: Weights, *, one_hot: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        read: dict[int, TargetPrompts] = {}
         embeddings: Tensor | None = None
         tokens: Tensor | None = None
         checks: Checks = []
         device = self.problem.source.device
-        losses = torch.zeros(len(prompts), device=device)
         for i in self.terms:
             weight = float(weights[i])
             if not weight:
                 continue
-            loss, reader = self.problem.losses[i], self.problem.readers[i]
-            if id(reader) not in readings:
-                readings[id(reader)] = reader.read(prompts)
-            reading = readings[id(reader)]
-            found = _term_gradient(loss, reader, reading, prompts, checks, one_hot=one_hot)
-            losses += weight * found.losses.to(losses)
-            if found.embeddings is not None:
-                part = weight * found.embeddings.to(device)
+            loss, target = self.problem.losses[i], self.problem.targets[i]
+            if id(target) not in read:
+                read[id(target)] = target.read(prompts)
+            own = read[id(target)]
+            found = _term_gradient(loss, target, own, prompts, checks, one_hot=one_hot)
+            if found[0] is not None:
+                part = weight * found[0].to(device)
                 embeddings = part if embeddings is None else embeddings + part
-            if found.tokens is not None:
-                part = weight * found.tokens.to(device)
+            if found[1] is not None:
+                part = weight * found[1].to(device)
                 tokens = part if tokens is None else tokens + part
         for check in checks:  # only now, because each waits for the GPU
             check()
-        return losses, embeddings, tokens
+        return embeddings, tokens
 
 
 def _term_gradient(
     loss: Loss,
-    reader: Reader,
-    reading: Reading,
+    target: Target,
+    read: TargetPrompts,
     prompts: Ragged,
     checks: Checks,
     *,
     one_hot: bool,
-) -> TermGradient:
-    """The gradient of one term at prompts, for the source."""
-    if reader.is_source and one_hot and loss.uses_labels:
-        losses, gradient = one_hot_gradient(loss, reading.contents, checks)
-        return TermGradient(losses, None, gradient)
-    losses, packed = embedding_gradient(loss, reading.contents, checks=checks)
-    if reader.is_source:
-        return TermGradient(losses, padded_rows(packed, prompts), None)
-    if reader.same_tokens:
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of one term at prompts: ``(b, C, d_src)`` at embeddings, or ``(b, C, V)``."""
+    if target.is_source and one_hot and loss.uses_labels:
+        return None, one_hot_gradient(loss, read.contents, checks)[1]
+    _, packed = embedding_gradient(loss, read.contents, checks=checks)
+    if target.is_source:
+        return padded_rows(packed, prompts), None
+    if target.same_tokens:
         table = loss.model.table()
         scores = (packed.to(table.dtype) @ table.T).float()
-        return TermGradient(losses, None, padded_rows(scores, prompts))
-    layout = reader.layout(reading)
-    assert reader.adapter is not None
-    pulled = reader.adapter.pull_back(packed, layout)
-    return TermGradient(losses, padded_rows(pulled, prompts), None)
+        return None, padded_rows(scores, prompts)
+    layout = target.layout(read)
+    assert target.adapter is not None
+    pulled = target.adapter.pull_back(packed, layout)
+    return padded_rows(pulled, prompts), None
 
 
 def embedding_gradient(
     loss: Loss,
     contents: Sequence[Sequence[int]] | Ragged,
-    put: Put | None = None,
+    override: EmbeddingOverride | None = None,
     checks: Checks | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return a term's losses and their gradients at its model's embeddings of the content.
@@ -264,7 +238,7 @@ def embedding_gradient(
     Args:
         loss: the term.
         contents: ``b`` rows of the model's token ids.
-        put: other embeddings for one token of every row.
+        override: other embeddings for one token of every row.
         checks: where the check that they are finite is added, instead of being made here.
 
     Returns:
@@ -273,7 +247,7 @@ def embedding_gradient(
     Raises:
         LossError: a loss or a gradient is not finite.
     """
-    batch, embeds = embedded(loss, contents, put)
+    batch, embeds = embedded(loss, contents, override)
 
     def run(embeds: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         embeds = embeds.detach().requires_grad_()
@@ -289,15 +263,17 @@ def embedding_gradient(
 
 
 def embedded(
-    loss: Loss, contents: Sequence[Sequence[int]] | Ragged, put: Put | None = None
+    loss: Loss,
+    contents: Sequence[Sequence[int]] | Ragged,
+    override: EmbeddingOverride | None = None,
 ) -> tuple[Batch, Tensor]:
     """Return a term's batch and its embeddings ``(b, L, width)``, with some put in."""
     batch = loss.batch(contents)
     embeds = loss.model.embed(batch.ids)
-    if put is not None:
+    if override is not None:
         rows = torch.arange(len(batch), device=embeds.device)
-        positions = torch.from_numpy(put.positions).to(embeds.device) + batch.start
-        embeds[rows, positions] = put.vectors.to(embeds)
+        positions = torch.from_numpy(override.positions).to(embeds.device) + batch.start
+        embeds[rows, positions] = override.vectors.to(embeds)
     return batch, embeds
 
 
@@ -335,6 +311,25 @@ def one_hot_gradient(
         losses, gradient = loss.graphs.run("one-hot gradient", run, embeds, batch, exact=True)
     _check(partial(require_finite_gradient, losses, gradient, loss, batch), checks)
     return losses, gradient
+
+
+def label_gradient(loss: Loss, contents: Ragged) -> Tensor:
+    """Return the gradient of a term at its tokens as labels alone, their embeddings held.
+
+    Args:
+        loss: a term that uses labels.
+        contents: ``b`` rows of the model's token ids, of at most ``C`` tokens.
+
+    Returns:
+        ``(b, C, vocabulary)`` float32: what the likelihood of a token in its position adds to the
+        change of the loss, exactly.
+    """
+    batch = loss.batch(contents)
+    with torch.enable_grad():
+        labels, embeds = one_hot_content(loss.model, batch)
+        losses = loss(embeds.detach().requires_grad_(), batch, labels)
+        (gradient,) = torch.autograd.grad(losses.sum(), labels)
+    return gradient.float()
 
 
 def _check(check: Callable[[], None], checks: Checks | None) -> None:

@@ -1,9 +1,9 @@
-"""How one model reads prompts of the source: the same text, in its own tokens."""
+"""Targets: models that read the source's prompts, the same text in other tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,28 @@ if TYPE_CHECKING:
     from fuse_index.adapter.adapter import Adapter
     from fuse_index.adapter.layout import WordLayout
     from fuse_index.models.base import Model
+    from fuse_index.objectives.base import Loss
+
+
+class PromptTerms(Protocol):
+    """Prompts of a source under losses of several models: what predictions are made for.
+
+    Attributes:
+        source: the model whose tokens prompts are made of.
+        losses: one for every term.
+        targets: the targets that read the prompts, one for every term; terms of one model share it.
+        words: cuts prompts into words.
+    """
+
+    source: Model
+    losses: tuple[Loss, ...]
+    targets: tuple[Target, ...]
+    words: SourceWords
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """Prompts as one model reads them.
+class TargetPrompts:
+    """Prompts in the tokens of one model.
 
     Attributes:
         contents: ``n`` rows of the model's token ids.
@@ -32,13 +49,13 @@ class Reading:
     words: Retokenized | None
 
 
-class Reader:
-    """Turns prompts of the source into rows of one model.
+class Target:
+    """A model that reads the source's prompts, with its retokenizer and adapter.
 
     Args:
         source: the model whose tokens prompts are made of.
         model: the model that reads them; it may be the source.
-        adapter: carries its gradients back; None where none is needed or wanted.
+        adapter: carries its gradients back to the source's tokens; None where none is needed.
 
     Raises:
         IdentityError: the adapter comes from a bundle of other models.
@@ -77,16 +94,16 @@ class Reader:
             )
         return adapter.to(model.device)
 
-    def read(self, prompts: Ragged) -> Reading:
-        """Read rows of source ids.
+    def read(self, prompts: Ragged) -> TargetPrompts:
+        """Retokenize rows of source ids.
 
         Args:
             prompts: ``n`` rows of the source's token ids.
         """
         if self._retokenizer is None:
-            return Reading(prompts, None)
+            return TargetPrompts(prompts, None)
         words = self._retokenizer.retokenize(prompts.padded(fill=0), prompts.lengths)
-        return Reading(words.target, words)
+        return TargetPrompts(words.target, words)
 
     def require_adapter(self) -> None:
         """Refuse to send a gradient back without an adapter.
@@ -101,14 +118,14 @@ class Reader:
                 remedy=f"build it: fuse-index build {self.source.name} {self.model.name}",
             )
 
-    def layout(self, reading: Reading) -> WordLayout:
-        """Lay out the words of a reading, each with the adapter of its group.
+    def layout(self, prompts: TargetPrompts) -> WordLayout:
+        """Lay out the words of prompts, each with the adapter of its group.
 
         Raises:
             OptionError: this model has no adapter.
         """
         self.require_adapter()
-        words = reading.words
+        words = prompts.words
         assert self.adapter is not None
         assert words is not None
         return self.adapter.layout(
