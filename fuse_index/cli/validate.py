@@ -13,8 +13,8 @@ from fuse_index.errors import OptionError
 if TYPE_CHECKING:
     from fuse_index.bundle import Manifest
     from fuse_index.evaluate import FidelityReport
-    from fuse_index.objectives.target_loss import TargetLoss
     from fuse_index.models.base import Model
+    from fuse_index.objectives.target_loss import TargetLoss
 
 
 def validate_command(
@@ -137,8 +137,8 @@ def _load_target(
     name: str, loss: TargetLoss | None, device: str | None, offline: bool
 ) -> tuple[Model, TargetLoss]:
     """Load the target as the kind that the loss needs."""
-    from fuse_index.objectives.target_loss import kind_for, loss_for
     from fuse_index.models import load_model
+    from fuse_index.objectives.target_loss import kind_for, loss_for
 
     model = load_model(name, device=device, local_files_only=offline)
     loss = loss or loss_for(model.kind)

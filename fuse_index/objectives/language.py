@@ -281,7 +281,7 @@ class FluencyLoss(_LanguageLoss):
         after = self.model.words.encode_text(suffix) if suffix else ()
         return self.model.batch(contents, self.objective.prefix, [*after, *self._end])
 
-    def tokens(
+    def tokens(  # noqa: D102 - see the base class
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
         if not (torch.is_grad_enabled() and (scores.requires_grad or embeds.requires_grad)):
@@ -290,7 +290,7 @@ class FluencyLoss(_LanguageLoss):
         log_probs = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return -self.pick(log_probs, embeds, batch, labels, first)
 
-    def wanted(self, batch: Batch) -> Tensor:
+    def wanted(self, batch: Batch) -> Tensor:  # noqa: D102 - see the base class
         positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         if self.objective.include_suffix:
             return batch.mask & (positions >= batch.start)

@@ -86,7 +86,8 @@ def optimize(
         method = choose(problem, budget)
         logger.info("%s", method.reason)
     if isinstance(method, Choice):
-        method, search, chosen = method.method, search or method.search, method.reason
+        search, chosen = search or method.search, method.reason
+        method = method.method
     run = Run(
         problem,
         as_prompts(problem, initial),

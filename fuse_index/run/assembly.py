@@ -174,7 +174,7 @@ def _probe(config: RunConfig, models: Mapping[str, Model]) -> Probe | None:
     if draft is None:
         return None
     terms = [Term(with_images(item.objective), models[item.model]) for item in draft.objectives]
-    return Probe(terms, draft.share, draft.reduction)
+    return Probe(tuple(terms), draft.share, draft.reduction)
 
 
 def make_problem(
