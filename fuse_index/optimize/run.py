@@ -46,7 +46,7 @@ class RunOptions:
             (:mod:`fuse_index.optimize.survival`).
         balance: whether the weights are scaled so that at the initial prompts every term's gradient
             counts as its weight says.
-        early_stop: whether the run ends once the best prompt makes the model go on with the target
+        early_stop: whether the run ends once the model continues the best prompt with the target
             of every continuation, each of its tokens being the likeliest.
         pareto_size: prompts kept of the Pareto front.
         remember: scored prompts that are remembered.
@@ -98,10 +98,7 @@ class Run:
         self.options = options
         self._method_options, self._search_options = method, search
         self.initial = tuple(tuple(ids) for ids in initial)
-        if not self.initial:
-            raise OptionError("no initial prompt", expected="at least one")
-        for ids in self.initial:
-            require_ids(ids, problem.source.vocabulary_size, problem.source.name)
+        _require_request(problem, self.initial, options)
         self.spent = Spent()
         self.weights: Losses = problem.weights.copy()
         for loss in problem.losses:
@@ -124,12 +121,6 @@ class Run:
         if method.ranking is not None:
             unit, predictor = method.ranking
             self.gradients.require(adapters=predictor.needs_adapters(unit))
-        if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
-            raise OptionError(
-                "early_stop without an objective that can be met",
-                expected="a 'continuation' objective",
-                remedy="give the budget a target_loss instead",
-            )
         self.stale = 0
         self.stop: Stop | None = None
         self._begin()
@@ -293,6 +284,25 @@ class Run:
             configuration=self.configuration() | {"budget": dict(vars(budget))},
             versions=package_versions(),
             chosen=self.chosen,
+        )
+
+
+def _require_request(problem: Problem, initial: Sequence[Ids], options: RunOptions) -> None:
+    """Refuse initial prompts and options that no run can have.
+
+    Raises:
+        OptionError: there is no initial prompt, one has ids that are no tokens, or no objective
+            can end the run early.
+    """
+    if not initial:
+        raise OptionError("no initial prompt", expected="at least one")
+    for ids in initial:
+        require_ids(ids, problem.source.vocabulary_size, problem.source.name)
+    if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
+        raise OptionError(
+            "early_stop without an objective that can be met",
+            expected="a 'continuation' objective",
+            remedy="give the budget a target_loss instead",
         )
 
 
