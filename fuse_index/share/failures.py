@@ -124,6 +124,8 @@ def of_hub(error: Exception, name: str, doing: str) -> FuseIndexError:
     """Say what huggingface_hub said."""
     from huggingface_hub import errors  # noqa: PLC0415 - only for the Hub
 
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what went wrong before huggingface_hub looked into its cache
     status = status_of(error)
     if isinstance(error, errors.GatedRepoError):
         return RemoteError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
@@ -20,7 +21,6 @@ from fuse_index.errors import (
     StorageError,
 )
 from fuse_index.share import PushOptions, locate, pull, push
-from fuse_index.share.hub_cache import HubCache
 from tests.bundle import sample
 from tests.share.conftest import files_of
 from tests.share.hub_server import READER, Hub
@@ -190,7 +190,9 @@ class TestPull:
         snapshot_download("org/name")
         hub.stop()
         Adapter.from_pretrained("org/name", local_files_only=True)
-        assert verify_bundle(HubCache("org/name").snapshot(published)).words == 5
+        path = locate("org/name", local_files_only=True)
+        assert path.name == published
+        assert verify_bundle(path).words == 5
 
     def test_the_cache_is_one_that_other_libraries_read(self, hub, published):
         from huggingface_hub import scan_cache_dir, try_to_load_from_cache
@@ -240,8 +242,7 @@ class TestMissing:
 
     def test_a_private_id(self, hub, bundle, monkeypatch):
         hub.add("org/secret", files_of(bundle), private=True)
-        Adapter.from_pretrained("org/secret")
-        shutil.rmtree(HubCache("org/secret").folder)
+        shutil.rmtree(locate("org/secret").parents[1])
         monkeypatch.delenv("HF_TOKEN")
         with pytest.raises(
             RemoteError, match=r"for a private one run `hf auth login` or set HF_TOKEN"
@@ -291,11 +292,11 @@ def test_a_cache_that_cannot_be_written_is_enough_if_it_is_full(hub, published, 
     name = f"org/name@{published}" if asked == "commit" else asked
     pull(name)
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError("read-only")
 
-    for function in ("locked", "replace_file", "_link"):
-        monkeypatch.setattr(f"fuse_index.share.hub_cache.{function}", refuse)
+    for function in ("replace", "symlink", "mkdir"):
+        monkeypatch.setattr(os, function, refuse)
     Adapter.from_pretrained(name)
     pull(name)
 
