@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console
+from fuse_index.cli._storage import Json, Offline
 
 if TYPE_CHECKING:
     from fuse_index.build import IndexResult
@@ -42,8 +43,8 @@ def index_command(
     device: Annotated[
         str | None, typer.Option(help="Where gradients are taken.  [default: the GPU if any]")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
     """Build a word index and put it into BUNDLE, in place of one over the same model.
 
