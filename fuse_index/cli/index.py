@@ -20,7 +20,7 @@ def index_command(
     ],
     kind: Annotated[
         str,
-        typer.Option(help="auto, flat, tokens, pq, ivf-pq, ivf-sq, rabitq or hnsw."),
+        typer.Option(help="auto, flat, tokens or pq."),
     ] = "auto",
     model: Annotated[
         str, typer.Option(help="Over whose vectors: source, target or joint.")
@@ -97,9 +97,8 @@ def _bytes_on_disk(result: IndexResult) -> int:
 
 
 def _kind(trial: dict[str, Any]) -> str:
-    variant = " lifted" if trial["lifted"] else ""
     reduced = f" in {size} dimensions" if (size := trial["reduced_to"]) else ""
-    return f"{trial['kind']}{variant}{reduced}"
+    return f"{trial['kind']}{reduced}"
 
 
 def _show(bundle: Path, result: IndexResult) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fuse_index.common.progress import Tick
 from fuse_index.errors import OptionError, ShapeError
 from fuse_index.index.approximate import Approximate
 from fuse_index.index.dense import DenseSearch
@@ -19,7 +20,7 @@ from fuse_index.index.masks import Mask, Range, make_mask
 from fuse_index.index.options import IndexOptions, Kind, Metric, choose
 from fuse_index.index.queries import Array, check_queries, fold_queries, joined, sides_of
 from fuse_index.index.searching import search_words
-from fuse_index.index.tuning import Progress, tune
+from fuse_index.index.tuning import tune
 from fuse_index.index.vectors import Side, WordVectors
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
@@ -74,7 +75,7 @@ class WordIndex:
         options: IndexOptions | None = None,
         *,
         queries: Array | None = None,
-        progress: Progress | None = None,
+        progress: Tick | None = None,
     ) -> WordIndex:
         """Build an index.
 
@@ -91,7 +92,7 @@ class WordIndex:
         Raises:
             OptionError: no kind reaches the recall asked for within the memory.
             ShapeError: sizes do not fit together.
-            MissingDependencyError: FAISS is absent or lacks the kind.
+            MissingDependencyError: FAISS is absent.
         """
         options = options or IndexOptions()
         vectors = WordVectors(sides, options.representation)
@@ -125,7 +126,7 @@ class WordIndex:
         weights: Mapping[str, float] | None = None,
         options: IndexOptions | None = None,
         queries: Array | None = None,
-        progress: Progress | None = None,
+        progress: Tick | None = None,
     ) -> WordIndex:
         """Build an index of a bundle's words.
 
