@@ -24,8 +24,8 @@ from fuse_index.errors import BundleError, RemoteError, StorageError
 from fuse_index.share.failures import bucket_errors, is_about_the_disk, may_pass
 from fuse_index.share.places import Place, hide_password
 from fuse_index.share.sources import (
+    BundleSource,
     Report,
-    Source,
     checksum_of,
     is_intact,
     not_cached,
@@ -273,7 +273,7 @@ class Bucket:
 
 def find_in_bucket(
     place: Place, options: Mapping[str, Any] | None, local_files_only: bool
-) -> Source:
+) -> BundleSource:
     """Read the manifest at a URL, whose checksum is the revision; files go into the cache.
 
     Args:
@@ -300,10 +300,10 @@ def find_in_bucket(
     except OSError as error:
         raise storage_error(error, folder) from error
     fetch, remember = partial(bucket.fetch, folder), partial(note, reference, revision.encode())
-    return Source(bucket.name, manifest, revision, folder, fetch, remember)
+    return BundleSource(bucket.name, manifest, revision, folder, fetch, remember)
 
 
-def _in_cache(place: Place, reference: Path) -> Source:
+def _in_cache(place: Place, reference: Path) -> BundleSource:
     try:
         folder = reference.parents[1] / reference.read_text(encoding="ascii")
         manifest = read_manifest(folder)
@@ -311,7 +311,7 @@ def _in_cache(place: Place, reference: Path) -> Source:
         raise not_cached(
             f"{place}: the cache has no copy, and nobody is asked (local_files_only)", str(place)
         ) from error
-    return Source(str(place), manifest, checksum_of(manifest), folder)
+    return BundleSource(str(place), manifest, checksum_of(manifest), folder)
 
 
 def _open_at_end(part: Path, size: int) -> IO[bytes]:

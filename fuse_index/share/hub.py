@@ -19,8 +19,8 @@ from fuse_index.errors import BundleError, RemoteError
 from fuse_index.share.failures import hub_errors
 from fuse_index.share.places import Place
 from fuse_index.share.sources import (
+    BundleSource,
     Report,
-    Source,
     forget,
     not_cached,
     note,
@@ -40,7 +40,7 @@ Token = str | bool | None
 """As huggingface_hub takes it: None and True take the one that is stored, False takes none."""
 
 
-def find_on_hub(place: Place, token: Token, local_files_only: bool) -> Source:
+def find_on_hub(place: Place, token: Token, local_files_only: bool) -> BundleSource:
     """Resolve a revision to one commit and read that commit's manifest.
 
     Args:
@@ -87,7 +87,7 @@ def _cached_snapshot(repository: str, revision: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _in_cache(place: Place, folder: Path | None, why: str) -> Source:
+def _in_cache(place: Place, folder: Path | None, why: str) -> BundleSource:
     if folder is None:
         raise not_cached(
             f"{place}: there is no such folder, the Hub's cache has no copy, and the Hub is not "
@@ -96,18 +96,18 @@ def _in_cache(place: Place, folder: Path | None, why: str) -> Source:
         )
     text = read_plain(folder, MANIFEST, MAX_MANIFEST_BYTES)
     manifest = Manifest.from_bytes(text, str(folder / MANIFEST))
-    return Source(place.location, manifest, folder.name, folder)
+    return BundleSource(place.location, manifest, folder.name, folder)
 
 
-def _at_commit(place: Place, commit: str, token: Token) -> Source:
+def _at_commit(place: Place, commit: str, token: Token) -> BundleSource:
     remote = _Commit(place.location, commit, token)
     folder, manifest = remote.read_manifest()
     reference = folder.parents[1] / "refs" / (place.revision or MAIN)
     remember = partial(note, reference, commit.encode("ascii"))
     fetch = partial(remote.fetch, folder)
     if place.revision == commit:
-        return Source(remote.name, manifest, commit, folder, fetch)
-    return Source(remote.name, manifest, commit, folder, fetch, remember)
+        return BundleSource(remote.name, manifest, commit, folder, fetch)
+    return BundleSource(remote.name, manifest, commit, folder, fetch, remember)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _Commit:
         from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 - only for the Hub
 
         options: dict[str, Any] = {"token": self.token, "force_download": again, **_LIBRARY}
-        if "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # from 1.0 on
+        if "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # old versions have none
             options["tqdm_class"] = _bar(f"{self.name}: {member}", record, report)
         try:
             with hub_errors(self.name, "read"):

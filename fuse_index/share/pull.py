@@ -18,7 +18,7 @@ from fuse_index.errors import OptionError
 from fuse_index.share.bucket import find_in_bucket
 from fuse_index.share.hub import Token, find_on_hub
 from fuse_index.share.places import ACCEPTED, Place, PlaceKind, parse_place
-from fuse_index.share.sources import Source, checksum_of
+from fuse_index.share.sources import BundleSource, checksum_of
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def locate(
 
 def _find(
     place: Place, token: Token, storage_options: Mapping[str, Any] | None, local_files_only: bool
-) -> Source:
+) -> BundleSource:
     """Resolve a place to one revision and read its manifest."""
     if place.kind is PlaceKind.HUB:
         return find_on_hub(place, token, local_files_only)
@@ -143,4 +143,4 @@ def _find(
         return find_in_bucket(place, storage_options, local_files_only)
     folder = Path(place.location)
     manifest = read_manifest(folder)
-    return Source(str(place), manifest, checksum_of(manifest), folder)
+    return BundleSource(str(place), manifest, checksum_of(manifest), folder)

@@ -24,7 +24,7 @@ Fetch = Callable[[str, FileRecord, Report], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class BundleSource:
     """A bundle at one revision, some of whose files are in a local folder.
 
     Attributes:
