@@ -42,7 +42,7 @@ def push_command(
 
     On the Hub it is one commit to a repository that is made where it is missing; the card says how
     to load it from there. The token is the one of 'hf auth login', or HF_TOKEN. At a URL the
-    manifest comes last, so that nobody takes half a bundle for a whole one.
+    manifest comes last, so that half a bundle is never taken for a whole one.
     """
     from fuse_index.share import PushOptions, push
 

@@ -177,7 +177,7 @@ def _one_thread() -> Iterator[None]:
     """Use one thread where there is too little work to share: single queries, small k-means.
 
     Threads that wait for one another made these ten times slower on a busy machine. The number of
-    OpenMP threads belongs to the calling thread, so nobody else sees it.
+    OpenMP threads belongs to the calling thread, so other threads keep theirs.
     """
     faiss = import_faiss()
     before = faiss.omp_get_max_threads()

@@ -1,4 +1,4 @@
-"""An index on disk: a small JSON file, and the FAISS index where one was trained."""
+"""Word indexes on disk: a JSON file, and the FAISS index where one was trained."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def index_files(index: WordIndex, name: str) -> dict[str, Any]:
 
 
 def save_index(index: WordIndex, folder: str | os.PathLike[str], name: str = "words") -> None:
-    """Write an index into a folder of its own, to be shared apart from the adapters.
+    """Write an index into a folder, to be shared apart from the adapters.
 
     Args:
         index: what is written.

@@ -1,4 +1,4 @@
-"""Fewer dimensions for inner products with queries of a known sort."""
+"""Projection to fewer dimensions that keeps inner products with sampled queries."""
 
 from __future__ import annotations
 

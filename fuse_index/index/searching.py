@@ -1,4 +1,4 @@
-"""One search by whatever an index has: the route that is right, then exact scores."""
+"""Search of an index: chooses exact or approximate search, then scores exactly."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _RANDOM_QUERIES = 128
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What one kind came to.
+    """The measurements of one kind.
 
     Attributes:
         kind: which one.
@@ -117,7 +117,7 @@ def tune(
     queries: Tensor | None,
     progress: Tick | None = None,
 ) -> tuple[Trial, tuple[Trial, ...]]:
-    """Build what is asked for, or everything worth a try, and choose.
+    """Build the kinds to try, measure them, and choose one.
 
     Args:
         vectors: of ``n`` words.
@@ -177,7 +177,7 @@ def _choose(trials: list[Trial], vectors: WordVectors, options: IndexOptions) ->
 
 
 def safe_recall(options: IndexOptions) -> float:
-    """The recall that must be measured, so that the one asked for holds on other queries."""
+    """Return the recall to require on held-out queries, so that other queries reach theirs."""
     return min(options.recall + _SAFETY, (1.0 + options.recall) / 2)
 
 

@@ -1,4 +1,4 @@
-"""The word index: which words lower the loss most, which are nearest, in one model or several."""
+"""The word index: words that lower a loss most or lie nearest, in one model or several."""
 
 from __future__ import annotations
 
@@ -84,9 +84,8 @@ class WordIndex:
             counts: ``(n,)`` int64.
             sides: the models.
             options: see :class:`IndexOptions`.
-            queries: ``(m, width)`` samples of what will be asked, best negative gradients of real
-                losses: approximate kinds are measured on them, and ``auto`` chooses by them.
-                Without them random directions are used.
+            queries: ``(m, width)`` sample queries, best negative gradients of real losses, by
+                which kinds are measured and chosen; random directions if ``None``.
             progress: called with (kinds tried, kinds to try).
 
         Raises:

@@ -1,4 +1,4 @@
-"""A bundle at an fsspec URL: read by ranges, written so that the manifest comes last."""
+"""Bundles at fsspec URLs: resumed downloads, and uploads whose manifest comes last."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class Bucket:
     def fetch(self, folder: Path, member: str, record: FileRecord, report: Report) -> None:
         """Fetch one file; see :data:`~fuse_index.share.sources.Fetch`.
 
-        What is there when the connection breaks stays in a hidden file beside it, for the next
-        time.
+        Bytes that arrived before a failure stay in a hidden file beside it; the next call goes on
+        from there.
         """
         from filelock import FileLock  # noqa: PLC0415 - only to fetch
 
@@ -86,12 +86,12 @@ class Bucket:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         with FileLock(folder / ".lock"):
-            if path.is_file():  # another process fetched it meanwhile
+            if path.is_file():  # fetched by another process meanwhile
                 report(record.size)
                 return
             begun = part.exists()
             self._append(name, member, record, part, report)
-            if begun and not is_intact(part, record):  # what was left may be what is damaged
+            if begun and not is_intact(part, record):  # the earlier bytes may be the damaged ones
                 report(-part.stat().st_size)
                 part.unlink()
                 self._append(name, member, record, part, report)
@@ -101,7 +101,7 @@ class Bucket:
     def _append(
         self, name: str, member: str, record: FileRecord, part: Path, report: Report
     ) -> None:
-        """Write a file on to its full size, by requests for ranges, as long as bytes arrive."""
+        """Complete a file by requests for ranges, as long as bytes arrive."""
         with self.errors(), _open_at_end(part, record.size) as file:
             report(file.tell())
             require_size(name, self.announced(member), record)
@@ -185,7 +185,7 @@ class Bucket:
         return names
 
     def _require_bundle(self) -> None:
-        """Refuse to replace what only has a manifest of that name."""
+        """Refuse to replace a folder whose manifest is not a bundle's."""
         with suppress(BundleError):
             if load_strict(self.read_manifest(), MANIFEST).get("format") == FORMAT:
                 return
@@ -200,7 +200,7 @@ class Bucket:
 
         Where a bundle is replaced, the new files are sent to names beside it and copied by the
         store, so that a failure while they are sent leaves the old bundle as it was. The manifest
-        comes last: until then nobody takes the new files for a bundle.
+        comes last: until then the new files are not a bundle.
 
         Args:
             folder: the bundle, checked.
@@ -249,7 +249,7 @@ class Bucket:
                 )
 
     def _list(self) -> list[str]:
-        """Names of all files here; unfinished uploads of others are not looked at."""
+        """Names of all files here, without unfinished uploads."""
         with self.errors("written"):
             try:
                 found = self._system.find(self._root)
@@ -259,7 +259,7 @@ class Bucket:
         return sorted(name for name in names if not name.startswith(_STAGING))
 
     def _remove(self, names: list[str]) -> None:
-        """Delete what is not needed any more; a failure leaves only bytes that nobody reads."""
+        """Delete unneeded files; a failure leaves only bytes that are never read."""
         for name in names:
             with suppress(Exception):
                 self._system.rm_file(self._path(name))
@@ -279,7 +279,7 @@ def find_in_bucket(
     Args:
         place: the URL.
         options: what fsspec makes the file system with.
-        local_files_only: use what the URL held when it was last asked.
+        local_files_only: use the cached copy of what the URL held when it was last read.
 
     Raises:
         BundleError: there is no bundle, or its manifest is damaged.
@@ -308,9 +308,8 @@ def _in_cache(place: Place, reference: Path) -> BundleSource:
         folder = reference.parents[1] / reference.read_text(encoding="ascii")
         manifest = read_manifest(folder)
     except (OSError, UnicodeDecodeError) as error:
-        raise not_cached(
-            f"{place}: the cache has no copy, and nobody is asked (local_files_only)", str(place)
-        ) from error
+        given = f"{place}: the cache has no copy, and the network is not used (local_files_only)"
+        raise not_cached(given, str(place)) from error
     return BundleSource(str(place), manifest, checksum_of(manifest), folder)
 
 

@@ -1,4 +1,4 @@
-"""Reading a repository of the Hub: one commit for all files, through huggingface_hub's cache."""
+"""Downloads from the Hub: one commit for all files, into huggingface_hub's cache."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def find_on_hub(place: Place, token: Token, local_files_only: bool) -> BundleSou
     if local_files_only or constants.HF_HUB_OFFLINE:
         why = "local_files_only" if local_files_only else "HF_HUB_OFFLINE is set"
         return _in_cache(place, known, why)
-    if known is not None and known.name == asked:  # a commit never changes: nobody is asked
+    if known is not None and known.name == asked:  # a commit never changes
         return _at_commit(place, asked, token)
     try:
         with hub_errors(str(place), "read"):
@@ -80,7 +80,7 @@ def find_on_hub(place: Place, token: Token, local_files_only: bool) -> BundleSou
 
 
 def _cached_snapshot(repository: str, revision: str) -> Path | None:
-    """Return the cached snapshot that a revision was when it was last fetched."""
+    """Return the cached snapshot of a revision as of its last download."""
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only for the Hub
 
     found = try_to_load_from_cache(repository, MANIFEST, revision=revision)
@@ -181,7 +181,7 @@ def _bar(name: str, record: FileRecord, report: Report) -> Any:
             report(int(n or 0))
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """Leave out what is received: what is written is counted."""
+            """Ignore received bytes; written bytes are counted."""
 
         def set_transfer_postfix_str(self, postfix: str, refresh: bool = False) -> None:
             """Show nothing."""
@@ -190,11 +190,11 @@ def _bar(name: str, record: FileRecord, report: Report) -> Any:
 
 
 def _ask(repository: str, member: str, revision: str, token: Token) -> tuple[int | None, str]:
-    """Return a file's size and commit; raises what huggingface_hub raises, and errors of ours.
+    """Return a file's size and commit; huggingface_hub's exceptions pass through.
 
     Raises:
         BundleError: the repository has no such file.
-        RemoteError: what answered is not a Hub.
+        RemoteError: the server is not a Hub.
     """
     from huggingface_hub import (  # noqa: PLC0415 - only for the Hub
         constants,

@@ -1,4 +1,4 @@
-"""Fetching a bundle from a hub, a bucket or a folder: checked, and visible only when complete."""
+"""Downloads of a bundle from a hub, a bucket or a folder: checked, and published whole."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def pull(
         overwrite: whether a bundle at ``out`` may be replaced.
         token: of the Hub; ``None`` takes the one that ``hf auth login`` stored.
         storage_options: what fsspec makes the file system with.
-        local_files_only: take what the cache holds, and ask nobody.
+        local_files_only: use the cache only, no network.
         progress: called with (bytes there, bytes in all).
 
     Returns:
@@ -87,13 +87,15 @@ def pull(
     whole = source.manifest
     made, card = trim(whole, groups=groups, index=index)
     wanted = [member for member in made.files if member != CARD or card is None or output is None]
-    path = source.fill(wanted, progress, check=True)
+    path = source.folder
+    if place.kind is not PlaceKind.FOLDER:
+        source.fill(wanted, progress, check=True)
     if output is None:
         there = {name: record for name, record in whole.files.items() if (path / name).is_file()}
         verify_files(path, replace(whole, files=there))
         missing = tuple(sorted(set(whole.files) - set(there)))
         return Pulled(path, whole, place, source.revision, missing)
-    check_output(output, overwrite)  # another pull may have made it
+    check_output(output, overwrite)  # another pull may have made it meanwhile
     with staged(output, overwrite) as folder:
         carry_bundle(path, made, card, folder)
         verify_files(folder, made)
@@ -116,7 +118,7 @@ def locate(
         revision: as for :func:`pull`.
         token: as for :func:`pull`.
         storage_options: as for :func:`pull`.
-        local_files_only: take what the cache holds, and ask nobody.
+        local_files_only: use the cache only, no network.
         progress: called with (bytes there, bytes in all).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Publishing a bundle: to a repository of the Hub, to an fsspec URL, or to another folder."""
+"""Uploads of a bundle to a repository of the Hub, an fsspec URL or a folder."""
 
 from __future__ import annotations
 

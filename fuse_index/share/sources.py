@@ -1,4 +1,4 @@
-"""One revision of a bundle somewhere, and the local folder that its files are fetched to."""
+"""One revision of a bundle, and the local folder that its files are downloaded to."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class BundleSource:
 
 
 def not_cached(given: str, name: str) -> RemoteError:
-    """Say that something is not in a cache, and nobody may be asked for it."""
+    """Return the error for something that is not in a cache, without a network."""
     return RemoteError(
         given,
         expected="a copy that was pulled where there is a network",
@@ -98,7 +98,7 @@ def not_cached(given: str, name: str) -> RemoteError:
 
 
 def require_size(name: str, announced: int | None, record: FileRecord) -> None:
-    """Compare the size that the other side gives a file with the manifest's.
+    """Compare the size that a server announces with the manifest's.
 
     Raises:
         BundleError: they differ.
@@ -128,7 +128,7 @@ def require_intact(name: str, path: Path, record: FileRecord) -> None:
 
 
 def too_long(name: str, record: FileRecord) -> BundleError:
-    """Say that more bytes arrive than the manifest announces."""
+    """Return the error for more bytes than the manifest announces."""
     return BundleError(f"{name} is too long", expected=f"{record.size} bytes by the manifest")
 
 

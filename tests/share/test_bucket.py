@@ -112,7 +112,7 @@ def test_an_adapter_is_loaded_once_without_groups_and_index(memory, bundle, monk
 
 def test_a_full_pull_serves_later_loads_and_those_that_ask_nobody(memory, bundle):
     push(bundle, memory)
-    with pytest.raises(RemoteError, match=r"the cache has no copy, and nobody is asked"):
+    with pytest.raises(RemoteError, match=r"the cache has no copy, and the network is not used"):
         locate(memory, local_files_only=True)
     pulled = pull(memory)
     assert locate(memory) == locate(memory, local_files_only=True) == pulled.path
