@@ -152,7 +152,7 @@ class _Commit:
         from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 - only for the Hub
 
         options: dict[str, Any] = {"token": self.token, "force_download": again, **_LIBRARY}
-        if "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # old versions have none
+        if "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # 1.0 has none
             options["tqdm_class"] = _bar(f"{self.name}: {member}", record, report)
         try:
             with hub_errors(self.name, "read"):

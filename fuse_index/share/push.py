@@ -15,6 +15,7 @@ from fuse_index.bundle.manifest import Manifest
 from fuse_index.bundle.read import verify_bundle
 from fuse_index.bundle.staging import check_output, staged, storage_error
 from fuse_index.bundle.trim import carry_bundle, trim
+from fuse_index.common.options import options as checked_options
 from fuse_index.common.progress import Tick
 from fuse_index.errors import OptionError
 from fuse_index.share.bucket import Bucket
@@ -26,7 +27,7 @@ from fuse_index.share.sources import checksum_of, counter
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 
 
-@dataclass(frozen=True)
+@checked_options()
 class PushOptions:
     """How a bundle is published.
 

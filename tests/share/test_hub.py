@@ -115,6 +115,8 @@ class TestPush:
     def test_bad_options(self, hub, bundle):
         with pytest.raises(OptionError, match=r"license 'MIT License'; expected an identifier"):
             PushOptions(license="MIT License")
+        with pytest.raises(OptionError, match=r"private=3; expected true or false"):
+            PushOptions(private=3)  # type: ignore[arg-type]
         with pytest.raises(OptionError, match=r"is a commit; expected a branch"):
             push(bundle, "org/name@" + "a" * 40)
 
