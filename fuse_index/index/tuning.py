@@ -35,7 +35,7 @@ _PROJECTED = (128, 256)
 _SAMPLE = 20_000
 _MARGINS = (0.015, 0.025, 0.035)
 _SAFETY = 0.005
-"""What a measured recall must have to spare: other queries give a little less or more."""
+"""Margin of a measured recall: other queries give a little less or more."""
 _MOST_CANDIDATES = 80
 _TIMED = 31
 _RANDOM_QUERIES = 128
@@ -52,7 +52,6 @@ class Trial:
         seconds: median time of a single query.
         quick: lower quartile of that time, by which kinds are compared.
         bytes: memory of the index and of what it scores again.
-        built: seconds that training and adding took.
         reduced_to: dimensions that words and queries are projected to, if they are.
         candidates: words that are scored again, with product quantization.
     """
@@ -63,7 +62,6 @@ class Trial:
     seconds: float
     quick: float
     bytes: int
-    built: float
     reduced_to: int | None = None
     candidates: int | None = None
 
@@ -232,9 +230,8 @@ class _Bench:
 
     def trial(self, variant: Variant) -> Trial:
         kind, size = variant
-        start = time.perf_counter()
         if kind is Kind.TOKENS:
-            return Trial(kind, None, 1.0, *self._time(None), bytes=self.vectors.bytes, built=0.0)
+            return Trial(kind, None, 1.0, *self._time(None), bytes=self.vectors.bytes)
         options = self.options
         engine = Approximate.build(
             self.vectors,
@@ -243,10 +240,9 @@ class _Bench:
             projection=self._projection(size),
             seed=options.seed,
         )
-        built = time.perf_counter() - start
         if kind is Kind.FLAT:  # needs no token embeddings
             flat = 4 * len(self.vectors) * self.vectors.width
-            return Trial(kind, engine, 1.0, *self._time(engine), bytes=flat, built=built)
+            return Trial(kind, engine, 1.0, *self._time(engine), bytes=flat)
         codes = int(engine.serialize().nbytes)  # what FAISS writes is what it holds
         keep_vectors(self.vectors, codes, options.memory)
         recall, seconds, engine = self._fit_candidates(engine)
@@ -257,7 +253,6 @@ class _Bench:
             recall,
             *seconds,
             bytes=held,
-            built=built,
             reduced_to=size or None,
             candidates=engine.candidates,
         )

@@ -38,6 +38,7 @@ class WordIndex:
         options: what was asked for, with the kind that was chosen.
         report: what was measured when it was built (JSON values).
         added: how many words at the end were added later.
+        engine: the FAISS index, if there is one.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class WordIndex:
         self.options = options
         self.report = dict(report or {})
         self.added = added
-        self._engine = engine
+        self.engine = engine
         self._dense = dense
 
     @classmethod
@@ -176,11 +177,6 @@ class WordIndex:
         return self.vectors.width
 
     @property
-    def engine(self) -> Approximate | None:
-        """The FAISS index, if there is one."""
-        return self._engine
-
-    @property
     def models(self) -> tuple[str, ...]:
         """Names of the models, in the order of their parts in a query."""
         return tuple(side.name for side in self.vectors.sides)
@@ -223,7 +219,7 @@ class WordIndex:
                 scores, ids = self._dense.search(values.to(device), top_k, metric, allowed)
             else:
                 scores, ids = search_words(
-                    self.vectors, self._engine, values.cpu(), top_k, metric=metric, mask=mask
+                    self.vectors, self.engine, values.cpu(), top_k, metric=metric, mask=mask
                 )
         return ids.to(home), scores.to(home)
 
@@ -355,7 +351,7 @@ class WordIndex:
         if self.vectors.kept is not None:
             vectors.keep(self.vectors.has_tables)
         new = np.zeros(len(words), np.int64) if counts is None else np.asarray(counts, np.int64)
-        engine = None if self._engine is None else self._engine.extended(vectors)
+        engine = None if self.engine is None else self.engine.extended(vectors)
         index = WordIndex(
             (*self.words, *words),
             np.concatenate([self.counts, new]),
@@ -383,7 +379,7 @@ class WordIndex:
             self.counts,
             self.vectors,
             self.options,
-            self._engine,
+            self.engine,
             report=self.report,
             added=self.added,
             dense=None if plain else DenseSearch(self.vectors, device, dtype),
