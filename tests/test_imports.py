@@ -27,6 +27,7 @@ FLOORS = (
     "index",
     "models",
     "objectives",
+    "predict",
     "optimize",
     "evaluate",
     "build",

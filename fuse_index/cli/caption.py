@@ -203,7 +203,7 @@ def _checkpoint(folder: Path | None, image: str) -> Path | None:
 def _save(captions: Captions, out: Path | None, csv_file: Path | None) -> None:
     import json
 
-    from fuse_index.optimize.result import write_atomically
+    from fuse_index.common.files import write_atomically
 
     try:
         if out is not None:

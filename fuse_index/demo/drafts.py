@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fuse_index.demo.writing import write_sentences
 from fuse_index.objectives import Fluency, Reduction
 from fuse_index.optimize import Problem, Term
+from fuse_index.optimize.writing import write_sentences
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:

@@ -23,19 +23,17 @@ if TYPE_CHECKING:
         mean_score,
         paired_bootstrap,
     )
-    from fuse_index.evaluate.losses import Loss
     from fuse_index.evaluate.tokenization import Tokenization
 
 _HOMES = {
     "Agreement": "graphs",
     "BootstrapOptions": "interval",
+    "CaptionMetric": "captions",
     "CaptionOptions": "captions",
     "CaptionReport": "captions",
     "FidelityOptions": "fidelity",
     "FidelityReport": "fidelity",
     "Interval": "interval",
-    "Loss": "losses",
-    "CaptionMetric": "captions",
     "PairedDifference": "interval",
     "Score": "interval",
     "Tokenization": "tokenization",
@@ -56,7 +54,6 @@ __all__ = [
     "FidelityOptions",
     "FidelityReport",
     "Interval",
-    "Loss",
     "PairedDifference",
     "Score",
     "Tokenization",

@@ -88,7 +88,7 @@ class Fluency(_LanguageObjective):
         choose(self, "reduction", Reduction)
 
     def _prepare(self, model: Model) -> Loss:
-        return _FluencyLoss(self, model)
+        return FluencyLoss(self, model)
 
 
 @register
@@ -255,7 +255,9 @@ def _log_probabilities(scores: Tensor, ids: Tensor) -> Tensor:
     )
 
 
-class _FluencyLoss(_LanguageLoss):
+class FluencyLoss(_LanguageLoss):
+    """The loss of :class:`Fluency`."""
+
     objective: Fluency
 
     def __init__(self, objective: Fluency, model: Model) -> None:
@@ -279,7 +281,7 @@ class _FluencyLoss(_LanguageLoss):
         after = self.model.words.encode_text(suffix) if suffix else ()
         return self.model.batch(contents, self.objective.prefix, [*after, *self._end])
 
-    def tokens(
+    def tokens(  # noqa: D102 - see the base class
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
         if not (torch.is_grad_enabled() and (scores.requires_grad or embeds.requires_grad)):
@@ -288,7 +290,7 @@ class _FluencyLoss(_LanguageLoss):
         log_probs = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return -self.pick(log_probs, embeds, batch, labels, first)
 
-    def wanted(self, batch: Batch) -> Tensor:
+    def wanted(self, batch: Batch) -> Tensor:  # noqa: D102 - see the base class
         positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         if self.objective.include_suffix:
             return batch.mask & (positions >= batch.start)

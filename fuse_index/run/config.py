@@ -166,8 +166,8 @@ class SearchConfig:
 
     Attributes:
         initial: where it begins.
-        method: how candidates are proposed.
-        search: which prompts are kept.
+        method: how candidates are proposed; by default the measured best.
+        search: which prompts are kept; by default what suits the method.
         tokens: which tokens of the source may be used.
         budget: when to stop.
         options: seed and the rest.
@@ -175,8 +175,8 @@ class SearchConfig:
     """
 
     initial: StartConfig = field(default_factory=StartConfig)
-    method: MethodOptions = field(default_factory=METHODS["gcg"])
-    search: SearchOptions = field(default_factory=SEARCHES["greedy"])
+    method: MethodOptions | None = None
+    search: SearchOptions | None = None
     tokens: TokenFilter = field(default_factory=TokenFilter)
     budget: Budget = field(default_factory=Budget)
     options: RunOptions = field(default_factory=RunOptions)

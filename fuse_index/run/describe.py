@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, Union, get_args, get_origin
 
 from fuse_index.objectives import OBJECTIVES, Objective
-from fuse_index.run.captions import ROLES, CaptionConfig, ClipRole, RoleConfig
+from fuse_index.run.captions import ROLES, CaptionConfig, ClipRole, LanguageRole
 from fuse_index.run.config import (
     REGISTRIES,
     SECTIONS,
@@ -52,7 +52,7 @@ def describe_captions() -> Iterator[tuple[str, list[Row]]]:
     """Yield every section of a captioning file, as :func:`describe_fields` does."""
     for name, cls in ROLES.items():
         yield name, field_rows(cls)
-    any_model = CaptionConfig(lm=RoleConfig(model="any"), clip=ClipRole(model="any"))
+    any_model = CaptionConfig(lm=LanguageRole(model="any"), clip=ClipRole(model="any"))
     yield from describe_search(any_model)
 
 
