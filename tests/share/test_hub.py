@@ -328,3 +328,21 @@ def test_two_loads_into_the_cache_at_once(hub, published):
         adapters = list(pool.map(lambda _: Adapter.from_pretrained("org/name"), range(4)))
     assert len({adapter.bundle.path for adapter in adapters}) == 1
     assert len(hub.fetched("/cdn/")) == 2
+
+
+def test_content_that_repositories_share_is_read_and_nothing_else(hub, published, tmp_path, caches):
+    """huggingface_hub 2 moves what came through Xet to ``HF_HUB_CACHE/blobs`` and links to it."""
+    path = pull("org/name").path
+    blob = (path / ADAPTER).resolve()
+    shared = caches / "hub" / "blobs" / "ab" / "abcd"
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(shared)
+    Adapter.from_pretrained("org/name", local_files_only=True)
+    pull("org/name", tmp_path / "out", local_files_only=True)
+    verify_bundle(tmp_path / "out")
+    shared.rename(caches / "elsewhere")
+    blob.unlink()
+    blob.symlink_to(caches / "elsewhere")
+    with pytest.raises(BundleError, match=r"is a link that leaves the bundle's folder"):
+        Adapter.from_pretrained("org/name", local_files_only=True)
