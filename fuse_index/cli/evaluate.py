@@ -16,7 +16,7 @@ from fuse_index.cli import _console
 from fuse_index.errors import MissingDependencyError, OptionError, StorageError
 
 if TYPE_CHECKING:
-    from fuse_index.evaluate import BootstrapOptions, Metric, Score, Tokenization
+    from fuse_index.evaluate import BootstrapOptions, CaptionMetric, Score, Tokenization
     from fuse_index.evaluate.coco import CaptionPairs, References
 
 
@@ -126,11 +126,13 @@ class _Result:
     tokenization: Tokenization | None
 
 
-def _metrics(names: Sequence[str] | None, images: Path | None, clip: str | None) -> list[Metric]:
+def _metrics(
+    names: Sequence[str] | None, images: Path | None, clip: str | None
+) -> list[CaptionMetric]:
     """Return what is asked for; by default all texts' metrics, and CLIP's where it is given."""
-    from fuse_index.evaluate.captions import TEXT_METRICS, Metric
+    from fuse_index.evaluate.captions import TEXT_METRICS, CaptionMetric
 
-    known = [item.value for item in Metric]
+    known = [item.value for item in CaptionMetric]
     for name in names or ():
         if name not in known:
             raise OptionError(f"--metric {name}", expected=f"one of {', '.join(known)}")
@@ -138,11 +140,11 @@ def _metrics(names: Sequence[str] | None, images: Path | None, clip: str | None)
         given, other = ("--images", "--clip") if clip is None else ("--clip", "--images")
         raise OptionError(f"{given} without {other}", expected="both, for CLIPScore, or neither")
     if not names:
-        return [*TEXT_METRICS, *([Metric.CLIPSCORE] if clip is not None else [])]
-    metrics = [item for item in Metric if item.value in names]
-    if Metric.CLIPSCORE in metrics and clip is None:
+        return [*TEXT_METRICS, *([CaptionMetric.CLIPSCORE] if clip is not None else [])]
+    metrics = [item for item in CaptionMetric if item.value in names]
+    if CaptionMetric.CLIPSCORE in metrics and clip is None:
         raise OptionError("--metric clipscore", expected="--images FOLDER and --clip MODEL with it")
-    if clip is not None and Metric.CLIPSCORE not in metrics:
+    if clip is not None and CaptionMetric.CLIPSCORE not in metrics:
         raise OptionError("--clip", expected="--metric clipscore, or no --metric at all, with it")
     return metrics
 
@@ -167,18 +169,18 @@ def _require_folder(path: Path | None) -> None:
 def _score(
     pairs: CaptionPairs,
     known: References,
-    metrics: Sequence[Metric],
+    metrics: Sequence[CaptionMetric],
     *,
     words: Tokenization | None,
     eyes: _Eyes,
     bar: _console.ProgressBar,
 ) -> _Result:
-    from fuse_index.evaluate.captions import CaptionOptions, Metric, score_captions
+    from fuse_index.evaluate.captions import CaptionMetric, CaptionOptions, score_captions
     from fuse_index.evaluate.coco import image_paths
 
-    by_text = tuple(metric for metric in metrics if metric is not Metric.CLIPSCORE)
+    by_text = tuple(metric for metric in metrics if metric is not CaptionMetric.CLIPSCORE)
     paths = None
-    if Metric.CLIPSCORE in metrics:
+    if CaptionMetric.CLIPSCORE in metrics:
         assert eyes.folder is not None
         paths = image_paths(eyes.folder, known, pairs.ids)
     scores: dict[str, Score] = {}
