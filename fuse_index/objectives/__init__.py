@@ -21,6 +21,7 @@ from fuse_index.objectives.language import (
     Fluency,
     Reduction,
     TokenDivergence,
+    TokenReduction,
 )
 from fuse_index.objectives.penalties import LengthPenalty, LengthUnit, RepetitionPenalty
 from fuse_index.objectives.weights import balanced_weights, weighted_sum
@@ -45,6 +46,7 @@ __all__ = [
     "TargetContinuation",
     "TextSimilarity",
     "TokenDivergence",
+    "TokenReduction",
     "balanced_weights",
     "objective_from_json",
     "one_hot_content",

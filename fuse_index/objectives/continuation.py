@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch.nn import functional
 
+from fuse_index.common.options import Positive, options
 from fuse_index.errors import LossError, OptionError
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.kinds import ModelKind
-from fuse_index.objectives.base import Loss, Objective, choose, register
+from fuse_index.objectives.base import Loss, Objective, register
 from fuse_index.objectives.shared import SharedStart
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class ContinuationLoss(str, Enum):
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class TargetContinuation(Objective):
     """Make the model go on with a target text after prefix, prompt and suffix (GCG).
 
@@ -49,18 +49,12 @@ class TargetContinuation(Objective):
 
     target: str
     loss: ContinuationLoss = ContinuationLoss.CROSS_ENTROPY
-    mellowmax_alpha: float = 1.0
+    mellowmax_alpha: Positive = 1.0
 
     type: ClassVar[str] = "continuation"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        choose(self, "loss", ContinuationLoss)
-        if not self.mellowmax_alpha > 0:
-            raise OptionError(
-                f"continuation: mellowmax_alpha {self.mellowmax_alpha}", expected="more than 0"
-            )
         if not self.target:
             raise OptionError("continuation: target ''", expected="a text")
 
@@ -69,7 +63,7 @@ class TargetContinuation(Objective):
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ContinuationDivergence(Objective):
     """Make the model go on with a text as likely, token by token, as after another prompt.
 
@@ -89,7 +83,6 @@ class ContinuationDivergence(Objective):
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.text:
             raise OptionError("continuation_kl: text ''", expected="a text")
 
@@ -158,12 +151,14 @@ class _TargetLoss(_ContinuationLoss):
     def __init__(self, objective: TargetContinuation, model: Model) -> None:
         super().__init__(objective, model, objective.target)
 
-    def met(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
+    def is_satisfied(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
         """Whether the model, at every step, finds the target's next token the likeliest."""
         with torch.no_grad():
             batch = self.batch(contents)
             logits = self.logits(self.model.embed(batch.ids), batch)
         return (logits.argmax(dim=-1) == self._text).all(dim=-1)
+
+    met = is_satisfied
 
     def read(self, logits: Tensor) -> Tensor:
         ids = self._text.expand(len(logits), -1)[..., None]
