@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 DEMO = "demo:"
 """Names of the packaged demo models begin with it, such as ``demo:lm``."""
-TYPES = {"method": "gcg", "search": "greedy"}
-"""Sections with a type, and the type they have by default."""
 
 MethodFlag = Annotated[
     str | None, typer.Option(help="How candidates are proposed; --fields lists all.")
@@ -43,6 +41,9 @@ SetFlag = Annotated[
 ]
 FieldsFlag = Annotated[
     bool, typer.Option("--fields", help="List every field of a run file, and leave.")
+]
+SchemaFlag = Annotated[
+    bool, typer.Option("--schema", help="Print the JSON schema of run files, and leave.")
 ]
 EventsFlag = Annotated[
     Path | None, typer.Option(metavar="FILE.jsonl", help="One JSON object a step, as it happens.")
@@ -88,11 +89,11 @@ def read_file(path: Path | None) -> dict[str, Any]:
 
 def put(value: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
     """Put settings from the command line over what a file says, in place."""
+    from fuse_index.common.reading import FlagText
     from fuse_index.run import override
-    from fuse_index.run.fields import FlagText
 
     texts = [(path, FlagText(item) if isinstance(item, str) else item) for path, item in settings]
-    override(value, texts, TYPES)
+    override(value, texts)
 
 
 def with_demo_models(value: dict[str, Any]) -> dict[str, Any]:
@@ -266,6 +267,14 @@ def _storage_error(error: OSError) -> StorageError:
         expected="room on the disk, and a folder that can be written",
         remedy="name files elsewhere, and go on from the last checkpoint",
     )
+
+
+def show_schema(*, captions: bool = False) -> None:
+    """Print the JSON schema of a run file."""
+    from fuse_index.run import CaptionConfig, RunConfig
+    from fuse_index.run.schema import run_schema
+
+    _console.print_json(run_schema(CaptionConfig if captions else RunConfig))
 
 
 def show_fields(*, captions: bool = False, json: bool = False) -> None:

@@ -56,6 +56,7 @@ def caption_command(
     seed: _run.SeedFlag = None,
     setting: _run.SetFlag = None,
     fields: _run.FieldsFlag = False,
+    schema: _run.SchemaFlag = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE.json", help="Captions with their whole results."),
@@ -84,6 +85,9 @@ def caption_command(
     "A photo of", --initial.length 8, --search.width 8. Ctrl-C ends the run after the step it is in
     and gives what there is (exit code 130).
     """
+    if schema:
+        _run.show_schema(captions=True)
+        return
     if fields:
         _run.show_fields(captions=True, json=json)
         return

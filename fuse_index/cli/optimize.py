@@ -48,6 +48,7 @@ def optimize_command(
     seed: _run.SeedFlag = None,
     setting: _run.SetFlag = None,
     fields: _run.FieldsFlag = False,
+    schema: _run.SchemaFlag = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE.json", help="Where the result goes.")
     ] = None,
@@ -70,6 +71,9 @@ def optimize_command(
     $FUSE_INDEX_CACHE). Ctrl-C ends the run after the step it is in and gives the best so far (exit
     code 130). The same file and seed give the same result.
     """
+    if schema:
+        _run.show_schema()
+        return
     if fields:
         _run.show_fields(json=json)
         return
@@ -118,8 +122,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _config(file: Path | None, settings: list[tuple[str, Any]], objectives: list[str]) -> RunConfig:
+    from fuse_index.common.reading import FlagText
     from fuse_index.run import read_run
-    from fuse_index.run.fields import FlagText
 
     value = _run.read_file(file)
     listed = value.get("objectives")

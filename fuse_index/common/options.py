@@ -29,6 +29,8 @@ NonNegative = Annotated[float, Field(strict=True, ge=0)]
 """A number, at least 0."""
 Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 """A number greater than 0, at most 1."""
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false, and nothing that stands for them."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number."""
 
@@ -138,6 +140,7 @@ def option_error(error: ValidationError, label: str = "") -> Exception:
 
 __all__ = [
     "Count",
+    "Flag",
     "Natural",
     "NonNegative",
     "Number",

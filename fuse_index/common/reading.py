@@ -143,8 +143,11 @@ def file_error(error: ValidationError, where: str = "") -> FuseIndexError:
     parent, path = "".join(above), "".join([*above, last]).removeprefix(".")
     if found["type"] == _UNKNOWN:
         try:
-            what = context["what"] if path else "section"
-            require_known(context["name"], context["known"], f"{path}: {what}" if path else what)
+            what = f"{path}: {context['what']}" if path else "section"
+            if context["name"] is None:
+                expected = "one of " + ", ".join(context["known"])
+                return OptionError(f"{path}: no {context['what']}", expected=expected)
+            require_known(context["name"], context["known"], what)
         except OptionError as unknown:
             return unknown
     name = last.removeprefix(".")
@@ -221,6 +224,11 @@ def field_docs(cls: Any) -> dict[str, str]:
     for base in reversed(cls.__mro__):
         found |= _parse_attributes(inspect.cleandoc(base.__doc__ or ""))
     return {field.name: found.get(field.name, "") for field in fields(cls)}
+
+
+def without_markup(text: str) -> str:
+    """Return the text of a docstring without its markup."""
+    return re.sub(r":\w+:`~?([^`]*)`|``?([^`]*)``?", lambda m: m[1] or m[2], text)
 
 
 def _parse_attributes(text: str) -> dict[str, str]:

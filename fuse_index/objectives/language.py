@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn import functional
 
-from fuse_index.common.options import Positive, options
+from fuse_index.common.options import Flag, Positive, options
 from fuse_index.errors import ModelError
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.kinds import ModelKind
@@ -81,8 +81,8 @@ class Fluency(_LanguageObjective):
     """
 
     reduction: TokenReduction = TokenReduction.MEAN
-    include_suffix: bool = False
-    include_end: bool = False
+    include_suffix: Flag = False
+    include_end: Flag = False
 
     type: ClassVar[str] = "fluency"
 

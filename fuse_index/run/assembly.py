@@ -13,7 +13,17 @@ import torch
 from fuse_index.errors import ImageError
 from fuse_index.models import load_model
 from fuse_index.objectives import ImageSimilarity, Objective
-from fuse_index.optimize import Probe, Problem, Result, Term, optimize
+from fuse_index.optimize import (
+    METHODS,
+    SEARCHES,
+    MethodOptions,
+    Probe,
+    Problem,
+    Result,
+    SearchOptions,
+    Term,
+    optimize,
+)
 from fuse_index.run.adapters import AdapterStore, Progress
 from fuse_index.run.start import initial_prompts
 
@@ -68,12 +78,16 @@ class Assembly:
         problem: source, objectives, filters.
         initial: prompts to begin from, as source ids.
         config: the run file.
+        method: that of the run file, or the one chosen.
+        search: likewise.
         probe: the draft of probe sampling, or None.
     """
 
     problem: Problem
     initial: Sequence[tuple[int, ...]]
     config: RunConfig
+    method: MethodOptions
+    search: SearchOptions
     probe: Probe | None = None
 
     def run(self, callbacks: Sequence[Callback] = (), **checkpoint: Any) -> Result:
@@ -82,8 +96,8 @@ class Assembly:
         return optimize(
             self.problem,
             self.initial,
-            method=config.method,
-            search=config.search,
+            method=self.method,
+            search=self.search,
             budget=config.budget,
             options=config.options,
             probe=self.probe,
@@ -105,22 +119,28 @@ def assemble(
     Raises:
         FuseIndexError: a model, an adapter, an image or a text does not do; the message says which.
     """
+    method, search = chosen(config)
     objectives = [with_images(item.objective) for item in config.objectives]
     pool = ModelPool(offline=offline, progress=progress)
     models = {name: pool.load(item) for name, item in config.models.items()}
     source = models[config.source]
     store = AdapterStore(source, config.adapters, progress)
-    gradient = needs_gradient(config.method)
+    gradient = needs_gradient(method)
     terms = []
     for item, objective in zip(config.objectives, objectives, strict=True):
         model, given = models[item.model], config.models[item.model].adapter
         adapter = store.get(model, given) if gradient or given is not None else None
         terms.append(Term(objective, model, adapter))
     problem = make_problem(source, terms, config, store)
-    prepare_words(problem, config.method, progress)
+    prepare_words(problem, method, progress)
     prefix = source_prefix(terms, source)
     initial = initial_prompts(problem, config.initial, config.options.seed, prefix)
-    return Assembly(problem, initial, config, _probe(config, models))
+    return Assembly(problem, initial, config, method, search, _probe(config, models))
+
+
+def chosen(config: SearchConfig) -> tuple[MethodOptions, SearchOptions]:
+    """Return the method and search of a run, those left open chosen."""
+    return config.method or METHODS["gcg"](), config.search or SEARCHES["greedy"]()
 
 
 def _probe(config: RunConfig, models: Mapping[str, Model]) -> Probe | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fuse_index.bundle.jsontext import plain
+from fuse_index.common.options import options
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives import (
@@ -21,17 +22,25 @@ from fuse_index.optimize import (
     METHODS,
     SEARCHES,
     Budget,
-    MethodOptions,
     Problem,
     Result,
-    SearchOptions,
     Term,
 )
 from fuse_index.optimize.optimize import optimize
 from fuse_index.run.adapters import AdapterStore, Progress
 from fuse_index.run.assembly import ModelPool, make_problem, needs_gradient, prepare_words
-from fuse_index.run.config import Draw, ModelConfig, SearchConfig, StartConfig, read_search
-from fuse_index.run.fields import read_options, require_known
+from fuse_index.run.config import (
+    Initial,
+    Limits,
+    MethodChoice,
+    ModelConfig,
+    SearchChoice,
+    SearchConfig,
+    StartConfig,
+    StartDraw,
+    read_config,
+)
+from fuse_index.run.fields import Section
 from fuse_index.run.start import initial_prompts
 
 if TYPE_CHECKING:
@@ -43,7 +52,7 @@ Kolter (2024) have it: CLIP's cosines differ by about a tenth between captions, 
 nats."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class RoleConfig(ModelConfig):
     """A model of a captioning run and what it counts.
 
@@ -58,14 +67,14 @@ class RoleConfig(ModelConfig):
     suffix: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ClipRole(RoleConfig):
     """CLIP, which compares the caption with the image."""
 
     weight: float = IMAGE_WEIGHT
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ClassifierRole(RoleConfig):
     """A classifier, whose label the caption shall get.
 
@@ -84,7 +93,7 @@ ROLES: dict[str, type[RoleConfig]] = {
 """Sections of a captioning file for its models."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class CaptionConfig(SearchConfig):
     """What captions are asked for.
 
@@ -94,13 +103,13 @@ class CaptionConfig(SearchConfig):
         classifier: the model whose label they shall get, or None.
     """
 
-    lm: RoleConfig
-    clip: ClipRole
-    classifier: ClassifierRole | None = None
-    initial: StartConfig = field(default_factory=lambda: StartConfig(count=16, draw=Draw.MODEL))
-    method: MethodOptions = field(default_factory=METHODS["words"])
-    search: SearchOptions = field(default_factory=SEARCHES["beam"])
-    budget: Budget = field(default_factory=lambda: Budget(steps=30))
+    lm: Annotated[RoleConfig, Section("model")]
+    clip: Annotated[ClipRole, Section("model")]
+    classifier: Annotated[ClassifierRole, Section("model")] | None = None
+    initial: Initial = field(default_factory=lambda: StartConfig(count=16, draw=StartDraw.MODEL))
+    method: MethodChoice = field(default_factory=METHODS["words"])
+    search: SearchChoice = field(default_factory=SEARCHES["beam"])
+    budget: Limits = field(default_factory=lambda: Budget(steps=30))
 
     def __post_init__(self) -> None:
         if self.classifier is not None and self.classifier.label is None:
@@ -115,18 +124,10 @@ def read_captions(value: Mapping[str, Any]) -> CaptionConfig:
     Raises:
         OptionError: a name is unknown, or a value is of another type or outside its range.
     """
-    known = [item.name for item in fields(CaptionConfig)]
-    for name in value:
-        require_known(name, known, "section")
     for name in ("lm", "clip"):
         if value.get(name) is None:
             raise OptionError(f"no {name}", expected=f"a model, under {name!r} or by --{name}")
-    roles: dict[str, Any] = {}
-    for name, cls in ROLES.items():
-        if value.get(name) is not None:
-            roles[name] = read_options(cls, value[name], name, shorthand="model")
-    plainest = CaptionConfig(lm=roles["lm"], clip=roles["clip"])
-    return CaptionConfig(**roles, **read_search(value, plainest))
+    return read_config(CaptionConfig, value)
 
 
 @dataclass(frozen=True)
