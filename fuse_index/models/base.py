@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fuse_index.words.ragged import Ragged
 
 
+_PROBE = "a few words"
+
+
 @dataclass(frozen=True)
 class ModelParts:
     """What a loader found out about a model, whatever library it is of.
@@ -115,7 +118,13 @@ class Model(ABC):
         Raises:
             ModelError: there are none that can be told apart (:mod:`fuse_index.models.layers`).
         """
-        return find_layers(self)
+        batch = self.probe()
+        return find_layers(
+            self.module,
+            lambda: self.forward(self.embed(batch.ids), batch),
+            tuple(batch.ids.shape),
+            self.name,
+        )
 
     @property
     def width(self) -> int:
@@ -198,6 +207,14 @@ class Model(ABC):
         if not isinstance(text, str):
             return text
         return self.words.encode_text(text) if text else ()
+
+    def probe(self) -> Batch:
+        """Return a batch of one short row of plain text, for a first look at the model."""
+        ids = self.words.encode_text(_PROBE)
+        if self.positions is not None:
+            room = self.positions - len(self.frame.head) - len(self.frame.tail)
+            ids = ids[: max(room, 1)]
+        return self.batch([ids])
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look token ids up: (b, L) int64 -> (b, L, width), without gradient."""

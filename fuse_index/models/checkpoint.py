@@ -18,7 +18,7 @@ _TOKENIZER_FILES = ("*token*", "*vocab*", "*.model", "merges.txt", "*.bpe")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-class Checkpoint:
+class TransformersCheckpoint:
     """A transformers checkpoint: a local directory, or a Hub id seen through the local cache.
 
     Args:

@@ -62,10 +62,10 @@ def load_model(
             allow_random=allow_random,
         )
         return model
-    from fuse_index.models.checkpoint import Checkpoint  # noqa: PLC0415
+    from fuse_index.models.checkpoint import TransformersCheckpoint  # noqa: PLC0415
     from fuse_index.models.hub import load_transformers  # noqa: PLC0415
 
-    checkpoint = Checkpoint(parsed, local_files_only=local_files_only)
+    checkpoint = TransformersCheckpoint(parsed, local_files_only=local_files_only)
     return load_transformers(checkpoint, kind=chosen, device=place, dtype=dtype, bos=bos)
 
 

@@ -14,20 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fuse_index.models.base import Model
-    from fuse_index.models.batch import Batch
 
-_PROBE = "a few words"
 _TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 2e-1}
-
-
-def probe_batch(model: Model) -> Batch:
-    """Return a batch of one short row of plain text."""
-    ids = model.words.encode_text(_PROBE)
-    room = model.positions
-    if room is not None:
-        room -= len(model.frame.head) + len(model.frame.tail)
-        ids = ids[: max(room, 1)]
-    return model.batch([ids])
 
 
 @contextlib.contextmanager
