@@ -268,8 +268,8 @@ def package_of(module: str) -> str:
 
 
 DEFINED_TWICE = {
-    *("Batch", "Blocks", "Checkpoint", "Draw", "Estimate", "Loss", "Method", "Problem", "Source"),
-    *("Variant", "WordWriter", "_Counted", "_Draft", "_Lock", "_Reporter"),
+    *("Blocks", "Estimate", "Loss", "Method", "Problem", "Source"),
+    *("Variant", "WordWriter", "_Counted", "_Draft", "_Lock"),
 }
 """Names that are still to be told apart."""
 

@@ -183,17 +183,18 @@ class Output:
         from fuse_index.run import EventWriter
 
         self._budget = budget
-        self._progress = RunProgress(budget)
+        self._bar = _console.ProgressBar(after=0.0)
+        self._progress = RunProgress(budget, self._bar)
         self._events: EventWriter | None = None
         if events is not None:
             self._events = EventWriter(events, append=append)
 
     def __enter__(self) -> Output:
-        self._progress.__enter__()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.__exit__()
+        self._bar.__exit__()
         if self._events is not None:
             self._events.close()
 
@@ -255,7 +256,7 @@ class Output:
 
     def _fail(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
         """Take the progress away and hand the best so far over."""
-        self._progress.__exit__()
+        self._bar.__exit__()
         found = getattr(error, "result", None)
         if found is not None:
             on_failure(found)

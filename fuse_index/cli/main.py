@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
-    report = _Reporter(json="--json" in options, debug="--debug" in options)
+    report = _ErrorReport(json="--json" in options, debug="--debug" in options)
     # The common switches work before and after the verb.
     front = [flag for flag in _HOISTED if flag in options]
     rest = [item for item in options if item not in _HOISTED] + given[len(options) :]
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class _Reporter:
+class _ErrorReport:
     """Tells the user about an error, once on stderr and, with ``--json``, once on stdout."""
 
     json: bool

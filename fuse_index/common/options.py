@@ -6,6 +6,7 @@ value given and what was expected.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, fields
 from enum import Enum
 from typing import Annotated, Any, TypeVar
@@ -63,7 +64,8 @@ def options(*, label: str = "", kw_only: bool = False) -> Any:
             try:
                 checked(self, *args, **kwargs)
             except ValidationError as error:
-                raise option_error(error, label or getattr(cls, "type", "")) from None
+                names = [item.name for item in fields(made)]
+                raise option_error(error, label or getattr(cls, "type", ""), names) from None
 
         __init__.__wrapped__ = checked  # type: ignore[attr-defined]
         made.__init__ = __init__
@@ -112,12 +114,13 @@ def _read_value(value: Any, read: Any) -> Any:
         raise
 
 
-def option_error(error: ValidationError, label: str = "") -> Exception:
+def option_error(error: ValidationError, label: str = "", names: Sequence[str] = ()) -> Exception:
     """Return the first problem pydantic found in a call as an error of the package.
 
     Args:
         error: of a dataclass.
         label: names the options in the message.
+        names: of the fields, in the order of positional arguments.
 
     Returns:
         An :class:`OptionError`; a ``TypeError`` where a call itself is wrong, as for any dataclass.
@@ -126,7 +129,10 @@ def option_error(error: ValidationError, label: str = "") -> Exception:
     inner = found.get("ctx", {}).get("error")
     if isinstance(inner, FuseIndexError):
         return inner
-    name = ".".join(str(part) for part in found["loc"])
+    first, *rest = found["loc"] or ("",)
+    if isinstance(first, int) and first < len(names):
+        first = names[first]
+    name = ".".join(map(str, (first, *rest)))
     if found["type"] in CALL_ERRORS:
         return TypeError(f"{label or error.title}: {name}: {found['msg']}")
     before = f"{label}: " if label else ""

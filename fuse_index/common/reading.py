@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from fuse_index.errors import FuseIndexError, OptionError
 
+Choice = TypeVar("Choice", bound=Enum)
 Options = TypeVar("Options")
 
 CALL_ERRORS = (
@@ -106,6 +107,24 @@ def require_known(name: Any, known: Iterable[str], what: str) -> None:
         expected="one of " + ", ".join(names) if names else "none",
         remedy=f"did you mean {near[0]!r}?" if near else "",
     )
+
+
+def choose(kind: type[Choice], value: Any, name: str) -> Choice:
+    """Return the member of an enum that a value names.
+
+    Args:
+        kind: the enum.
+        value: a member or its value.
+        name: what was given, such as ``--metric``, for the message.
+
+    Raises:
+        OptionError: it is none; the message lists them.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        expected = "one of " + ", ".join(str(member.value) for member in kind)
+        raise OptionError(f"{name} {value}", expected=expected) from None
 
 
 def read_options(cls: type[Options], value: Any, where: str = "") -> Options:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fuse_index.evaluate.captions import (
+        CaptionMetric,
         CaptionOptions,
         CaptionReport,
-        Metric,
         score_captions,
     )
     from fuse_index.evaluate.clipscore import score_clip
@@ -35,7 +35,7 @@ _HOMES = {
     "FidelityReport": "fidelity",
     "Interval": "interval",
     "Loss": "losses",
-    "Metric": "captions",
+    "CaptionMetric": "captions",
     "PairedDifference": "interval",
     "Score": "interval",
     "Tokenization": "tokenization",
@@ -50,13 +50,13 @@ _HOMES = {
 __all__ = [
     "Agreement",
     "BootstrapOptions",
+    "CaptionMetric",
     "CaptionOptions",
     "CaptionReport",
     "FidelityOptions",
     "FidelityReport",
     "Interval",
     "Loss",
-    "Metric",
     "PairedDifference",
     "Score",
     "Tokenization",

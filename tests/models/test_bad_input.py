@@ -198,7 +198,7 @@ def test_wrong_kinds(saved: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(OptionError) as error:
         load_model(str(saved("gpt2")), kind="banana")
     assert str(error.value) == (
-        "model kind 'banana'; expected one of 'causal', 'clip', 'classifier', 'encoder'"
+        "model kind banana; expected one of causal, clip, classifier, encoder"
     )
     with pytest.raises(ModelError, match=r"as kind 'clip'.*say 'causal'"):
         load_model(str(saved("gpt2")), kind="clip")
