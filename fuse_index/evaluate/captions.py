@@ -30,7 +30,7 @@ class CaptionMetric(str, Enum):
     CIDER = "cider"
     """CIDEr-D."""
     SPICE = "spice"
-    """Needs Java, and Stanford CoreNLP, which is a download of its own."""
+    """Needs Java, and Stanford CoreNLP, which is a separate download."""
     CLIPSCORE = "clipscore"
     """CLIPScore and RefCLIPScore; needs pictures and a CLIP model."""
 

@@ -90,7 +90,7 @@ class _TextTower(nn.Module):
 
     @property
     def text(self) -> Any:
-        """The text tower; no attribute of ours, because one registered twice is not restored."""
+        """The text tower, by its path: a module that is registered twice is not restored."""
         return self.get_submodule(self.path)
 
     def forward(self, ids: Tensor) -> Tensor:

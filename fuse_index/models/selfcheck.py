@@ -1,4 +1,4 @@
-"""A few tokens through a model as it is loaded: does it compute from embeddings what it should?"""
+"""A test of a model as it is loaded: embeddings must give what their token ids give."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 @contextlib.contextmanager
 def trying(model: Model) -> Iterator[None]:
-    """Run a first forward pass from embeddings; whatever it raises, the model cannot be used.
+    """Turn any error of a first forward pass from embeddings into a ModelError.
 
     Raises:
         ModelError: the forward pass failed.

@@ -1,4 +1,4 @@
-"""What an objective is: options that can be written down, and the loss they make of a model."""
+"""Objectives: options that can be written down, and the loss that they define on a model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ObjectiveType = TypeVar("ObjectiveType", bound="type[Objective]")
 
 @options(kw_only=True)
 class Objective(ABC):
-    """What is wanted of a prompt, in one model's eyes.
+    """What is wanted of a prompt, measured by one model.
 
     Attributes:
         weight: factor of this loss in the sum; negative to push away from what it rewards.
@@ -46,7 +46,7 @@ class Objective(ABC):
     type: ClassVar[str] = ""
     """Name in files and messages."""
     kinds: ClassVar[tuple[ModelKind, ...]] = tuple(ModelKind)
-    """Kinds of models it can be asked of."""
+    """Kinds of models that can measure it."""
     differentiable: ClassVar[bool] = True
     """Whether the loss has a gradient with respect to embeddings or soft labels."""
 
@@ -104,7 +104,7 @@ def objective_from_json(value: Mapping[str, Any]) -> Objective:
 class Loss(ABC):
     """An objective bound to a model: embeddings of a batch to one loss a row.
 
-    Every row is a candidate and has a loss of its own; nothing is averaged over the batch.
+    Every row is a candidate and has one loss; nothing is averaged over the batch.
 
     Args:
         objective: the options.
@@ -171,7 +171,7 @@ class Loss(ABC):
 
     @abstractmethod
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
-        """Do what calling the loss does, without its checks."""
+        """Compute one loss a row, unchecked."""
 
     def score(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor:
         """Return the losses (b,) of rows of token ids, without gradient."""

@@ -40,7 +40,7 @@ class TargetContinuation(Objective):
     """Make the model go on with a target text after prefix, prompt and suffix (GCG).
 
     Attributes:
-        target: the text that shall follow, tokenized as it stands: begin it with a space where it
+        target: the text that is to follow, tokenized as it stands: begin it with a space where it
             follows a word.
         loss: cross-entropy, or mellowmax (Asadi & Littman 2017) of the negative logits of the
             target's tokens, as nanoGCG has it.
@@ -65,10 +65,10 @@ class TargetContinuation(Objective):
 @register
 @options(kw_only=True)
 class ContinuationDivergence(Objective):
-    """Make the model go on with a text as likely, token by token, as after another prompt.
+    """Make every token of a text as probable as it is after another prompt.
 
     The mean over the text's tokens of ``KL(p(. | reference, text so far) || p(. | prompt, text so
-    far))``: prompts with a small one are functionally alike ("evil twins", Melamed et al. 2024).
+    far))``: prompts with a small one act alike ("evil twins", Melamed et al. 2024).
 
     Attributes:
         reference: the other prompt; it gets the same prefix and suffix.
@@ -129,7 +129,7 @@ class _ContinuationLoss(Loss):
         if first < 0:
             raise LossError(
                 f"{self.name}: an empty prompt without anything before it",
-                expected="a token before the text that shall follow",
+                expected="a token before the target",
                 remedy="give a prefix, or load the model with bos=True",
             )
         prefix = self._start.of(embeds, batch, limit=first)

@@ -1,4 +1,4 @@
-"""Objectives of the user's own: any function of embeddings, or of texts."""
+"""Custom objectives: any function of embeddings, or of texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Likeness of the prompt to images or texts in a model's feature space."""
+"""Similarity of the prompt to images or texts in a model's feature space."""
 
 from __future__ import annotations
 

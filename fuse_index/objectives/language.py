@@ -1,4 +1,4 @@
-"""How well a causal language model likes a prompt: likelihood, energy and divergence."""
+"""The likelihood of a prompt under a causal language model: fluency, energy, divergence."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ Progress = Callable[[str, int, "int | None"], None]
 """Called with a label, how much is done and how much there is (None: unknown)."""
 
 _LAYOUT = "1"
-"""Raised when adapters of older versions shall not be found any more."""
+"""Raised when adapters of older versions no longer serve."""
 _WAIT_SECONDS = 3600.0
 
 

@@ -117,7 +117,7 @@ def assemble(
         progress: called while models are loaded and adapters built.
 
     Raises:
-        FuseIndexError: a model, an adapter, an image or a text does not do; the message says which.
+        FuseIndexError: a model, an adapter, an image or a text is unusable; the message says which.
     """
     method, search = chosen(config)
     objectives = [with_images(item.objective) for item in config.objectives]

@@ -1,4 +1,4 @@
-"""What a run file says: models, objectives, method, search, budget; validated on construction."""
+"""Run files: models, objectives, method, search, budget; validated on construction."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ModelConfig:
 
 @options(kw_only=True)
 class ObjectiveConfig:
-    """An objective and whose eyes it is asked of.
+    """An objective and the model that scores it.
 
     Attributes:
         model: name of one of the run's models.

@@ -164,7 +164,7 @@ def test_remote_code_is_never_run(load: Loader, tmp_path: Path) -> None:
     folder = factory.save_model("gpt2", tmp_path)
     edit_config(folder, model_type="frob", auto_map={"AutoConfig": "code.Config"})
     (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Config: pass\n")
-    assert "needs code of its own, which is never run" in refused(load, folder)
+    assert "needs custom code, which is never run" in refused(load, folder)
     assert not (folder / "ran").exists()
 
 
