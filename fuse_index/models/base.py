@@ -73,6 +73,18 @@ class Model(ABC):
     def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
         self.module = module.eval().requires_grad_(False)
         self.parts = parts
+        self.name: str = parts.name
+        """The model as it was named when loaded."""
+        self.revision: str = parts.revision
+        """Commit of the weights where known, else ""."""
+        self.tokenizer: Any = parts.tokenizer
+        """The library's own tokenizer, untouched."""
+        self.words: WordTokenizer = parts.words
+        """The tokenizer for words and running text."""
+        self.frame: Frame = parts.frame
+        """Special tokens around the content."""
+        self.positions: int | None = parts.positions
+        """Largest number of tokens of a prompt, special ones included; None without a limit."""
         self._embedding = embedding
         rows = int(embedding.weight.shape[0])
         self.vocabulary_size = used_rows(rows, parts.words.vocab_size, parts.name)
@@ -80,36 +92,6 @@ class Model(ABC):
         self.unused_rows = rows - self.vocabulary_size
         """Rows of the embedding table no token uses (padding to a round number)."""
         check_finite(embedding.weight[: self.vocabulary_size], self.spell, parts.name)
-
-    @property
-    def name(self) -> str:
-        """The model as it was named when loaded."""
-        return self.parts.name
-
-    @property
-    def revision(self) -> str:
-        """Commit of the weights where known, else ""."""
-        return self.parts.revision
-
-    @property
-    def tokenizer(self) -> Any:
-        """The library's own tokenizer, untouched."""
-        return self.parts.tokenizer
-
-    @property
-    def words(self) -> WordTokenizer:
-        """The tokenizer for words and running text."""
-        return self.parts.words
-
-    @property
-    def frame(self) -> Frame:
-        """Special tokens around the content."""
-        return self.parts.frame
-
-    @property
-    def positions(self) -> int | None:
-        """Largest number of tokens of a prompt, special ones included; None without a limit."""
-        return self.parts.positions
 
     @cached_property
     def layers(self) -> tuple[nn.Module, ...]:

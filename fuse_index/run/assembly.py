@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fuse_index.common.progress import Progress, silent, stage
 from fuse_index.errors import ImageError
 from fuse_index.models import load_model
 from fuse_index.objectives import ImageSimilarity, Objective
@@ -24,7 +24,7 @@ from fuse_index.optimize import (
     Term,
     optimize,
 )
-from fuse_index.run.adapters import AdapterStore, Progress
+from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.start import initial_prompts
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ModelPool:
 
     def __init__(self, *, offline: bool = False, progress: Progress | None = None) -> None:
         self._offline = offline
-        self._progress = progress
+        self._progress = progress or silent
         self._loaded: dict[ModelConfig, Model] = {}
 
     def load(self, config: ModelConfig) -> Model:
@@ -57,8 +57,7 @@ class ModelPool:
         """
         key = replace(config, adapter=None)
         if key not in self._loaded:
-            if self._progress is not None:
-                self._progress(f"loading {config.model}", 0, None)
+            self._progress(f"loading {config.model}", 0, None)
             self._loaded[key] = load_model(
                 config.model,
                 kind=config.kind,
@@ -177,8 +176,7 @@ def prepare_words(problem: Problem, method: Any, progress: Progress | None = Non
     for term in problem.terms:
         if not term.objective.differentiable or not term.objective.weight:
             continue
-        label = f"words in the layers of {term.model.name}"
-        report = None if progress is None else partial(progress, label)
+        report = stage(progress, f"words in the layers of {term.model.name}")
         problem.lexicon.layers_of(term.model, report)
 
 

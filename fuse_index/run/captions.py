@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fuse_index.bundle.jsontext import plain
 from fuse_index.common.options import options
+from fuse_index.common.progress import Progress
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives import (
@@ -27,7 +28,7 @@ from fuse_index.optimize import (
     Term,
 )
 from fuse_index.optimize.optimize import optimize
-from fuse_index.run.adapters import AdapterStore, Progress
+from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.assembly import ModelPool, make_problem, needs_gradient, prepare_words
 from fuse_index.run.config import (
     Initial,

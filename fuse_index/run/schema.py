@@ -29,9 +29,6 @@ class _RunSchema(GenerateJsonSchema):
         found = super().tuple_schema(schema)
         return {"anyOf": [found["items"], found]} if found.get("items") else found
 
-    def get_title_from_name(self, name: str) -> str:
-        return name
-
     def field_title_should_be_set(self, schema: Any) -> bool:
         del schema
         return False
