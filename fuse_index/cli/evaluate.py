@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console
+from fuse_index.cli import _console, _run
 from fuse_index.errors import MissingDependencyError, OptionError, StorageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def evaluate_command(
     metrics = _metrics(metric, images, clip)
     words = None if tokenizer is None else choose(Tokenization, tokenizer, "--tokenizer")
     options = BootstrapOptions(resamples, seed=seed)
-    _require_folder(csv_file)
+    _run.require_writable(csv_file, "--csv")
     with _console.ProgressBar() as bar:
         bar("reading captions", 0, None)
         known = read_references(references)
@@ -146,14 +146,6 @@ def _metrics(
     if clip is not None and CaptionMetric.CLIPSCORE not in metrics:
         raise OptionError("--clip", expected="--metric clipscore, or no --metric at all, with it")
     return metrics
-
-
-def _require_folder(path: Path | None) -> None:
-    """Refuse before the work what could not be written after it."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise StorageError(
-            f"--csv {path}", expected="a file in a folder that exists", remedy="name another file"
-        )
 
 
 def _score(
