@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from fuse_index.common.options import options
 from fuse_index.errors import CorpusError, MissingDependencyError, OptionError, ShapeError
 from fuse_index.evaluate import scorers
 from fuse_index.evaluate.interval import Score
@@ -29,24 +30,18 @@ class CaptionMetric(str, Enum):
     CIDER = "cider"
     """CIDEr-D."""
     SPICE = "spice"
-    """Needs Java, and Stanford CoreNLP, which is a download of its own."""
+    """Needs Java, and Stanford CoreNLP, which is a separate download."""
     CLIPSCORE = "clipscore"
     """CLIPScore and RefCLIPScore; needs pictures and a CLIP model."""
 
 
-TEXT_METRICS = (
-    CaptionMetric.BLEU,
-    CaptionMetric.METEOR,
-    CaptionMetric.ROUGE,
-    CaptionMetric.CIDER,
-    CaptionMetric.SPICE,
-)
+TEXT_METRICS = tuple(metric for metric in CaptionMetric if metric is not CaptionMetric.CLIPSCORE)
 """What needs texts only, in the order of COCO's table."""
 PURE_METRICS = (CaptionMetric.BLEU, CaptionMetric.ROUGE, CaptionMetric.CIDER)
 """What needs no Java."""
 
 
-@dataclass(frozen=True)
+@options()
 class CaptionOptions:
     """What to compute, and on which words.
 

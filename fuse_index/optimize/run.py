@@ -232,15 +232,15 @@ class Run:
         self.search.update(scored, grown=grown)
         self.method.observe(scored)
         kept, better = self.record.keep(scored, promising)
-        if better and self.options.early_stop and self._met(self.best.ids):
+        if better and self.options.early_stop and self._satisfied(self.best.ids):
             self.stop = Stop.MET
         return kept
 
-    def _met(self, ids: Ids) -> bool:
+    def _satisfied(self, ids: Ids) -> bool:
         """Whether a prompt has what every objective wants that can be met, if one can."""
         row = Ragged.from_lists([ids])
         pairs = zip(self.problem.losses, self.problem.targets, strict=True)
-        found = [loss.met(target.read(row).contents) for loss, target in pairs]
+        found = [loss.is_satisfied(target.read(row).contents) for loss, target in pairs]
         told = [bool(answer.all()) for answer in found if answer is not None]
         return bool(told) and all(told)
 
@@ -307,4 +307,4 @@ def _require_request(problem: Problem, initial: Sequence[Ids], options: RunOptio
 
 
 def _can_be_met(loss: Loss) -> bool:
-    return type(loss).met is not Loss.met
+    return type(loss).is_satisfied is not Loss.is_satisfied
