@@ -175,8 +175,8 @@ def _options(
     """Turn the flags into options; a flag that was not given keeps the option's own default."""
     from fuse_index.adapter import FitOptions, Grouping
     from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions, IndexModel
+    from fuse_index.common.reading import choose
     from fuse_index.index import IndexOptions, Kind
-    from fuse_index.index.options import choose
     from fuse_index.words.corpus.words import CorpusOptions
     from fuse_index.words.table import TableOptions
 

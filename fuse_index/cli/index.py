@@ -53,8 +53,8 @@ def index_command(
     measured is in the manifest. The bundle is swapped for the new one in one step.
     """
     from fuse_index.build import IndexModel, index_bundle
+    from fuse_index.common.reading import choose
     from fuse_index.index import IndexOptions, Kind, Metric, Representation
-    from fuse_index.index.options import choose
 
     options = IndexOptions(
         kind=choose(Kind, kind, "--kind"),

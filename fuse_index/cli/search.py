@@ -47,8 +47,8 @@ def search_command(
     """
     from fuse_index.build import IndexModel
     from fuse_index.bundle import read_bundle
+    from fuse_index.common.reading import choose
     from fuse_index.index import Metric, WordIndex
-    from fuse_index.index.options import choose
     from fuse_index.models.embeddings import load_embeddings
 
     how = choose(Metric, metric, "--metric")

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.errors import BundleError, MissingDependencyError
+from fuse_index.index.exact import Found, best_of, by_nearness, finish, search_tokens
+from fuse_index.index.masks import Mask
 from fuse_index.index.options import Kind, Metric
 from fuse_index.index.projection import Projection
 from fuse_index.index.vectors import WordVectors
@@ -20,22 +22,8 @@ from fuse_index.index.vectors import WordVectors
 _TRAINING_WORDS = 32768
 FIRST_CANDIDATES = 1000
 """Words that are scored again where nothing was measured."""
-
-
-def import_faiss() -> Any:
-    """Import FAISS.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    try:
-        import faiss  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"faiss cannot be imported ({error})",
-            remedy="pip install faiss-cpu, or use kind='tokens', which does without",
-        ) from error
-    return faiss
+FEW_WORDS = 4096
+"""Where a mask allows no more words than this, their vectors are made and compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +34,14 @@ class Approximate:
         index: the FAISS index; ids are rows of the word table.
         kind: ``flat`` or ``pq``.
         metric: what it was made for.
-        candidates: words that are scored again exactly where a search does not say.
+        candidates: words that are scored again exactly, with product codes.
         projection: maps words and queries to fewer dimensions, or ``None``.
     """
 
     index: Any
     kind: Kind
     metric: Metric
-    candidates: int
+    candidates: int = FIRST_CANDIDATES
     projection: Projection | None = None
 
     @classmethod
@@ -85,107 +73,130 @@ class Approximate:
             _factory(kind, width, projection is not None),
             faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT,
         )
-        made = cls(index, kind, metric, FIRST_CANDIDATES, projection)
+        made = cls(index, kind, metric, projection=projection)
         if not index.is_trained:
-            made._train(vectors, seed)
-        made.add(vectors, 0)
+            ids = np.random.default_rng(seed).permutation(len(vectors))[:_TRAINING_WORDS]
+            with _one_thread():
+                index.train(made._words(vectors, torch.from_numpy(np.sort(ids))))
+        made._add(vectors)
         return made
-
-    def with_candidates(self, candidates: int) -> Approximate:
-        """Return the same index with another number of candidates."""
-        return replace(self, candidates=candidates)
-
-    def add(self, vectors: WordVectors, start: int) -> None:
-        """Add the words from ``start`` on; nothing is trained again."""
-        size = vectors.chunk
-        for first in range(start, len(vectors), size):
-            ids = torch.arange(first, min(first + size, len(vectors)))
-            self.index.add(self._words(vectors.rows(ids), vectors.squares[ids]))
 
     def extended(self, vectors: WordVectors) -> Approximate:
         """Return a copy with the words that ``vectors`` has beyond this index's."""
         copy = replace(self, index=import_faiss().clone_index(self.index))
-        copy.add(vectors, int(self.index.ntotal))
+        copy._add(vectors)
         return copy
 
-    def search(
-        self, queries: Tensor, k: int, candidates: int | None = None, allowed: Any = None
-    ) -> Tensor:
-        """Find candidates.
+    def find(self, queries: Tensor, count: int, allowed: Any = None) -> Found:
+        """Search with FAISS: its scores and ids; ids are -1 where no more were found.
 
         Args:
             queries: ``(b, width)`` float32.
-            k: least candidates.
-            candidates: how many; the index's own number if ``None``.
+            count: words a query.
             allowed: a FAISS selector, or ``None`` for all words.
-
-        Returns:
-            ``(b, max(k, candidates))`` int64, best first; -1 where no more were found.
         """
-        count = min(max(k, candidates or self.candidates), int(self.index.ntotal))
-        prepared = self._queries(queries)
-        with _one_thread() if len(queries) == 1 else nullcontext():
-            _, ids = self.index.search(prepared, count, params=self._parameters(allowed))
-        return torch.from_numpy(ids)
+        faiss = import_faiss()
+        reduced = queries if self.projection is None else queries @ self.projection.queries
+        given = {} if allowed is None else {"sel": allowed}
+        if self.kind is Kind.FLAT:
+            parameters = faiss.SearchParameters(**given)
+        else:
+            parameters = faiss.IVFSearchParameters(nprobe=1, **given)
+        single = len(queries) == 1 and self.kind is not Kind.FLAT
+        with _one_thread() if single else nullcontext():
+            found = self.index.search(
+                np.ascontiguousarray(reduced.numpy()), count, params=parameters
+            )
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
-    def scored(self, queries: Tensor, k: int, allowed: Any = None) -> tuple[Tensor, Tensor]:
-        """Search a flat index: exact scores and ids, both ``(b, k)``."""
-        found, ids = self.index.search(self._queries(queries), k, params=self._parameters(allowed))
-        scores = torch.from_numpy(found)
-        if self.metric is Metric.L2:
-            scores = -scores
-        elif self.metric is Metric.COSINE:
-            scores = scores / queries.norm(dim=1, keepdim=True).clamp(min=1e-30)
-        return scores, torch.from_numpy(ids)
+    def search(self, vectors: WordVectors, queries: Tensor, k: int, allowed: Any = None) -> Found:
+        """Find the best words with exact scores; ``-inf`` where too few were found."""
+        if self.kind is Kind.FLAT:
+            scores, ids = self.find(queries, k, allowed)
+            if self.metric is Metric.L2:
+                scores = -scores
+            elif self.metric is Metric.COSINE:
+                scores = scores / queries.norm(dim=1, keepdim=True).clamp(min=1e-30)
+            return scores, ids
+        count = min(max(k, self.candidates), int(self.index.ntotal))
+        found = self.find(queries, count, allowed)[1]
+        known = found.clamp(min=0)
+        scores = finish(vectors.inner(queries, known), queries, self.metric, vectors, known)
+        best, places = scores.masked_fill_(found < 0, -torch.inf).topk(k, dim=1)
+        ids = found.gather(1, places)
+        if self.metric is Metric.L2 and bool((ids >= 0).all()):
+            return by_nearness(vectors, queries, ids)
+        return best, ids
 
     def serialize(self) -> NDArray[np.uint8]:
         """Return the bytes of the index, as FAISS writes them."""
         data: NDArray[np.uint8] = import_faiss().serialize_index(self.index)
         return data
 
-    def _train(self, vectors: WordVectors, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        ids = rng.permutation(len(vectors))[:_TRAINING_WORDS]
-        chosen = torch.from_numpy(np.sort(ids))
-        with _one_thread():
-            self.index.train(self._words(vectors.rows(chosen), vectors.squares[chosen]))
+    def _add(self, vectors: WordVectors) -> None:
+        """Add the words that are not in it yet; nothing is trained again."""
+        for first in range(int(self.index.ntotal), len(vectors), vectors.chunk):
+            ids = torch.arange(first, min(first + vectors.chunk, len(vectors)))
+            self.index.add(self._words(vectors, ids))
 
-    def _words(self, rows: Tensor, squares: Tensor) -> NDArray[np.float32]:
+    def _words(self, vectors: WordVectors, ids: Tensor) -> NDArray[np.float32]:
+        rows = vectors.rows(ids)
         if self.metric is Metric.COSINE:
-            rows = rows * squares.clamp(min=1e-30).rsqrt()[:, None]
+            rows = rows * vectors.squares[ids].clamp(min=1e-30).rsqrt()[:, None]
         if self.projection is not None:
             rows = rows @ self.projection.words
         values: NDArray[np.float32] = np.ascontiguousarray(rows.numpy())
         return values
 
-    def _queries(self, queries: Tensor) -> NDArray[np.float32]:
-        if self.projection is not None:
-            queries = queries @ self.projection.queries
-        values: NDArray[np.float32] = np.ascontiguousarray(queries.numpy())
-        return values
 
-    def _parameters(self, allowed: Any) -> Any:
-        faiss = import_faiss()
-        given = {} if allowed is None else {"sel": allowed}
-        if self.kind is Kind.FLAT:
-            return faiss.SearchParameters(**given)
-        return faiss.IVFSearchParameters(nprobe=1, **given)
+def search_words(
+    vectors: WordVectors,
+    engine: Approximate | None,
+    queries: Tensor,
+    k: int,
+    *,
+    metric: Metric,
+    mask: Mask | None = None,
+) -> Found:
+    """Find the best words: exactly, or with an index whose finds are scored exactly.
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread where there is too little work to share: single queries, small k-means.
-
-    Threads that wait for one another made these ten times slower on a busy machine. The number of
-    OpenMP threads belongs to the calling thread, so other threads keep theirs.
+    Args:
+        vectors: of ``n`` words.
+        engine: a FAISS index over them, or ``None`` for the exact search by tokens. It is not used
+            for a metric that it was not made for.
+        queries: ``(b, width)`` float32 on the CPU.
+        k: at most the number of allowed words.
+        metric: see :class:`Metric`.
+        mask: words that may be found.
     """
-    faiss = import_faiss()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+    if mask is not None and mask.count <= FEW_WORDS:
+        inner = queries @ vectors.rows(mask.ids).t()
+        scores, places = best_of(finish(inner, queries, metric, vectors, mask.ids), k)
+        ids = mask.ids[places]
+        return by_nearness(vectors, queries, ids) if metric is Metric.L2 else (scores, ids)
+    if engine is not None and engine.metric is metric:
+        allowed = None if mask is None else import_faiss().IDSelectorBitmap(mask.bits)
+        scores, ids = engine.search(vectors, queries, k, allowed)
+        if engine.kind is Kind.FLAT or bool(torch.isfinite(scores[:, -1]).all()):
+            return scores, ids
+    flags = None if mask is None else mask.on(torch.device("cpu"))
+    return search_tokens(vectors, queries, k, metric, flags)
+
+
+def import_faiss() -> Any:
+    """Import FAISS.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
     try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+        import faiss  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"faiss cannot be imported ({error})",
+            remedy="pip install faiss-cpu, or use kind='tokens', which does without",
+        ) from error
+    return faiss
 
 
 def parse_index(data: NDArray[np.uint8], where: str) -> Any:
@@ -208,6 +219,22 @@ def parse_index(data: NDArray[np.uint8], where: str) -> Any:
 def searched_width(vectors: WordVectors, projection: Projection | None) -> int:
     """Columns of the vectors that FAISS sees."""
     return vectors.width if projection is None else projection.words.shape[1]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread where there is too little work to share: single queries, small k-means.
+
+    Threads that wait for one another made these ten times slower on a busy machine. The number of
+    OpenMP threads belongs to the calling thread, so other threads keep theirs.
+    """
+    faiss = import_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _factory(kind: Kind, width: int, projected: bool) -> str:

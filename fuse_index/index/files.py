@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from fuse_index.errors import BundleError, FuseIndexError, IdentityError, Option
 from fuse_index.index.approximate import Approximate, parse_index, searched_width
 from fuse_index.index.options import IndexOptions, Kind
 from fuse_index.index.projection import Projection
-from fuse_index.index.queries import joined, sides_of
-from fuse_index.index.vectors import Side, WordVectors
+from fuse_index.index.vectors import Side, WordVectors, sides_of
 from fuse_index.index.word_index import WordIndex
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 
-Stored = tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None]
+Read = Callable[[str, Mapping[str, Any]], NDArray[np.uint8]]
+"""Returns the checked bytes of a file of an index, by the end of its name and its record."""
 
 FORMAT = "fuse_index word index"
 FORMAT_VERSION = 1
@@ -53,28 +53,20 @@ def index_files(index: WordIndex, name: str) -> dict[str, Any]:
         name: what the files are called.
     """
     files: dict[str, Any] = {}
-    engine = index.engine
-    stored = None
+    engine, stored = index.engine, None
     if engine is not None and engine.kind is not Kind.FLAT:
-        data = engine.serialize()
-        files[f"{name}.faiss"] = data
+        files[f"{name}.faiss"] = data = engine.serialize()
         stored = {
             "file": f"{name}.faiss",
-            "size": int(data.nbytes),
-            "sha256": hashlib.sha256(data.data).hexdigest(),
+            **_record(data),
             "effort": {"candidates": engine.candidates},
             "keeps_vectors": index.vectors.kept is not None,
             "keeps_tables": index.vectors.has_tables,
             "reduction": None,
         }
         if engine.projection is not None:
-            maps = {"words": engine.projection.words, "queries": engine.projection.queries}
-            content_of_maps = save(maps)
-            files[f"{name}.safetensors"] = content_of_maps
-            stored["reduction"] = {
-                "size": len(content_of_maps),
-                "sha256": hashlib.sha256(content_of_maps).hexdigest(),
-            }
+            files[f"{name}.safetensors"] = maps = save(vars(engine.projection))
+            stored["reduction"] = _record(maps)
     first = len(index) - index.added
     content = {
         "format": FORMAT,
@@ -149,11 +141,10 @@ def load_index(
     where = str(root / f"{name}.json")
     value = _parse(read_plain(root, f"{name}.json", _MAX_JSON_BYTES), where)
 
-    def read(file: str, record: Mapping[str, Any]) -> NDArray[np.uint8]:
-        return read_checked(root, file, FileRecord(record["size"], record["sha256"]))
+    def read(end: str, record: Mapping[str, Any]) -> NDArray[np.uint8]:
+        return read_checked(root, name + end, FileRecord(record["size"], record["sha256"]))
 
-    data = _stored_files(value, name, read)
-    return _restore(value, data, table, {"source": source, "target": target}, where)
+    return _restore(value, read, table, {"source": source, "target": target}, where)
 
 
 def add_index(bundle: str | os.PathLike[str], index: WordIndex, name: str) -> Manifest:
@@ -185,8 +176,15 @@ def read_index(
         )
     where = str(bundle.path / "index" / f"{name}.json")
     value = _parse(bundle.index_bytes(f"{name}.json").tobytes(), where)
-    data = _stored_files(value, name, lambda file, _: bundle.index_bytes(file))
-    return _restore(value, data, bundle.table, {"source": source, "target": target}, where)
+
+    def read(end: str, record: Mapping[str, Any]) -> NDArray[np.uint8]:  # the manifest has checked
+        return bundle.index_bytes(name + end)
+
+    return _restore(value, read, bundle.table, {"source": source, "target": target}, where)
+
+
+def _record(data: Any) -> dict[str, Any]:
+    return {"size": memoryview(data).nbytes, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def words_sha256(words: Sequence[str], sides: Sequence[Side]) -> str:
@@ -217,27 +215,9 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _stored_files(
-    value: dict[str, Any],
-    name: str,
-    read: Callable[[str, Mapping[str, Any]], NDArray[np.uint8]],
-) -> Stored:
-    """Read, checked, the FAISS file and the maps of a projection, where there are any."""
-    engine = value["engine"]
-    if engine is None:
-        return None, None
-    try:
-        reduction = engine["reduction"]
-        index = read(f"{name}.faiss", engine)
-        maps = None if reduction is None else read(f"{name}.safetensors", reduction)
-    except (KeyError, TypeError) as error:
-        raise BundleError(f"{name}.json is damaged ({error})", remedy=_BUILD_AGAIN) from None
-    return index, maps
-
-
 def _restore(
     value: dict[str, Any],
-    data: Stored,
+    read: Read,
     table: WordTable,
     embeddings: Mapping[str, Tensor | None],
     where: str,
@@ -259,47 +239,31 @@ def _restore(
                 remedy="load them with fuse_index.models.embeddings.load_embeddings",
             )
         given = {name: embeddings[name] for name in models}
-        sides = sides_of(table, **given, weights=dict(zip(models, weights, strict=True)))
-        words, counts, sides = _with_added(table, sides, added)
+        sides = [
+            side.with_words(Ragged.from_lists(added["tokens"][side.name]))
+            for side in sides_of(table, **given, weights=dict(zip(models, weights, strict=True)))
+        ]
+        words = (*table.words, *added["words"])
+        counts = np.concatenate([table.counts, np.asarray(added["counts"], np.int64)])
         vectors = WordVectors(sides, options.representation)
+        if words_sha256(words, sides) != value["words_sha256"]:
+            raise IdentityError(
+                f"{where} was built for other words, tokens or embeddings",
+                expected="the bundle and the models it was built for",
+                remedy=_BUILD_AGAIN,
+            )
+        engine = _engine(value["engine"], read, vectors, options, where)
+        more = len(added["words"])
+        return WordIndex(words, counts, vectors, options, engine, dict(value["report"]), more)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, FuseIndexError):
             raise
         raise BundleError(f"{where} is damaged ({error})", remedy=_BUILD_AGAIN) from None
-    if words_sha256(words, sides) != value["words_sha256"]:
-        raise IdentityError(
-            f"{where} was built for other words, tokens or embeddings",
-            expected="the bundle and the models it was built for",
-            remedy=_BUILD_AGAIN,
-        )
-    engine = _engine(value["engine"], data, vectors, options, where)
-    return WordIndex(
-        words,
-        counts,
-        vectors,
-        options,
-        engine,
-        report=value["report"],
-        added=len(words) - len(table),
-    )
-
-
-def _with_added(
-    table: WordTable, sides: list[Side], added: Mapping[str, Any]
-) -> tuple[tuple[str, ...], NDArray[np.int64], list[Side]]:
-    if not added["words"]:
-        return table.words, table.counts, sides
-    more = [
-        replace(side, tokens=joined(side.tokens, Ragged.from_lists(added["tokens"][side.name])))
-        for side in sides
-    ]
-    counts = np.concatenate([table.counts, np.asarray(added["counts"], np.int64)])
-    return (*table.words, *added["words"]), counts, more
 
 
 def _engine(
     stored: dict[str, Any] | None,
-    data: Stored,
+    read: Read,
     vectors: WordVectors,
     options: IndexOptions,
     where: str,
@@ -308,10 +272,13 @@ def _engine(
         return None
     if options.kind is Kind.FLAT:
         return Approximate.build(vectors, Kind.FLAT, options.metric)
-    if stored is None or data[0] is None:
+    if stored is None:
         raise BundleError(f"{where} names no FAISS file", remedy=_BUILD_AGAIN)
-    index = parse_index(data[0], where)
-    projection = None if data[1] is None else _projection(data[1], vectors.width, where)
+    reduction, candidates = stored["reduction"], int(stored["effort"]["candidates"])
+    index = parse_index(read(".faiss", stored), where)
+    projection = None
+    if reduction is not None:
+        projection = _projection(read(".safetensors", reduction), vectors.width, where)
     width = searched_width(vectors, projection)
     if int(index.ntotal) != len(vectors) or int(index.d) != width:
         raise BundleError(
@@ -321,7 +288,6 @@ def _engine(
         )
     if stored["keeps_vectors"]:
         vectors.keep(bool(stored["keeps_tables"]))
-    candidates = int(stored["effort"]["candidates"])
     return Approximate(index, options.kind, options.metric, candidates, projection)
 
 

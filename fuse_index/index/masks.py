@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.errors import OptionError, ShapeError
-
-if TYPE_CHECKING:
-    from fuse_index.index.vectors import WordVectors
 
 Flags = NDArray[np.bool_]
 Range = tuple[int, int]
@@ -73,15 +69,9 @@ class Mask:
         return torch.from_numpy(np.flatnonzero(self.allowed))
 
     @cached_property
-    def _bits(self) -> NDArray[np.uint8]:
+    def bits(self) -> NDArray[np.uint8]:
+        """``(ceil(n / 8),)``: the flags as FAISS reads them."""
         return np.packbits(self.allowed, bitorder="little")
-
-    @cached_property
-    def selector(self) -> Any:
-        """The FAISS selector; nothing is rebuilt for it."""
-        from fuse_index.index.approximate import import_faiss  # noqa: PLC0415
-
-        return import_faiss().IDSelectorBitmap(self._bits)
 
     def on(self, device: torch.device) -> Tensor:
         """The flags as a tensor on a device, moved there once."""
@@ -91,44 +81,13 @@ class Mask:
         return self._devices[key]
 
 
-def make_mask(
-    words: Sequence[str],
-    counts: NDArray[np.int64],
-    vectors: WordVectors,
-    *,
-    ids: Any = None,
-    exclude: Any = None,
-    upper: bool | None = None,
-    alphabetic: bool | None = None,
-    count: Range | None = None,
-    tokens: Mapping[str, int | Range] | None = None,
-) -> Mask:
-    """Allow the words that fit every condition given; see :meth:`WordIndex.mask`."""
-    n = len(words)
-    allowed = np.ones(n, np.bool_)
-    if ids is not None:
-        allowed &= _members(ids, n)
-    if exclude is not None:
-        allowed &= ~_members(exclude, n)
-    for wanted, test in ((upper, _starts_upper), (alphabetic, str.isalpha)):
-        if wanted is not None:
-            allowed &= np.fromiter(map(test, words), np.bool_, n) == wanted
-    if count is not None:
-        allowed &= _within(counts, count)
-    sides = {side.name: side for side in vectors.sides}
-    for name, wanted_tokens in (tokens or {}).items():
-        if name not in sides:
-            raise OptionError(f"token counts of model {name!r}", expected=f"one of {list(sides)}")
-        bounds = (wanted_tokens,) * 2 if isinstance(wanted_tokens, int) else wanted_tokens
-        allowed &= _within(sides[name].tokens.lengths, bounds)
-    return Mask(allowed)
-
-
-def _starts_upper(word: str) -> bool:
+def starts_upper(word: str) -> bool:
+    """Whether the first letter is an upper-case one."""
     return word[:1].isupper()
 
 
-def _members(ids: Any, n: int) -> Flags:
+def members(ids: Any, n: int) -> Flags:
+    """``(n,)``: which words ids, or flags, name."""
     values = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids).reshape(-1)
     if values.dtype == np.bool_ and len(values) == n:
         return values
@@ -143,7 +102,8 @@ def _members(ids: Any, n: int) -> Flags:
     return flags
 
 
-def _within(values: NDArray[np.int64], bounds: Range) -> Flags:
+def within(values: NDArray[np.int64], bounds: Range) -> Flags:
+    """``(n,)``: which values are within bounds, both included."""
     low, high = bounds
     if low > high:
         raise OptionError(f"a range from {low} to {high}", expected="a range that rises")

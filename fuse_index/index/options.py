@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
 
 from fuse_index.common.options import Count, Natural, Positive, Share, options
-from fuse_index.errors import OptionError
 
 
 class Metric(str, Enum):
@@ -72,16 +70,3 @@ class IndexOptions:
     top_k: Count = 100
     memory: Positive = 1.3
     seed: Natural = 0
-
-
-def choose(kind: type[Any], value: Any, name: str) -> Any:
-    """Turn a value into a member of an enum.
-
-    Raises:
-        OptionError: it is none; the message lists them.
-    """
-    try:
-        return kind(value)
-    except ValueError:
-        names = ", ".join(repr(member.value) for member in kind)
-        raise OptionError(f"{name}={value!r}", expected=f"one of {names}") from None

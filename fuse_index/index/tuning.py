@@ -11,22 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse_index.common.progress import Tick
+from fuse_index.common.progress import Tick, stage
 from fuse_index.errors import MissingDependencyError, OptionError
-from fuse_index.index.approximate import Approximate
+from fuse_index.index.approximate import Approximate, search_words
+from fuse_index.index.exact import search_tokens
 from fuse_index.index.options import IndexOptions, Kind, Metric
 from fuse_index.index.projection import Projection
-from fuse_index.index.searching import approximate, search_words
-from fuse_index.index.tokens import search_tokens
 from fuse_index.index.vectors import WordVectors
 
 logger = logging.getLogger(__name__)
 
 Variant = tuple[Kind, int]
 """A kind to try, and the dimensions that words and queries are projected to (0: none)."""
-
-Measured = tuple[float, tuple[float, float], Approximate]
-"""Recall, seconds (median and lower quartile), and the index with its number of candidates."""
 
 LEAST_WORDS = 1024
 """Fewer words are not worth an approximation, nor enough to train one."""
@@ -48,20 +44,21 @@ class Trial:
     Attributes:
         kind: which one.
         engine: the FAISS index; ``None`` for the search by tokens.
-        recall: share of the truly best words found, on queries held out; 1 for exact kinds.
-        seconds: median time of a single query.
-        quick: lower quartile of that time, by which kinds are compared.
         bytes: memory of the index and of what it scores again.
+        seconds: median time of a single query.
+        quick: lower quartile of that time, by which kinds are compared: it is steadier where
+            others use the machine too.
+        recall: share of the truly best words found, on queries held out; 1 for exact kinds.
         reduced_to: dimensions that words and queries are projected to, if they are.
         candidates: words that are scored again, with product quantization.
     """
 
     kind: Kind
     engine: Approximate | None
-    recall: float
+    bytes: int
     seconds: float
     quick: float
-    bytes: int
+    recall: float = 1.0
     reduced_to: int | None = None
     candidates: int | None = None
 
@@ -125,7 +122,7 @@ def tune(
         progress: called with (steps done, steps).
 
     Returns:
-        The chosen trial and all of them.
+        The chosen trial, and the others without their indexes.
 
     Raises:
         OptionError: an approximate kind for too few words, or none reaches the recall within the
@@ -134,33 +131,30 @@ def tune(
     """
     kinds = variants(len(vectors), vectors.width, options, queries is not None)
     bench = _Bench.of(vectors, options, queries)
+    report = progress or stage(None, "kinds")
     trials: list[Trial] = []
     for done, variant in enumerate(kinds):
-        if progress is not None:
-            progress(done, len(kinds))
+        report(done, len(kinds))
         try:
             trials.append(bench.trial(variant))
         except MissingDependencyError as error:
             if options.kind is not Kind.AUTO:
                 raise
             logger.warning("%s", error)
-        if trials:
+        else:
             logger.info("%s", trials[-1].to_dict())
-    if progress is not None:
-        progress(len(kinds), len(kinds))
+    report(len(kinds), len(kinds))
     chosen = _choose(trials, vectors, options)
-    return chosen, tuple(
-        replace(trial, engine=None) if trial is not chosen else chosen for trial in trials
-    )
+    others = (replace(trial, engine=None) for trial in trials if trial is not chosen)
+    return chosen, tuple(others)
 
 
 def _choose(trials: list[Trial], vectors: WordVectors, options: IndexOptions) -> Trial:
     limit = options.memory * 4 * len(vectors) * vectors.width
     if options.kind.exact:
         return trials[0]
-    fit = [
-        trial for trial in trials if trial.recall >= safe_recall(options) and trial.bytes <= limit
-    ]
+    least = safe_recall(options)
+    fit = [trial for trial in trials if trial.recall >= least and trial.bytes <= limit]
     if options.kind is Kind.AUTO:  # the search by tokens may be all there is
         fit = fit or [trial for trial in trials if trial.kind is Kind.TOKENS]
     if not fit:
@@ -230,64 +224,46 @@ class _Bench:
 
     def trial(self, variant: Variant) -> Trial:
         kind, size = variant
+        vectors, options = self.vectors, self.options
         if kind is Kind.TOKENS:
-            return Trial(kind, None, 1.0, *self._time(None), bytes=self.vectors.bytes)
-        options = self.options
+            return Trial(kind, None, vectors.bytes, *self._time(None))
+        projection = self._projection(size) if size else None
         engine = Approximate.build(
-            self.vectors,
-            kind,
-            options.metric,
-            projection=self._projection(size),
-            seed=options.seed,
+            vectors, kind, options.metric, projection=projection, seed=options.seed
         )
         if kind is Kind.FLAT:  # needs no token embeddings
-            flat = 4 * len(self.vectors) * self.vectors.width
-            return Trial(kind, engine, 1.0, *self._time(engine), bytes=flat)
+            return Trial(kind, engine, 4 * len(vectors) * vectors.width, *self._time(engine))
         codes = int(engine.serialize().nbytes)  # what FAISS writes is what it holds
-        keep_vectors(self.vectors, codes, options.memory)
-        recall, seconds, engine = self._fit_candidates(engine)
-        held = self.vectors.bytes + codes
-        return Trial(
-            kind,
-            engine,
-            recall,
-            *seconds,
-            bytes=held,
-            reduced_to=size or None,
-            candidates=engine.candidates,
-        )
+        keep_vectors(vectors, codes, options.memory)
+        recall, engine = self._fit_candidates(engine)
+        times = self._time(engine)
+        held = vectors.bytes + codes
+        return Trial(kind, engine, held, *times, recall, size or None, engine.candidates)
 
-    def _projection(self, size: int) -> Projection | None:
-        if not size:
-            return None
+    def _projection(self, size: int) -> Projection:
         rng = np.random.default_rng(self.options.seed)
         rows = self.vectors.rows(torch.from_numpy(rng.permutation(len(self.vectors))[:_SAMPLE]))
         if self.options.metric is Metric.COSINE:
             rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-30)
         return Projection.fit(rows, self.chosen_on, size, self.options.seed)
 
-    def _fit_candidates(self, engine: Approximate) -> Measured:
+    def _fit_candidates(self, engine: Approximate) -> tuple[float, Approximate]:
         """Find the fewest candidates that hold on the held-out queries; else the best there is."""
         curve = self._curve(engine)
-        best: Measured = (0.0, (float("inf"),) * 2, engine)
-        for margin in _MARGINS:
-            goal = min(self.options.recall + margin, (1.0 + self.options.recall) / 2)
-            enough = (curve >= goal - 1e-6).nonzero()
-            if not len(enough):
+        tried: list[tuple[float, Approximate]] = []
+        goals = [min(self.options.recall + m, (1.0 + self.options.recall) / 2) for m in _MARGINS]
+        enough = [int((curve < goal - 1e-6).sum()) + 1 for goal in goals]  # the curve rises
+        for count in (*(count for count in enough if count <= len(curve)), len(curve)):
+            one = replace(engine, candidates=max(self.k, count))
+            tried.append((self._recall(one), one))
+            if tried[-1][0] >= safe_recall(self.options):
                 break
-            best = max(best, self._measured(engine, int(enough[0, 0]) + 1), key=_recall_of)
-            if best[0] >= safe_recall(self.options):
-                return best
-        return max(best, self._measured(engine, len(curve)), key=_recall_of)
-
-    def _measured(self, engine: Approximate, candidates: int) -> Measured:
-        one = engine.with_candidates(max(self.k, candidates))
-        return self._recall(one), self._time(one), one
+        return max(tried, key=lambda recall_and_engine: recall_and_engine[0])
 
     def _curve(self, engine: Approximate) -> Tensor:
         """``(candidates,)``: the recall, by how many candidates are scored again."""
         most = min(_MOST_CANDIDATES * self.k, len(self.vectors))
-        found = engine.search(self.chosen_on, self.k, most)
+        found = engine.find(self.chosen_on, most)[1]
         hits = torch.stack(
             [torch.isin(row, true) for row, true in zip(found, self.truth_chosen, strict=True)]
         )
@@ -295,21 +271,16 @@ class _Bench:
 
     def _recall(self, engine: Approximate) -> float:
         """Share of held-out queries' best found; a word that ties with the last of them counts."""
-        scores = approximate(self.vectors, engine, self.held_out, self.k)[0]
+        scores = engine.search(self.vectors, self.held_out, self.k)[0]
         least = self.least_held - 1e-5 * self.least_held.abs()
         return float((scores >= least[:, None]).float().mean())
 
     def _time(self, engine: Approximate | None) -> tuple[float, float]:
-        """Median and lower quartile; the latter is steadier where others use the machine too."""
+        """Median and lower quartile of single queries."""
         seconds = []
         for turn in range(_TIMED + 2):
-            row = turn % len(self.held_out)
-            query = self.held_out[row : row + 1]
+            query = self.held_out[turn % len(self.held_out)][None]
             start = time.perf_counter()
             search_words(self.vectors, engine, query, self.k, metric=self.options.metric)
             seconds.append(time.perf_counter() - start)
         return float(np.median(seconds[2:])), float(np.quantile(seconds[2:], 0.25))
-
-
-def _recall_of(measured: Measured) -> float:
-    return measured[0]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from fuse_index.errors import ShapeError, VocabularyError
-from fuse_index.index.options import Metric, Representation
+from fuse_index.errors import OptionError, ShapeError, VocabularyError
+from fuse_index.index.options import Representation
 from fuse_index.words.ragged import Ragged
+from fuse_index.words.table import WordTable
 
 _CHUNK_BYTES = 64 << 20
 _TINY = 1e-30
@@ -59,6 +59,39 @@ class Side:
                 expected="at least one token a word",
             )
 
+    def with_words(self, tokens: Ragged) -> Side:
+        """Return the side with more words at the end."""
+        return replace(self, tokens=Ragged.concatenate([self.tokens, tokens]))
+
+
+def sides_of(
+    table: WordTable,
+    *,
+    source: Tensor | None = None,
+    target: Tensor | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> list[Side]:
+    """Return the models of a word table whose embeddings are given.
+
+    Args:
+        table: the words and their tokens in both models.
+        source: ``(source vocabulary, d_src)``; ``None`` leaves the source out.
+        target: ``(target vocabulary, d_tgt)``; ``None`` leaves the target out.
+        weights: factor of each model in joint queries; 1 where none is given.
+
+    Raises:
+        OptionError: neither is given.
+    """
+    given = [("source", table.source, source), ("target", table.target, target)]
+    sides = [
+        Side(name, tokens, embeddings, float((weights or {}).get(name, 1.0)))
+        for name, tokens, embeddings in given
+        if embeddings is not None
+    ]
+    if not sides:
+        raise OptionError("no embedding table", expected="that of the source, the target or both")
+    return sides
+
 
 @dataclass(frozen=True, eq=False)
 class PackedSide:
@@ -68,20 +101,15 @@ class PackedSide:
         rows: ``(used + 1, d)``: embeddings of the used tokens; the last is zero, for padding.
         columns: ``(k, n)`` int32: rows of every word's tokens, padded.
         scale: ``(n,)``: 1 / token count, or 1 where words are padded.
-        part: where the side's part of a vector starts.
+        part: the side's part of a vector.
         slots: parts of width d in a vector: 1 for the mean, k where words are padded.
     """
 
     rows: Tensor
     columns: Tensor
     scale: Tensor
-    part: int
+    part: slice
     slots: int
-
-    @property
-    def width(self) -> int:
-        """Columns of an embedding."""
-        return int(self.rows.shape[1])
 
 
 class WordVectors:
@@ -120,36 +148,23 @@ class WordVectors:
     @property
     def width(self) -> int:
         """Columns of a vector: those of all models together."""
-        return sum(packed.slots * packed.width for packed in self.packed)
+        return int(self.packed[-1].part.stop) if self.packed else 0
 
     @property
     def bytes(self) -> int:
         """Bytes held here: token embeddings, token ids, and the vectors that are kept."""
-        tensors = [t for p in self.packed for t in (p.rows, p.columns, p.scale)]
-        tensors += [] if self.kept is None else [self.kept]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        kept = 0 if self.kept is None else self.kept.nbytes
+        return kept + self.bytes_of_ids + sum(packed.rows.nbytes for packed in self.packed)
 
     @property
     def bytes_of_ids(self) -> int:
         """Bytes of the token ids alone."""
-        tensors = [t for p in self.packed for t in (p.columns, p.scale)]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return sum(packed.columns.nbytes + packed.scale.nbytes for packed in self.packed)
 
     @property
     def chunk(self) -> int:
         """Words whose vectors fit into a few tens of megabytes."""
         return max(1024, _CHUNK_BYTES // (4 * self.width))
-
-    def part_of(self, name: str) -> slice:
-        """Return the columns that belong to a model.
-
-        Raises:
-            ShapeError: there is no such model.
-        """
-        for side, packed in zip(self.sides, self.packed, strict=True):
-            if side.name == name:
-                return slice(packed.part, packed.part + packed.slots * packed.width)
-        raise ShapeError(f"model {name!r}", expected=f"one of {[side.name for side in self.sides]}")
 
     def keep(self, tables: bool = True) -> None:
         """Store all vectors, so that comparing a few words again is a single gather.
@@ -170,30 +185,31 @@ class WordVectors:
         parts = []
         for packed in self.packed:
             tokens = packed.columns.index_select(1, ids).t().contiguous()  # (m, k)
-            if packed.slots == 1 and self.representation is Representation.MEAN:
+            if self.representation is Representation.MEAN:
                 total = functional.embedding_bag(tokens, packed.rows, mode="sum")
                 parts.append(total.mul_(packed.scale[ids, None]))
             else:
                 parts.append(functional.embedding(tokens, packed.rows).flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def chunks(self, size: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Yield (first word, vectors) over all words."""
-        size = size or self.chunk
-        for start in range(0, len(self), size):
-            yield start, self.rows(torch.arange(start, min(start + size, len(self))))
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield the vectors of all words, :attr:`chunk` at a time."""
+        for ids in torch.split(torch.arange(len(self)), self.chunk):
+            yield self.rows(ids)
 
-    def matrix(self) -> Tensor:
-        """All vectors: ``(n, width)`` float32."""
-        out = torch.empty(len(self), self.width)
-        for start, rows in self.chunks():
-            out[start : start + len(rows)] = rows
+    def matrix(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """All vectors: ``(n, width)``."""
+        out = torch.empty(len(self), self.width, device=device, dtype=dtype)
+        for part, rows in zip(torch.split(out, self.chunk), self.chunks(), strict=True):
+            part.copy_(rows)
         return out
 
     @cached_property
     def squares(self) -> Tensor:
         """``(n,)``: squared norms, summed in float64, kept in float32."""
-        return torch.cat([rows.double().square().sum(1).float() for _, rows in self.chunks()])
+        return torch.cat([rows.double().square().sum(1).float() for rows in self.chunks()])
 
     @cached_property
     def inverse_norms(self) -> Tensor:
@@ -217,7 +233,7 @@ class WordVectors:
         total = torch.zeros(ids.shape)
         for packed in self.packed:
             tokens = packed.columns.t()[ids]  # (b, m, k)
-            parts = queries[:, packed.part : packed.part + packed.slots * packed.width]
+            parts = queries[:, packed.part]
             scores = _token_scores(packed, parts.view(len(parts), packed.slots, -1), tokens)
             total += scores.sum(2).mul_(packed.scale[ids])
         return total
@@ -226,10 +242,9 @@ class WordVectors:
         """``-|q - x|^2`` of given words, without cancellation: ``(b, m)``."""
         step = max(1, self.chunk // max(ids.shape[1], 1))
         parts = []
-        for start in range(0, len(ids), step):
-            chosen = ids[start : start + step]
+        for chosen, asked in zip(torch.split(ids, step), torch.split(queries, step), strict=True):
             words = self.rows(chosen.flatten()).view(*chosen.shape, -1)  # (b, m, width)
-            parts.append((words - queries[start : start + step, None]).square_().sum(2).neg_())
+            parts.append((words - asked[:, None]).square_().sum(2).neg_())
         return torch.cat(parts)
 
 
@@ -243,10 +258,9 @@ def _products(rows: Tensor, queries: Tensor, ids: Tensor, chunk: int) -> Tensor:
         return torch.from_numpy(np.einsum("ij,j->i", few, queries.numpy()[0]))[None]
     step = max(1, chunk // max(ids.shape[1], 1))
     parts = []
-    for start in range(0, len(ids), step):
-        chosen = ids[start : start + step]
+    for chosen, asked in zip(torch.split(ids, step), torch.split(queries, step), strict=True):
         words = rows.index_select(0, chosen.flatten()).view(*chosen.shape, -1)
-        parts.append(torch.bmm(words, queries[start : start + step, :, None])[..., 0])
+        parts.append(torch.bmm(words, asked[..., None])[..., 0])
     return torch.cat(parts)
 
 
@@ -270,40 +284,15 @@ def _token_scores(packed: PackedSide, queries: Tensor, tokens: Tensor) -> Tensor
     return table.expand(-1, tokens.shape[2], -1).gather(2, index).transpose(1, 2)
 
 
-def finish(
-    inner: Tensor, queries: Tensor, metric: Metric, vectors: WordVectors, words: slice | Tensor
-) -> Tensor:
-    """Turn inner products ``(b, words)`` into scores of a metric, in place.
-
-    Args:
-        inner: of all queries with some words.
-        queries: ``(b, width)``.
-        metric: see :class:`Metric`.
-        vectors: of all words.
-        words: which words the columns of ``inner`` are; a slice, ``(words,)`` or ``(b, words)``.
-    """
-    if metric is Metric.L2:
-        inner.mul_(2.0).sub_(vectors.squares[words])
-        return inner.sub_(queries.square().sum(1, keepdim=True))
-    if metric is Metric.COSINE:
-        inner.mul_(vectors.inverse_norms[words])
-        return inner.div_(queries.norm(dim=1, keepdim=True).clamp(min=_TINY))
-    return inner
-
-
-def _pack(side: Side, representation: Representation, part: int) -> PackedSide:
+def _pack(side: Side, representation: Representation, start: int) -> PackedSide:
     used, places = np.unique(side.tokens.values, return_inverse=True)
-    ragged = Ragged(side.tokens.offsets, places.reshape(-1).astype(np.int64))
-    columns: NDArray[np.int32] = ragged.padded(fill=len(used)).T.astype(np.int32)
+    ragged = Ragged(side.tokens.offsets, places.reshape(-1))
+    columns = np.ascontiguousarray(ragged.padded(fill=len(used)).T.astype(np.int32))
     rows = torch.zeros(len(used) + 1, side.table.shape[1])
     rows[:-1] = side.table[torch.from_numpy(used)]
     mean = representation is Representation.MEAN
     lengths = torch.from_numpy(side.tokens.lengths).float()
     scale = 1.0 / lengths if mean else torch.ones_like(lengths)
-    return PackedSide(
-        rows,
-        torch.from_numpy(np.ascontiguousarray(columns)),
-        scale,
-        part,
-        1 if mean else len(columns),
-    )
+    slots = 1 if mean else len(columns)
+    part = slice(start, start + slots * rows.shape[1])
+    return PackedSide(rows, torch.from_numpy(columns), scale, part, slots)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.common.progress import Tick
+from fuse_index.common.reading import choose
 from fuse_index.errors import OptionError, ShapeError
-from fuse_index.index.approximate import Approximate
-from fuse_index.index.dense import DenseSearch
-from fuse_index.index.masks import Mask, Range, make_mask
-from fuse_index.index.options import IndexOptions, Kind, Metric, choose
-from fuse_index.index.queries import Array, check_queries, fold_queries, joined, sides_of
-from fuse_index.index.searching import search_words
+from fuse_index.index.approximate import Approximate, search_words
+from fuse_index.index.exact import Array, DenseSearch, check_queries
+from fuse_index.index.masks import Mask, Range, members, starts_upper, within
+from fuse_index.index.options import IndexOptions, Kind, Metric
 from fuse_index.index.tuning import tune
-from fuse_index.index.vectors import Side, WordVectors
+from fuse_index.index.vectors import Side, WordVectors, sides_of
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 
 
+@dataclass(frozen=True, eq=False)
 class WordIndex:
     """Searches the words of a table by their vectors in one model or in several at once.
 
@@ -36,36 +36,28 @@ class WordIndex:
         counts: ``(n,)`` int64, how often each occurs.
         vectors: their vectors.
         options: what was asked for, with the kind that was chosen.
+        engine: the FAISS index, if there is one.
         report: what was measured when it was built (JSON values).
         added: how many words at the end were added later.
-        engine: the FAISS index, if there is one.
+        dense: the vectors on a device, where :meth:`to` moved them.
     """
 
-    def __init__(
-        self,
-        words: Sequence[str],
-        counts: NDArray[np.int64],
-        vectors: WordVectors,
-        options: IndexOptions,
-        engine: Approximate | None,
-        *,
-        report: Mapping[str, Any] | None = None,
-        added: int = 0,
-        dense: DenseSearch | None = None,
-    ) -> None:
-        if not len(words) == len(counts) == len(vectors):
+    words: tuple[str, ...]
+    counts: NDArray[np.int64]
+    vectors: WordVectors
+    options: IndexOptions
+    engine: Approximate | None
+    report: dict[str, Any] = field(default_factory=dict)
+    added: int = 0
+    dense: DenseSearch | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.words) == len(self.counts) == len(self.vectors):
             raise ShapeError(
-                f"{len(words)} words, {len(counts)} counts and vectors of {len(vectors)} words",
+                f"{len(self.words)} words, {len(self.counts)} counts and vectors of "
+                f"{len(self.vectors)} words",
                 expected="the same number of each",
             )
-        self.words = tuple(words)
-        self.counts = counts
-        self.vectors = vectors
-        self.options = options
-        self.report = dict(report or {})
-        self.added = added
-        self.engine = engine
-        self._dense = dense
 
     @classmethod
     def build(
@@ -97,7 +89,7 @@ class WordIndex:
         options = options or IndexOptions()
         vectors = WordVectors(sides, options.representation)
         samples = None if queries is None else check_queries(queries, vectors.width)
-        chosen, trials = tune(vectors, options, samples, progress)
+        chosen, others = tune(vectors, options, samples, progress)
         report = {
             **chosen.to_dict(),
             "metric": options.metric.value,
@@ -109,12 +101,12 @@ class WordIndex:
             "recall_at": min(options.top_k, len(vectors)),
             "recall_asked": options.recall,
             "queries": "random" if samples is None else "given",
-            "tried": [trial.to_dict() for trial in trials if trial is not chosen],
+            "tried": [trial.to_dict() for trial in others],
         }
         resolved = replace(options, kind=chosen.kind)
         if chosen.kind.exact and vectors.kept is not None:  # kept for kinds that were not chosen
             vectors = WordVectors(sides, options.representation)
-        return cls(words, counts, vectors, resolved, chosen.engine, report=report)
+        return cls(tuple(words), counts, vectors, resolved, chosen.engine, report)
 
     @classmethod
     def from_table(
@@ -128,17 +120,7 @@ class WordIndex:
         queries: Array | None = None,
         progress: Tick | None = None,
     ) -> WordIndex:
-        """Build an index of a bundle's words.
-
-        Args:
-            table: the words and their tokens in both models.
-            source: ``(source vocabulary, d_src)``; ``None`` leaves the source out.
-            target: ``(target vocabulary, d_tgt)``; ``None`` leaves the target out.
-            weights: factor of each model in joint queries; 1 where none is given.
-            options: see :class:`IndexOptions`.
-            queries: see :meth:`build`.
-            progress: see :meth:`build`.
-        """
+        """Build an index of a bundle's words; see :func:`sides_of` and :meth:`build`."""
         sides = sides_of(table, source=source, target=target, weights=weights)
         return cls.build(
             table.words, table.counts, sides, options, queries=queries, progress=progress
@@ -156,12 +138,8 @@ class WordIndex:
     ) -> WordIndex:
         """Make the exact search by tokens, which needs neither training nor measuring.
 
-        Args:
-            table: the words and their tokens in both models.
-            source: see :meth:`from_table`.
-            target: see :meth:`from_table`.
-            weights: see :meth:`from_table`.
-            options: metric and representation; the kind is ``tokens``.
+        The arguments are those of :meth:`from_table`; of ``options`` metric and representation
+        count.
         """
         options = replace(options or IndexOptions(), kind=Kind.TOKENS)
         sides = sides_of(table, source=source, target=target, weights=weights)
@@ -173,16 +151,21 @@ class WordIndex:
 
     @property
     def width(self) -> int:
-        """Columns of a query."""
+        """Columns of a vector: those of all models together."""
         return self.vectors.width
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models, in the order of their parts in a query."""
+        """Names of the models, in the order of their parts of a vector."""
         return tuple(side.name for side in self.vectors.sides)
 
     def search(
-        self, queries: Array, top_k: int, mask: Mask | None = None, *, metric: Metric | None = None
+        self,
+        queries: Array,
+        top_k: int,
+        mask: Mask | None = None,
+        *,
+        metric: Metric | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Find the words that fit queries best.
 
@@ -190,8 +173,8 @@ class WordIndex:
         loss most, to first order.
 
         Args:
-            queries: ``(b, width)``, one query or many; with several models their parts one after
-                another, see also :meth:`joint`.
+            queries: ``(b, width)``; with several models their parts one after another, see also
+                :meth:`joint`.
             top_k: how many words.
             mask: words that may be found; see :meth:`mask`.
             metric: the index's own if ``None``; others are answered exactly.
@@ -213,10 +196,10 @@ class WordIndex:
             empty = torch.empty(0, top_k, device=home)
             return empty.long(), empty
         with torch.no_grad():
-            if self._dense is not None:
-                device = self._dense.device
+            if self.dense is not None:
+                device = self.dense.matrix.device
                 allowed = None if mask is None else mask.on(device)
-                scores, ids = self._dense.search(values.to(device), top_k, metric, allowed)
+                scores, ids = self.dense.search(values.to(device), top_k, metric, allowed)
             else:
                 scores, ids = search_words(
                     self.vectors, self.engine, values.cpu(), top_k, metric=metric, mask=mask
@@ -231,17 +214,7 @@ class WordIndex:
         *,
         metric: Metric = Metric.L2,
     ) -> tuple[Tensor, Tensor]:
-        """Find the words nearest to points: the projection of a soft prompt.
-
-        Args:
-            points: ``(b, width)``.
-            top_k: how many words.
-            mask: words that may be found.
-            metric: ``l2`` or ``cosine``.
-
-        Returns:
-            As :meth:`search`.
-        """
+        """Find the words nearest to points ``(b, width)``: :meth:`search` by ``l2`` or cosine."""
         return self.search(points, top_k, mask, metric=metric)
 
     def joint(
@@ -266,8 +239,29 @@ class WordIndex:
 
         Returns:
             As :meth:`search`.
+
+        Raises:
+            ShapeError: an unknown model, or queries that do not fit.
         """
-        folded = fold_queries(self.vectors, queries, weights)
+        factors = {side.name: side.weight for side in self.vectors.sides}
+        if not queries or not {*queries, *(weights or {})} <= set(factors):
+            raise ShapeError(
+                f"queries of models {list(queries)}, weights of {list(weights or {})}",
+                expected=f"some of {list(factors)}",
+            )
+        factors |= dict(weights or {})
+        parts = dict(zip(self.models, (packed.part for packed in self.vectors.packed), strict=True))
+        given = {
+            name: check_queries(own, parts[name].stop - parts[name].start, f"the {name}'s queries")
+            for name, own in queries.items()
+        }
+        sizes = {name: len(values) for name, values in given.items()}
+        if len(set(sizes.values())) != 1:
+            raise ShapeError(f"queries {sizes}", expected="as many for every model")
+        first = next(iter(given.values()))
+        folded = first.new_zeros(len(first), self.width)
+        for name, values in given.items():
+            folded[:, parts[name]] = values.to(first.device) * factors[name]
         return self.search(folded, top_k, mask, metric=metric)
 
     def mask(
@@ -293,17 +287,26 @@ class WordIndex:
         Raises:
             OptionError: no word is left, an id is outside the words, or a model is unknown.
         """
-        return make_mask(
-            self.words,
-            self.counts,
-            self.vectors,
-            ids=ids,
-            exclude=exclude,
-            upper=upper,
-            alphabetic=alphabetic,
-            count=count,
-            tokens=tokens,
-        )
+        n = len(self)
+        allowed = np.ones(n, np.bool_)
+        if ids is not None:
+            allowed &= members(ids, n)
+        if exclude is not None:
+            allowed &= ~members(exclude, n)
+        for wanted, test in ((upper, starts_upper), (alphabetic, str.isalpha)):
+            if wanted is not None:
+                allowed &= np.fromiter(map(test, self.words), np.bool_, n) == wanted
+        if count is not None:
+            allowed &= within(self.counts, count)
+        sides = {side.name: side for side in self.vectors.sides}
+        for name, bounds in (tokens or {}).items():
+            if name not in sides:
+                raise OptionError(
+                    f"token counts of model {name!r}", expected=f"one of {list(sides)}"
+                )
+            both = (bounds, bounds) if isinstance(bounds, int) else bounds
+            allowed &= within(sides[name].tokens.lengths, both)
+        return Mask(allowed)
 
     def vector(self, ids: Any) -> Tensor:
         """Return the vectors of words: ``(m, width)`` float32."""
@@ -339,8 +342,7 @@ class WordIndex:
                 f"tokens for models {sorted(tokens)}", expected=f"for {sorted(self.models)}"
             )
         sides = [
-            replace(side, tokens=joined(side.tokens, Ragged.from_lists(tokens[side.name])))
-            for side in self.vectors.sides
+            side.with_words(Ragged.from_lists(tokens[side.name])) for side in self.vectors.sides
         ]
         vectors = WordVectors(sides, self.options.representation)
         if vectors.width != self.width:
@@ -351,38 +353,31 @@ class WordIndex:
         if self.vectors.kept is not None:
             vectors.keep(self.vectors.has_tables)
         new = np.zeros(len(words), np.int64) if counts is None else np.asarray(counts, np.int64)
-        engine = None if self.engine is None else self.engine.extended(vectors)
-        index = WordIndex(
-            (*self.words, *words),
-            np.concatenate([self.counts, new]),
-            vectors,
-            self.options,
-            engine,
-            report=self.report,
+        index = replace(
+            self,
+            words=(*self.words, *words),
+            counts=np.concatenate([self.counts, new]),
+            vectors=vectors,
+            engine=None if self.engine is None else self.engine.extended(vectors),
             added=self.added + len(words),
         )
-        return (
-            index if self._dense is None else index.to(self._dense.device, self._dense.matrix.dtype)
-        )
+        if self.dense is None:
+            return index
+        return index.to(self.dense.matrix.device, self.dense.matrix.dtype)
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> WordIndex:
         """Return an index that answers by one product and a top-k on a device, exactly.
 
         Args:
             device: "cuda" is where this is fast; "cpu" with float32 gives this index back.
-            dtype: of the stored vectors; in bfloat16 the search is exact for the rounded vectors.
+            dtype: of the stored vectors: float32, bfloat16 or float16; in half precision the
+                search is exact for the rounded vectors.
         """
-        device = torch.device(device)
-        plain = device.type == "cpu" and dtype is torch.float32
-        return WordIndex(
-            self.words,
-            self.counts,
-            self.vectors,
-            self.options,
-            self.engine,
-            report=self.report,
-            added=self.added,
-            dense=None if plain else DenseSearch(self.vectors, device, dtype),
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise OptionError(f"dtype {dtype}", expected="float32, bfloat16 or float16")
+        plain = torch.device(device).type == "cpu" and dtype is torch.float32
+        return replace(
+            self, dense=None if plain else DenseSearch(self.vectors.matrix(device, dtype))
         )
 
     def _check(self, top_k: int, mask: Mask | None) -> None:

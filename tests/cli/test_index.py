@@ -88,8 +88,8 @@ def test_build_makes_one_in_the_same_go(capsys, text, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--kind", "tree"], "--kind='tree'; expected one of 'auto', 'flat'"),
-        (["--model", "clip"], "--model='clip'; expected one of 'source', 'target', 'joint'"),
+        (["--kind", "tree"], "--kind tree; expected one of auto, flat"),
+        (["--model", "clip"], "--model clip; expected one of source, target, joint"),
         (["--recall", "2"], "recall=2.0; expected at most 1"),
         (["--kind", "pq"], "words; expected at least 1024 words; use 'flat', 'tokens' or"),
         (["--target", SOURCE], "the target model is"),

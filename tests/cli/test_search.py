@@ -98,8 +98,8 @@ def test_the_table_names_words_scores_and_tokens(capsys, bundle):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["circle", "--metric", "dot"], "--metric='dot'; expected one of 'ip', 'cosine', 'l2'"),
-        (["circle", "--model", "both"], "--model='both'; expected one of 'source', 'target'"),
+        (["circle", "--metric", "dot"], "--metric dot; expected one of ip, cosine, l2"),
+        (["circle", "--model", "both"], "--model both; expected one of source, target"),
         (["circle", "--top", "0"], "--top 0; expected 1 to"),
         (["circle", "--top", "999"], "--top 999; expected 1 to"),
         (["two words"], "word 'two words'; expected one word without white space"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,9 +75,10 @@ def stored(tmp_path):
     sides = sides_of(table, source=source, target=target)
     vectors = WordVectors(sides, Representation.MEAN)
     projection = Projection.fit(vectors.matrix(), torch.randn(80, 5), 4, seed=0)
-    engine = Approximate.build(
-        vectors, Kind.PQ, Metric.INNER_PRODUCT, projection=projection
-    ).with_candidates(400)
+    engine = replace(
+        Approximate.build(vectors, Kind.PQ, Metric.INNER_PRODUCT, projection=projection),
+        candidates=400,
+    )
     index = WordIndex(table.words, table.counts, vectors, IndexOptions(Kind.PQ), engine)
     return tmp_path / "bundle", index, source, target
 
@@ -137,7 +139,7 @@ def test_kept_vectors_answer_alike(metric, tables):
     words = helpers.make_words(1200)
     made, kept = (WordVectors(sides, Representation.MEAN) for _ in range(2))
     kept.keep(tables)
-    engine = Approximate.build(made, Kind.PQ, metric).with_candidates(300)
+    engine = replace(Approximate.build(made, Kind.PQ, metric), candidates=300)
     options = IndexOptions(Kind.PQ, metric)
     first = WordIndex(*words, made, options, engine)
     second = WordIndex(*words, kept, options, engine)

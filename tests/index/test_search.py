@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse_index.index import IndexOptions, Kind, Metric, Representation, WordIndex
-from fuse_index.index.searching import FEW_WORDS
-from fuse_index.index.top import TILE, best_of, best_of_chunks
+from fuse_index.index.approximate import FEW_WORDS
+from fuse_index.index.exact import TILE, best_of, best_of_chunks
 from tests.index import helpers
 
 METRICS = list(Metric)
