@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,7 +41,7 @@ def diff_command(
         ]
     found = compare_bundles(*(read_bundle(path) for path in paths))
     if json:
-        _console.print_json({"first": first, "second": second, **found.to_json()})
+        _console.print_json({"first": first, "second": second, **asdict(found)})
     else:
         _show(first, second, found)
     if not found.same:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fuse_index.bundle.files import READ_CHUNK
 from fuse_index.bundle.jsontext import load_strict
@@ -21,7 +21,7 @@ from fuse_index.bundle.read import read_manifest
 from fuse_index.bundle.staging import storage_error
 from fuse_index.common.cache import cache_folder
 from fuse_index.errors import BundleError, RemoteError, StorageError
-from fuse_index.share.failures import bucket_errors, is_about_the_disk, may_pass
+from fuse_index.share.failures import bucket_errors, is_about_the_disk, may_pass, message_of
 from fuse_index.share.places import Place, hide_password
 from fuse_index.share.sources import (
     BundleSource,
@@ -102,7 +102,8 @@ class Bucket:
         self, name: str, member: str, record: FileRecord, part: Path, report: Report
     ) -> None:
         """Complete a file by requests for ranges, as long as bytes arrive."""
-        with self.errors(), _open_at_end(part, record.size) as file:
+        begins_again = part.exists() and part.stat().st_size > record.size
+        with self.errors(), part.open("wb" if begins_again else "ab") as file:
             report(file.tell())
             require_size(name, self.announced(member), record)
             while (before := file.tell()) < record.size:
@@ -141,7 +142,7 @@ class Bucket:
                     data: bytes = stream.read(MAX_MANIFEST_BYTES + 1)
             except FileNotFoundError as error:
                 raise BundleError(
-                    f"{self.name} holds no bundle: no {MANIFEST} ({_said(error)})",
+                    f"{self.name} holds no bundle: no {MANIFEST} ({message_of(error)})",
                     expected="a bundle that 'fuse-index push' put there",
                     remedy="check the spelling of the URL",
                 ) from error
@@ -311,12 +312,3 @@ def _in_cache(place: Place, reference: Path) -> BundleSource:
         given = f"{place}: the cache has no copy, and the network is not used (local_files_only)"
         raise not_cached(given, str(place)) from error
     return BundleSource(str(place), manifest, checksum_of(manifest), folder)
-
-
-def _open_at_end(part: Path, size: int) -> IO[bytes]:
-    """Open a file to write on; one that is longer than ``size`` is begun again."""
-    return part.open("wb" if part.exists() and part.stat().st_size > size else "ab")
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fuse_index.bundle.identity import ModelIdentity
 from fuse_index.bundle.read import Bundle
 from fuse_index.words.ragged import Ragged
 
@@ -19,6 +18,10 @@ Pair = tuple[Any, Any]
 """A value in the first bundle and in the second; None where one has none."""
 
 SHOWN_WORDS = 10
+_OTHER = (
+    *("corpus_sha256", "identity", "left_out", "fallbacks", "indexes", "published"),
+    "package_version",
+)
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,6 @@ class Comparison:
     other: Mapping[str, Pair]
     files: Mapping[str, Pair]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
-        return asdict(self)
-
 
 def compare_bundles(first: Bundle, second: Bundle) -> Comparison:
     """Compare two bundles.
@@ -98,26 +97,18 @@ def compare_bundles(first: Bundle, second: Bundle) -> Comparison:
     """
     a, b = first.manifest, second.manifest
     both = {role: (getattr(a, role), getattr(b, role)) for role in ("source", "target")}
-    models = {role: changed(asdict(pair[0]), asdict(pair[1])) for role, pair in both.items()}
-    files = {name: record.sha256 for name, record in a.files.items()}
-    other = ("corpus_sha256", "identity", "left_out", "fallbacks", "indexes", "published")
+    models = {role: changed(asdict(one), asdict(other)) for role, (one, other) in both.items()}
     return Comparison(
         same=a.to_bytes() == b.to_bytes(),
         models={role: found for role, found in models.items() if found},
-        fits={role: _fits(*pair) for role, pair in both.items()},
+        fits={role: not one.differences(other) for role, (one, other) in both.items()},
         options=changed(a.options, b.options),
         words=_words(first, second),
-        groups=changed(
-            {group.name: group.words for group in a.groups},
-            {group.name: group.words for group in b.groups},
-        ),
+        groups=changed(*({group.name: group.words for group in m.groups} for m in (a, b))),
         adapters=adapter_differences(first.adapters, second.adapters),
         quality=_quality(a.quality, b.quality),
-        other=changed(
-            {name: getattr(a, name) for name in (*other, "package_version")},
-            {name: getattr(b, name) for name in (*other, "package_version")},
-        ),
-        files=changed(files, {name: record.sha256 for name, record in b.files.items()}),
+        other=changed(*({name: getattr(m, name) for name in _OTHER} for m in (a, b))),
+        files=changed(*({name: file.sha256 for name, file in m.files.items()} for m in (a, b))),
     )
 
 
@@ -153,34 +144,26 @@ def adapter_differences(
     return found
 
 
-def _fits(first: ModelIdentity, second: ModelIdentity) -> bool:
-    return not first.differences(second)
-
-
 def _quality(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, Pair]]:
     """Compare quality reports; an entry that is no group is one figure of that name."""
     found = {}
-    for name, (one, other) in changed(first, second).items():
-        if isinstance(one, Mapping) or isinstance(other, Mapping):
-            found[name] = changed(
-                one if isinstance(one, Mapping) else {}, other if isinstance(other, Mapping) else {}
-            )
+    for name, pair in changed(first, second).items():
+        if any(isinstance(side, Mapping) for side in pair):
+            found[name] = changed(*(s if isinstance(s, Mapping) else {} for s in pair))
         else:
-            found[name] = {name: (one, other)}
+            found[name] = {name: pair}
     return found
 
 
 def _words(first: Bundle, second: Bundle) -> WordChanges:
     one, other = first.table, second.table
-    place = {word: row for row, word in enumerate(other.words)}
-    rows = [(row, place[word]) for row, word in enumerate(one.words) if word in place]
-    known = set(one.words)
-    removed = [word for word in one.words if word not in place]
-    added = [word for word in other.words if word not in known]
-    left = np.array([pair[0] for pair in rows], np.int64)
-    right = np.array([pair[1] for pair in rows], np.int64)
+    rows = [{word: row for row, word in enumerate(table.words)} for table in (one, other)]
+    both = [word for word in one.words if word in rows[1]]
+    removed = [word for word in one.words if word not in rows[1]]
+    added = [word for word in other.words if word not in rows[0]]
+    left, right = (np.array([known[word] for word in both], np.int64) for known in rows)
     return WordChanges(
-        kept=len(rows),
+        kept=len(both),
         removed=len(removed),
         added=len(added),
         examples_removed=tuple(removed[:SHOWN_WORDS]),
@@ -197,5 +180,4 @@ def _rows_changed(first: Ragged, second: Ragged) -> int:
     rows = np.flatnonzero(same)
     one, other = first.select(rows), second.select(rows)
     owners = np.repeat(np.arange(len(rows)), one.lengths)
-    wrong = np.unique(owners[one.values != other.values])
-    return int((~same).sum()) + len(wrong)
+    return int((~same).sum()) + len(np.unique(owners[one.values != other.values]))

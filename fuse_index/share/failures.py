@@ -62,7 +62,7 @@ def bucket_errors(url: str, doing: str) -> Iterator[None]:
 
 def of_bucket(error: Exception, url: str, doing: str) -> FuseIndexError:
     """Return the error of an fsspec file system as one of this package."""
-    kind, text = type(error).__name__, _text(error)
+    kind, text = type(error).__name__, message_of(error)
     if isinstance(error, ImportError):
         return MissingDependencyError(
             f"{url}: {text}", expected="the package that opens such URLs", remedy=EXTRA
@@ -136,7 +136,7 @@ def of_hub(error: Exception, name: str, doing: str) -> FuseIndexError:
         return RemoteError(
             f"{name}: the repository has no such revision", expected="a branch, a tag or a commit"
         )
-    if status == 401 and re.search("Invalid (credentials|user token)", _text(error)):
+    if status == 401 and re.search("Invalid (credentials|user token)", message_of(error)):
         return RemoteError(
             f"{name}: the Hub does not accept the token",
             remedy="run `hf auth login` again, or correct HF_TOKEN",
@@ -153,7 +153,7 @@ def of_hub(error: Exception, name: str, doing: str) -> FuseIndexError:
 def _of_hub_otherwise(error: Exception, status: int | None, name: str, doing: str) -> RemoteError:
     from huggingface_hub import errors  # noqa: PLC0415 - only for the Hub
 
-    text = _text(error)
+    text = message_of(error)
     if status in (401, 403):
         return RemoteError(
             f"{name} cannot be {doing}: permission denied ({text})",
@@ -188,7 +188,7 @@ def _is_about_the_network(error: BaseException) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError)) or library in _HTTP_LIBRARIES
 
 
-def _text(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return the message of an error in one line, without the links that libraries add."""
     said: Any = getattr(error, "server_message", None) or getattr(error, "strerror", None) or error
     words = [w for w in str(said).split() if "://" not in w or "@" not in w]
