@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fuse_index.common.files import write_atomically
 from fuse_index.errors import CheckpointError
-from fuse_index.optimize.state import pack_rows, unpack_rows
+from fuse_index.optimize.state import below, pack_rows, unpack_rows
 from fuse_index.predict.spent import Spent
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ def restore(run: Run, saved: Checkpoint) -> None:
     run.scorer.restore(*unpack_rows("memory", tensors))
     if run.probe is not None:
         run.probe.draft_scorer.restore(*unpack_rows("draft", tensors))
-    own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
-    run.method.load_tensors(own)
+    run.method.load_tensors(below("method.", tensors))
     run.generator.set_state(tensors["generator"])
 
 

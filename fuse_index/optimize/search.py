@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from fuse_index.common.options import Count, options
-from fuse_index.optimize.state import Ids, Losses, Scored, State, reweighted
+from fuse_index.optimize.state import Ids, Scored, State
 
 
 @options()
@@ -20,7 +20,7 @@ class SearchOptions(ABC):
     """Name in files and on the command line."""
 
     @abstractmethod
-    def start(self, states: Sequence[State]) -> Search:
+    def start(self, states: Sequence[State]) -> Search[Any]:
         """Begin a search from scored prompts."""
 
     def to_json(self) -> dict[str, Any]:
@@ -28,11 +28,21 @@ class SearchOptions(ABC):
         return {"type": self.type, **{f.name: getattr(self, f.name) for f in fields(self)}}
 
 
-class Search(ABC):
-    """Keeps a frontier of prompts, best first."""
+Options = TypeVar("Options", bound=SearchOptions)
 
-    def __init__(self, states: Iterable[State]) -> None:
-        self.frontier: list[State] = distinct(sorted(states, key=lambda state: state.total))
+
+class Search(ABC, Generic[Options]):
+    """Keeps a frontier of prompts, best first.
+
+    Args:
+        options: of the search.
+        states: scored prompts.
+        size: how many are kept at first.
+    """
+
+    def __init__(self, options: Options, states: Iterable[State], size: int | None = None) -> None:
+        self._options = options
+        self.frontier = distinct(sorted(states, key=lambda state: state.total))[:size]
 
     @abstractmethod
     def select(self) -> list[State]:
@@ -46,12 +56,6 @@ class Search(ABC):
             scored: the candidates.
             grown: whether they are longer than the prompts they come from, which then make way.
         """
-
-    def reweight(self, weights: Losses) -> None:
-        """Order the frontier by other weights of the terms."""
-        self.frontier = sorted(
-            (reweighted(state, weights) for state in self.frontier), key=lambda state: state.total
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
@@ -90,17 +94,12 @@ class Greedy(SearchOptions):
 
     type: ClassVar[str] = "greedy"
 
-    def start(self, states: Sequence[State]) -> Search:
+    def start(self, states: Sequence[State]) -> Search[Any]:
         """Begin a search from scored prompts."""
-        return _GreedySearch(self, states)
+        return _GreedySearch(self, states, self.buffer)
 
 
-class _GreedySearch(Search):
-    def __init__(self, options: Greedy, states: Sequence[State]) -> None:
-        super().__init__(states)
-        self._options = options
-        self.frontier = self.frontier[: options.buffer]
-
+class _GreedySearch(Search[Greedy]):
     def select(self) -> list[State]:
         return self.frontier[:1]
 
@@ -135,17 +134,12 @@ class Beam(SearchOptions):
 
     type: ClassVar[str] = "beam"
 
-    def start(self, states: Sequence[State]) -> Search:
+    def start(self, states: Sequence[State]) -> Search[Any]:
         """Begin a search from scored prompts."""
-        return _BeamSearch(self, states)
+        return _BeamSearch(self, states, self.width)
 
 
-class _BeamSearch(Search):
-    def __init__(self, options: Beam, states: Sequence[State]) -> None:
-        super().__init__(states)
-        self._options = options
-        self.frontier = self.frontier[: options.width]
-
+class _BeamSearch(Search[Beam]):
     def select(self) -> list[State]:
         return list(self.frontier)
 
@@ -166,15 +160,14 @@ class UniformCost(SearchOptions):
 
     type: ClassVar[str] = "uniform_cost"
 
-    def start(self, states: Sequence[State]) -> Search:
+    def start(self, states: Sequence[State]) -> Search[Any]:
         """Begin a search from scored prompts."""
         return _UniformCostSearch(self, states)
 
 
-class _UniformCostSearch(Search):
+class _UniformCostSearch(Search[UniformCost]):
     def __init__(self, options: UniformCost, states: Sequence[State]) -> None:
-        super().__init__(states)
-        self._options = options
+        super().__init__(options, states)
         self._expanded: set[Ids] = set()
 
     def select(self) -> list[State]:

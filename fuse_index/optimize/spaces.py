@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from functools import cached_property
@@ -71,8 +70,11 @@ class NearestTokens:
             ``(n,)`` int64 on the CPU.
         """
         points = points.to(self.rows.device)
-        parts = [self._best(part.float())[1] for part in torch.split(points, _POINTS)]
+        parts = [self._rows(part.float()) for part in torch.split(points, _POINTS)]
         return self.ids[torch.cat(parts).cpu()] if parts else self.ids[:0]
+
+    def _rows(self, points: Tensor, but: Tensor | None = None) -> Tensor:
+        return nearest_rows(points, [(self.rows, 1.0)], self._norms, self.distance, but)
 
     @cached_property
     def scale(self) -> float:
@@ -89,64 +91,12 @@ class NearestTokens:
         if count < 2:
             return 0.0
         sample = torch.linspace(0, count - 1, min(count, _SAMPLE), device=self.rows.device).long()
-        nearest = self._best(self.rows[sample].float(), but=sample)[1]
+        nearest = self._rows(self.rows[sample].float(), sample)
         apart = self.rows[sample].double() - self.rows[nearest].double()
         return float(apart.norm(dim=1).median())
 
-    def _best(self, points: Tensor, but: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Score and row of the nearest token, for float32 points; rows ``but`` do not count."""
-        best = points.new_full((len(points),), -torch.inf)
-        found = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        for begin in range(0, len(self.rows), _ROWS):
-            norms = self._norms[begin : begin + _ROWS]
-            scores = points @ self.rows[begin : begin + _ROWS].float().T
-            if self.distance is Distance.COSINE:
-                scores /= norms.clamp(min=torch.finfo(torch.float32).tiny)
-            else:
-                scores -= norms.square() / 2
-            if but is not None:
-                here = ((but >= begin) & (but < begin + len(norms))).nonzero()[:, 0]
-                scores[here, but[here] - begin] = -torch.inf
-            values, rows = scores.max(dim=1)
-            better = values > best
-            best = torch.where(better, values, best)
-            found = torch.where(better, rows + begin, found)
-        return best, found
 
-
-class SoftSpace(ABC):
-    """Points of soft prompts, one for each token or word.
-
-    Attributes:
-        scale: of the points, which are counted in it.
-        size: how many tokens or words a point can project to.
-    """
-
-    scale: float
-    size: int
-
-    @abstractmethod
-    def begin(self, ids: Ids) -> Tensor:
-        """Return the points ``(P, d)`` of a prompt, in units of the scale."""
-
-    @abstractmethod
-    def points_of(self, units: Tensor) -> Tensor:
-        """Return the points ``(P, d)`` of tokens or words ``(P,)``."""
-
-    @abstractmethod
-    def nearest(self, points: Tensor) -> Tensor:
-        """Project points ``(n, d)``: ``(n,)`` int64 on the CPU."""
-
-    @abstractmethod
-    def prompt(self, units: Sequence[int]) -> list[int]:
-        """Return the source ids of tokens or words."""
-
-    @abstractmethod
-    def gradients(self, units: Sequence[Sequence[int]], weights: Weights) -> Tensor:
-        """Return the gradients ``(b, P, d)`` at projections, zero past their ends."""
-
-
-class TokenSpace(SoftSpace):
+class TokenSpace:
     """The source's embeddings, one point for each token.
 
     Args:
@@ -164,15 +114,15 @@ class TokenSpace(SoftSpace):
         self.size = len(self._nearest.ids)
 
     def begin(self, ids: Ids) -> Tensor:
-        """Return the points of a prompt's tokens."""
+        """Return the points ``(P, d)`` of a prompt's tokens, in units of the scale."""
         return self._table[torch.tensor(ids, device=self._table.device)].float() / self.scale
 
     def points_of(self, units: Tensor) -> Tensor:
-        """Return the points of tokens, counted among those that may be used."""
+        """Return the points ``(P, d)`` of tokens ``(P,)``, counted among those that may be used."""
         return self.begin(tuple(self._nearest.ids[units].tolist()))
 
     def nearest(self, points: Tensor) -> Tensor:
-        """Project points to the nearest tokens by cosine."""
+        """Project points ``(n, d)`` to the nearest tokens by cosine: ``(n,)`` on the CPU."""
         return self._nearest(points)
 
     def prompt(self, units: Sequence[int]) -> list[int]:
@@ -180,11 +130,11 @@ class TokenSpace(SoftSpace):
         return list(units)
 
     def gradients(self, units: Sequence[Sequence[int]], weights: Weights) -> Tensor:
-        """Return the gradients at the tokens."""
+        """Return the gradients ``(b, P, d)`` at the tokens, zero past their ends."""
         return self._gradients.embeddings(Ragged.from_lists(units), weights)
 
 
-class WordSpace(SoftSpace):
+class WordSpace:
     """Mean embeddings of words, in one model or in several side by side.
 
     Args:
@@ -218,40 +168,27 @@ class WordSpace(SoftSpace):
             self._index = find_index(self._units, self._targets, alone=True)
 
     def begin(self, ids: Ids) -> Tensor:
-        """Return the points of a prompt's words, known or not."""
+        """Return the points ``(P, d)`` of a prompt's words, known or not."""
         spans = self._units.spans(ids)
         words = [self._units.words_of(spans, target).to(self._device) for target in self._targets]
         return self._joined(words)
 
     def points_of(self, units: Tensor) -> Tensor:
-        """Return the points of words."""
+        """Return the points ``(P, d)`` of words ``(P,)``."""
         return self._joined([own[units.to(own.device)] for own, _ in self._parts])
 
     def nearest(self, points: Tensor) -> Tensor:
-        """Project points to the nearest words by cosine."""
+        """Project points ``(n, d)`` to the nearest words by cosine: ``(n,)`` on the CPU."""
         if self._index is not None:
             return self._index.nearest(points)
-        best = torch.full((len(points),), -torch.inf, device=points.device)
-        found = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        for begin in range(0, self.size, _ROWS):
-            norms = self._norms[begin : begin + _ROWS]
-            scores, first = torch.zeros(len(points), len(norms), device=points.device), 0
-            for own, scale in self._parts:
-                rows = own[begin : begin + _ROWS].to(points.device)
-                scores += points[:, first : first + rows.shape[1]] @ (rows / scale).T
-                first += rows.shape[1]
-            scores /= norms.clamp(min=torch.finfo(torch.float32).tiny)
-            values, indices = scores.max(dim=1)
-            found = torch.where(values > best, indices + begin, found)
-            best = torch.maximum(values, best)
-        return found.cpu()
+        return nearest_rows(points, self._parts, self._norms, Distance.COSINE).cpu()
 
     def prompt(self, units: Sequence[int]) -> list[int]:
         """Return the words' tokens."""
         return [token for unit in units for token in self._units.source[unit].tolist()]
 
     def gradients(self, units: Sequence[Sequence[int]], weights: Weights) -> Tensor:
-        """Return the gradients at the words."""
+        """Return the gradients ``(b, P, d)`` at the words, zero past their ends."""
         found = [self._gradient(own, weights) for own in units]
         return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
 
@@ -298,3 +235,48 @@ class WordSpace(SoftSpace):
             for own, (_, scale) in zip(parts, self._parts, strict=True)
         ]
         return torch.cat(scaled, dim=1)
+
+
+SoftSpace = TokenSpace | WordSpace
+"""Points of soft prompts, one for each token or word."""
+
+
+def nearest_rows(
+    points: Tensor,
+    parts: Sequence[tuple[Tensor, float]],
+    norms: Tensor,
+    distance: Distance,
+    but: Tensor | None = None,
+) -> Tensor:
+    """Return the nearest row of each point; of equally near ones the first.
+
+    Args:
+        points: ``(n, D)`` float32.
+        parts: ``(m, d)`` columns of the rows and their scale, side by side ``(m, D)``.
+        norms: ``(m,)``, of the rows.
+        distance: which row is the nearest.
+        but: ``(n,)``, a row of each point that does not count.
+
+    Returns:
+        ``(n,)`` int64 on the points' device.
+    """
+    best = torch.full((len(points),), -torch.inf, device=points.device)
+    found = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    for begin in range(0, len(norms), _ROWS):
+        own = norms[begin : begin + _ROWS].to(points.device)
+        scores, first = torch.zeros(len(points), len(own), device=points.device), 0
+        for columns, scale in parts:
+            rows = columns[begin : begin + _ROWS].to(points.device).float()
+            scores += points[:, first : first + rows.shape[1]] @ (rows / scale).T
+            first += rows.shape[1]
+        if distance is Distance.COSINE:
+            scores /= own.clamp(min=torch.finfo(torch.float32).tiny)
+        else:
+            scores -= own.square() / 2
+        if but is not None:
+            here = ((but >= begin) & (but < begin + len(own))).nonzero()[:, 0]
+            scores[here, but[here] - begin] = -torch.inf
+        values, indices = scores.max(dim=1)
+        found = torch.where(values > best, indices + begin, found)
+        best = torch.maximum(values, best)
+    return found

@@ -92,11 +92,6 @@ class Scored:
                 yield state
 
 
-def reweighted(state: State, weights: Losses) -> State:
-    """Return a state with its total under other weights."""
-    return State(state.ids, state.losses, float(np.asarray(state.losses) @ weights))
-
-
 def require_ids(ids: Ids, size: int, name: str) -> None:
     """Refuse an empty prompt and ids that are none of the source's tokens.
 
@@ -110,6 +105,11 @@ def require_ids(ids: Ids, size: int, name: str) -> None:
             f"an initial prompt with token ids from {min(ids)} to {max(ids)}",
             expected=f"ids from 0 to {size - 1}, the tokens of {name}",
         )
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def pack_rows(name: str, rows: Ragged, losses: Losses) -> dict[str, Tensor]:

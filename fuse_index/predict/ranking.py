@@ -85,10 +85,12 @@ class Ranking:
         best = (-change.flatten()).topk(count).indices.cpu()
         return best // change.shape[1], best % change.shape[1]
 
-    def corrected(self, correct: Callable[[int, Tensor], Tensor]) -> Ranking:
-        """Return the ranking with the changes ``(N,)`` of each position index corrected."""
-        rows = [correct(index, own) for index, own in enumerate(self.changes)]
-        return Ranking(torch.stack(rows), self.standing)
+    def corrected(
+        self, positions: Sequence[int], correct: Callable[[int, Tensor], Tensor]
+    ) -> Ranking:
+        """Return the ranking with the changes ``(N,)`` in each of ``S`` positions corrected."""
+        rows = map(correct, positions, self.changes)
+        return Ranking(torch.stack(list(rows)), self.standing)
 
 
 class IndexedRanking(Ranking):

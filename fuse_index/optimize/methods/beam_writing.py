@@ -10,7 +10,7 @@ import numpy as np
 from fuse_index.optimize.methods.autodan import AutoDAN
 from fuse_index.optimize.methods.base import Context, Method, Proposals
 from fuse_index.optimize.search import Beam, Search
-from fuse_index.optimize.state import Scored, State
+from fuse_index.optimize.state import Scored, State, below
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class BeamWriting:
     def __init__(self, options: AutoDAN, beam: int, context: Context) -> None:
         self._options, self._beam, self._context = options, Beam(width=beam), context
         self._method: Method | None = None
-        self._search: Search | None = None
+        self._search: Search[Any] | None = None
         self._grown = False
         self.known: list[State] = []
 
@@ -82,6 +82,4 @@ class BeamWriting:
             assert self._search is not None
             assert self._method is not None
             self._search.load_json(value["search"])
-            pairs = tensors.items()
-            own = {k.removeprefix("writing."): v for k, v in pairs if k.startswith("writing.")}
-            self._method.load_tensors(own)
+            self._method.load_tensors(below("writing.", tensors))

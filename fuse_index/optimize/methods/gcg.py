@@ -152,12 +152,11 @@ class _GCGMethod(Method):
         rankings = self._predictor.rank(prompts, chosen, weights, every=kriging is not None)
         if kriging is None:
             return rankings
-        vectors = self._predictor.vectors()
-        corrected = []
-        for found, at in zip(rankings, chosen, strict=True):
-            own = partial(_corrected, kriging, at, vectors)
-            corrected.append([ranking.corrected(own) for ranking in found])
-        return corrected
+        correct = partial(kriging.correct, vectors=self._predictor.vectors())
+        return [
+            [ranking.corrected(at, correct) for ranking in found]
+            for found, at in zip(rankings, chosen, strict=True)
+        ]
 
     def _swaps(
         self, prompt: Spans, positions: list[int], ranking: Ranking, count: int
@@ -204,13 +203,6 @@ class _GCGMethod(Method):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         if self._kriging is not None:
             self._kriging.load_tensors(tensors)
-
-
-def _corrected(
-    kriging: ResidualKriging, positions: list[int], vectors: list[Tensor], index: int, own: Tensor
-) -> Tensor:
-    """``(N,)``: the changes in one of some positions, corrected."""
-    return kriging.correct(positions[index], own, vectors)
 
 
 def sample_ranks(

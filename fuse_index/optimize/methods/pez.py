@@ -17,7 +17,7 @@ from fuse_index.common.options import Natural, NonNegative, Positive, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
 from fuse_index.optimize.spaces import SoftSpace, TokenSpace, WordSpace
-from fuse_index.optimize.state import Scored, State
+from fuse_index.optimize.state import Scored, State, below
 from fuse_index.predict.predictor import require_predictor
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit
@@ -168,12 +168,7 @@ class _SoftDescent(Method):
             self._soft.copy_(tensors["soft"])
         self._ids, self._taken = tensors["ids"], tensors["taken"]
         self._gradient = tensors["gradient"].to(device)
-        moments = {
-            name.removeprefix("adamw."): value
-            for name, value in tensors.items()
-            if name.startswith("adamw.")
-        }
-        if moments:
+        if moments := below("adamw.", tensors):
             self._optimizer.state[self._soft] = {
                 name: value if name == "step" else value.to(device)
                 for name, value in moments.items()
@@ -201,6 +196,4 @@ class _Together(Method):
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         for i, part in enumerate(self._parts):
-            prefix = f"{i}."
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            part.load_tensors(own)
+            part.load_tensors(below(f"{i}.", tensors))
