@@ -8,25 +8,20 @@ best-ranked candidates with correction and a beam of four.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fuse_index.errors import ModelError
-from fuse_index.optimize.budget import DEFAULT_STEPS
+from fuse_index.models.base import Model
+from fuse_index.objectives.base import Loss
+from fuse_index.optimize.budget import DEFAULT_STEPS, Budget
+from fuse_index.optimize.methods.base import MethodOptions
 from fuse_index.optimize.methods.gcg import GCG
 from fuse_index.optimize.methods.random_search import RandomSearch
 from fuse_index.optimize.methods.schedule import Moves
-from fuse_index.optimize.search import Beam, Greedy
+from fuse_index.optimize.problem import Problem
+from fuse_index.optimize.search import Beam, Greedy, SearchOptions
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.states import Contexts
 from fuse_index.predict.units import Unit
-
-if TYPE_CHECKING:
-    from fuse_index.models.base import Model
-    from fuse_index.objectives.base import Loss
-    from fuse_index.optimize.budget import Budget
-    from fuse_index.optimize.methods.base import MethodOptions
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.search import SearchOptions
 
 _WORTH = 16
 """Short forward passes that states may cost for each pass of the budget: they are kept, and serve

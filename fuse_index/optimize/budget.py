@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from fuse_index.common.options import Count, Positive, options
-
-if TYPE_CHECKING:
-    from fuse_index.predict.spent import Spent
+from fuse_index.predict.spent import Spent
 
 DEFAULT_STEPS = 100
 """Steps of a run without any other limit."""

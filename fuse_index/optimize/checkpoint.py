@@ -8,19 +8,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fuse_index.common.files import write_atomically
 from fuse_index.errors import CheckpointError
+from fuse_index.models.batching import BatchSize
+from fuse_index.optimize.run import Run
 from fuse_index.optimize.state import below, pack_rows, unpack_rows
 from fuse_index.predict.spent import Spent
-
-if TYPE_CHECKING:
-    from fuse_index.models.batching import BatchSize
-    from fuse_index.optimize.run import Run
 
 FORMAT = "fuse_index checkpoint 1"
 

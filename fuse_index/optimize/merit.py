@@ -7,24 +7,19 @@ over the units, so that its weight means the same for any losses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from fuse_index.optimize.methods.base import Context
+from fuse_index.optimize.state import Losses
 from fuse_index.predict.likelihood import Likelihood
 from fuse_index.predict.predictor import unit_predictor
+from fuse_index.predict.ranking import Predictor
+from fuse_index.predict.spans import Spans
+from fuse_index.predict.units import Units
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from fuse_index.optimize.methods.base import Context
-    from fuse_index.optimize.state import Losses
-    from fuse_index.predict.ranking import Predictor
-    from fuse_index.predict.spans import Spans
-    from fuse_index.predict.units import Units
 
 
 class UnitMerit:

@@ -10,21 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fuse_index.errors import FuseIndexError, OptionError
 from fuse_index.optimize.auto import Choice, choose
 from fuse_index.optimize.budget import Budget, Stop
 from fuse_index.optimize.checkpoint import Checkpoint, checkpoint_of, restore
+from fuse_index.optimize.methods.base import MethodOptions
+from fuse_index.optimize.probe import Probe
+from fuse_index.optimize.problem import Problem
+from fuse_index.optimize.result import Point, Result
 from fuse_index.optimize.run import Run, RunOptions
-from fuse_index.optimize.search import Greedy
-
-if TYPE_CHECKING:
-    from fuse_index.optimize.methods.base import MethodOptions
-    from fuse_index.optimize.probe import Probe
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.result import Point, Result
-    from fuse_index.optimize.search import SearchOptions
+from fuse_index.optimize.search import Greedy, SearchOptions
 
 logger = logging.getLogger(__name__)
 

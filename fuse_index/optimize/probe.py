@@ -7,7 +7,7 @@ any models: they read the prompts as text, as the problem's own models do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,11 +18,9 @@ from fuse_index.common.options import Share, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.problem import Problem, Term
 from fuse_index.optimize.scoring import Scorer
+from fuse_index.optimize.state import Ids, Losses
 from fuse_index.predict.spent import Spent
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from fuse_index.optimize.state import Ids, Losses
 
 _LEAST = 4
 """Candidates of the smallest probe set: of fewer, an agreement of ranks says nothing."""

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.adapter.adapter import Adapter
 from fuse_index.errors import ModelError, OptionError
+from fuse_index.models.base import Model
+from fuse_index.objectives.base import Loss, Objective
+from fuse_index.optimize.state import Ids
 from fuse_index.optimize.tokens import TokenFilter
 from fuse_index.predict.target import SourceWords, Target
 from fuse_index.predict.units import TokenUnits, Unit, Units, WordUnits
-
-if TYPE_CHECKING:
-    from fuse_index.adapter.adapter import Adapter
-    from fuse_index.models.base import Model
-    from fuse_index.objectives.base import Loss, Objective
-    from fuse_index.optimize.state import Ids
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.result import ParetoPoint, Point, pareto_front
 from fuse_index.optimize.state import Scored, State
-
-if TYPE_CHECKING:
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.predict.spent import Spent
+from fuse_index.predict.spent import Spent
 
 
 class Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +17,16 @@ from fuse_index.objectives.weights import balanced_weights
 from fuse_index.optimize.budget import Budget, Stop
 from fuse_index.optimize.methods.base import Context, MethodOptions, Proposals
 from fuse_index.optimize.probe import Probe, ProbeSampler
+from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.record import Record
 from fuse_index.optimize.result import Point, Result
 from fuse_index.optimize.scoring import Scorer, distinct_rows
-from fuse_index.optimize.state import Scored, State, require_ids
+from fuse_index.optimize.search import SearchOptions
+from fuse_index.optimize.state import Ids, Losses, Scored, State, require_ids
 from fuse_index.optimize.survival import PromptCheck
 from fuse_index.predict.gradients import Gradients
 from fuse_index.predict.spent import Spent
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.search import SearchOptions
-    from fuse_index.optimize.state import Ids, Losses
 
 _STALE_STEPS = 100
 """Steps in a row without a prompt that is new, after which a run has come to its end."""

@@ -6,24 +6,20 @@ import math
 from collections.abc import Sequence
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fuse_index.objectives.labels import label_space
+from fuse_index.optimize.problem import Problem
+from fuse_index.optimize.state import Ids
 from fuse_index.predict.gradients import Gradients, Weights
 from fuse_index.predict.indexed import find_index
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.target import Target
 from fuse_index.predict.word_predictor import TargetGradients, WordPredictor
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.state import Ids
 
 _ROWS = 8192
 """Embeddings compared at once."""

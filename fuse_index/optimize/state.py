@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fuse_index.errors import OptionError
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Ids = tuple[int, ...]
 Losses = NDArray[np.float64]

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fuse_index.errors import PromptError
+from fuse_index.models.base import Model
+from fuse_index.optimize.problem import Problem
+from fuse_index.optimize.state import Ids
+from fuse_index.predict.target import Target
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from fuse_index.models.base import Model
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.state import Ids
-    from fuse_index.predict.target import Target
 
 _REMEMBERED = 1 << 16
 _EMPTY_STEPS = 5

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.common.options import options
 from fuse_index.errors import OptionError, VocabularyError
-
-if TYPE_CHECKING:
-    from fuse_index.models.base import Model
+from fuse_index.models.base import Model
 
 
 @options(label="tokens")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from fuse_index.errors import ModelError, OptionError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.models.causal import CausalModel
+from fuse_index.models.causal import CausalModel
 
 _LONGEST = 44
 

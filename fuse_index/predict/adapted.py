@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.adapter.adapter import Adapter
-    from fuse_index.words.ragged import Ragged
+from fuse_index.adapter.adapter import Adapter
+from fuse_index.words.ragged import Ragged
 
 
 class AdaptedWords:

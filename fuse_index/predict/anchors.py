@@ -7,12 +7,8 @@ gradient each (docs/mathematics.md). ``validate`` measures them; in runs they do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 INVERSE_TEMPERATURE = 4.0
 """Of the softmax of cosines by which candidates weight anchors."""

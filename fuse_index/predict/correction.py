@@ -8,16 +8,13 @@ carries the residuals over (Rasmussen and Williams 2006, equation 2.38).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from fuse_index.words.ragged import Ragged
+from fuse_index.words.ragged import Ragged
 
 Ids = tuple[int, ...]
 

@@ -6,29 +6,23 @@ back to the source's tokens where the model has other tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fuse_index.errors import LossError, OptionError
+from fuse_index.models.batch import Batch
 from fuse_index.models.batching import BatchSize
-from fuse_index.objectives.base import require_finite
+from fuse_index.objectives.base import Loss, require_finite
 from fuse_index.objectives.labels import content_rows, label_space, one_hot_content
+from fuse_index.predict.spent import Spent
+from fuse_index.predict.target import PromptTerms, Target, TargetPrompts
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
-    from fuse_index.models.batch import Batch
-    from fuse_index.objectives.base import Loss
-    from fuse_index.predict.spent import Spent
-    from fuse_index.predict.target import PromptTerms, Target, TargetPrompts
 
 Checks = list["Callable[[], None]"]
 """Checks that are made later, together."""

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fuse_index.errors import IdentityError
 from fuse_index.index import Metric, WordIndex, read_index
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from fuse_index.predict.target import Target
-    from fuse_index.predict.units import WordUnits
+from fuse_index.predict.target import Target
+from fuse_index.predict.units import WordUnits
 
 logger = logging.getLogger(__name__)
 

@@ -7,21 +7,16 @@ from the unit itself is not expanded but looked up (:mod:`fuse_index.predict.sta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from fuse_index.models.batch import Batch
 from fuse_index.models.layers import CutStates
+from fuse_index.objectives.base import Loss
 from fuse_index.predict.gradients import EmbeddingOverride, embedded, require_finite_gradient
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.models.batch import Batch
-    from fuse_index.objectives.base import Loss
-    from fuse_index.words.ragged import Ragged
+from fuse_index.words.ragged import Ragged
 
 
 def layer_gradient(

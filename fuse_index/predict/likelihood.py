@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from fuse_index.errors import ModelError
+from fuse_index.models.base import Model
 from fuse_index.models.causal import CausalModel
 from fuse_index.objectives.language import Fluency, TokenReduction
 from fuse_index.objectives.shared import SharedStart
 from fuse_index.predict.gradients import one_hot_gradient
+from fuse_index.predict.spent import Spent
+from fuse_index.predict.target import PromptTerms
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.models.base import Model
-    from fuse_index.predict.spent import Spent
-    from fuse_index.predict.target import PromptTerms
 
 Ids = tuple[int, ...]
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from fuse_index.predict.gradients import Gradients, Weights
+from fuse_index.predict.indexed import IndexedWords
+from fuse_index.predict.spans import Spans
+from fuse_index.predict.target import PromptTerms
 from fuse_index.predict.units import Unit, Units
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from fuse_index.predict.gradients import Gradients, Weights
-    from fuse_index.predict.indexed import IndexedWords
-    from fuse_index.predict.spans import Spans
-    from fuse_index.predict.target import PromptTerms
-    from fuse_index.words.ragged import Ragged
+from fuse_index.words.ragged import Ragged
 
 
 class Predictor(str, Enum):

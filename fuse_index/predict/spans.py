@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from fuse_index.objectives.base import Loss
 from fuse_index.predict.gradients import EmbeddingOverride, embedding_gradient
 from fuse_index.predict.layers import layer_gradient
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.objectives.base import Loss
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,23 +11,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.progress import Tick
+from fuse_index.models.base import Model
 from fuse_index.models.batching import BatchSize
 from fuse_index.models.layers import CutStates
 from fuse_index.predict.layers import span_mask
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from fuse_index.common.progress import Tick
-    from fuse_index.models.base import Model
 
 Context = tuple[list[int], list[int]]
 """Tokens before a unit, and behind it."""

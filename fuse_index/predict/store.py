@@ -7,23 +7,19 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fuse_index.common.cache import cache_folder
 from fuse_index.common.files import replacing
+from fuse_index.common.progress import Tick
+from fuse_index.models.base import Model
 from fuse_index.predict.states import Contexts, hidden_states
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.common.progress import Tick
-    from fuse_index.models.base import Model
-    from fuse_index.words.ragged import Ragged
+from fuse_index.words.ragged import Ragged
 
 logger = logging.getLogger(__name__)
 

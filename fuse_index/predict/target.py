@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.adapter.adapter import Adapter
+from fuse_index.adapter.layout import WordLayout
 from fuse_index.bundle.identity import require_model
 from fuse_index.errors import OptionError, ShapeError
+from fuse_index.models.base import Model
+from fuse_index.objectives.base import Loss
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.retokenize.retokenizer import Retokenized, Retokenizer
-
-if TYPE_CHECKING:
-    from fuse_index.adapter.adapter import Adapter
-    from fuse_index.adapter.layout import WordLayout
-    from fuse_index.models.base import Model
-    from fuse_index.objectives.base import Loss
 
 
 class PromptTerms(Protocol):

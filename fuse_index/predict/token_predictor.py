@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fuse_index.errors import OptionError
 from fuse_index.predict.gradients import Gradients, Weights, label_gradient, rows_within
@@ -16,9 +16,6 @@ from fuse_index.predict.ranking import Predictor, Ranking, UnitPredictor
 from fuse_index.predict.spans import Spans, span_gradients
 from fuse_index.predict.units import TokenUnits
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class TokenPredictor(UnitPredictor):

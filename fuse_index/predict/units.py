@@ -5,23 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from fuse_index.common.progress import Tick
 from fuse_index.errors import VocabularyError
+from fuse_index.models.base import Model
 from fuse_index.predict.spans import Spans
 from fuse_index.predict.store import are_kept, kept_states
+from fuse_index.predict.target import PromptTerms, Target
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.common.progress import Tick
-    from fuse_index.models.base import Model
-    from fuse_index.predict.target import PromptTerms, Target
 
 _CHUNK_WORDS = 8192
 

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fuse_index.common.options import Count, Natural, NonNegative, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.merit import UnitMerit, draw_ranked, merits_of
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals, shares
-from fuse_index.optimize.state import State
+from fuse_index.optimize.state import Ids, State
 from fuse_index.predict.predictor import require_predictor
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit, Units
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.optimize.state import Ids
 
 _SPARE = 8
 """Ranked units looked at for every candidate, so that those scored before can be left out."""

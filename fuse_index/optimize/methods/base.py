@@ -6,24 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fuse_index.common.options import options
-from fuse_index.optimize.state import State
+from fuse_index.optimize.problem import Problem
+from fuse_index.optimize.state import Losses, Scored, State
+from fuse_index.predict.gradients import Gradients
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.state import Losses, Scored
-    from fuse_index.predict.gradients import Gradients
 
 
 @dataclass(eq=False)

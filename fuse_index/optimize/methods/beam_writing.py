@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fuse_index.optimize.methods.autodan import AutoDAN
 from fuse_index.optimize.methods.base import Context, Method, Proposals
 from fuse_index.optimize.search import Beam, Search
 from fuse_index.optimize.state import Scored, State, below
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class BeamWriting:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fuse_index.common.options import Count, Natural, options
 from fuse_index.errors import OptionError
@@ -31,13 +32,9 @@ from fuse_index.optimize.state import Scored, State
 from fuse_index.predict.correction import ResidualKriging
 from fuse_index.predict.predictor import require_predictor, unit_predictor
 from fuse_index.predict.ranking import Predictor, Ranking
+from fuse_index.predict.spans import Spans
 from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.predict.spans import Spans
 
 Swaps = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Positions and units of candidates, each ``(n, r)``."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fuse_index.optimize.methods.moves import Ids, Words
+from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.state import Scored, State, pack_rows, unpack_rows
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.optimize.problem import Problem
 
 
 class PromptMemory:

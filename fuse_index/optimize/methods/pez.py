@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from fuse_index.common.options import Natural, NonNegative, Positive, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
 from fuse_index.optimize.spaces import SoftSpace, TokenSpace, WordSpace
-from fuse_index.optimize.state import Scored, State, below
+from fuse_index.optimize.state import Ids, Scored, State, below
 from fuse_index.predict.predictor import require_predictor
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.optimize.state import Ids
 
 
 @options()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fuse_index.common.options import Count, Positive, options
 from fuse_index.errors import OptionError
@@ -25,13 +26,9 @@ from fuse_index.optimize.methods.base import (
 )
 from fuse_index.optimize.spaces import Distance, NearestTokens
 from fuse_index.optimize.state import State
+from fuse_index.predict.spans import Spans
 from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.predict.spans import Spans
 
 
 class Norm(str, Enum):

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fuse_index.common.options import Count, Natural, NonNegative, options
 from fuse_index.optimize.merit import UnitMerit
@@ -39,9 +40,6 @@ from fuse_index.optimize.writing import write_sentences
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _STALE = 2
 """Remakes in a row without a better prompt, after which another is written."""
