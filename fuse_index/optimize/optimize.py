@@ -133,12 +133,11 @@ def _loop(
 ) -> None:
     for callback in callbacks:
         callback(run, run.trajectory[-1])
-    interrupted = _Flag()
     saved = -1
-    with _deferred_interrupts(interrupted):
+    with _deferred_interrupts() as interrupted:
         while run.stop is None:
             run.stop = budget.reached(run.spent, run.best.total)
-            if run.stop is None and interrupted.set:
+            if run.stop is None and interrupted.is_set():
                 run.stop = Stop.INTERRUPTED
             if run.stop is not None:
                 break
@@ -157,27 +156,24 @@ def _loop(
             checkpoint_of(run).save(path)
 
 
-class _Flag:
-    set = False
-
-
 @contextmanager
-def _deferred_interrupts(flag: _Flag) -> Iterator[None]:
+def _deferred_interrupts() -> Iterator[threading.Event]:
     """Let the first Ctrl-C only set a flag, and the next one interrupt; in the main thread."""
+    flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield flag
         return
     before: Any = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if flag.set and callable(before):
+        if flag.is_set() and callable(before):
             before(number, frame)
-        elif flag.set:
+        elif flag.is_set():
             raise KeyboardInterrupt
-        flag.set = True
+        flag.set()
 
     signal.signal(signal.SIGINT, handle)
     try:
-        yield
+        yield flag
     finally:
         signal.signal(signal.SIGINT, before)

@@ -52,31 +52,19 @@ class ProbeSampler:
         probe: the draft, and how far it is trusted.
         scorer: of the problem.
         generator: draws the probe sets.
-        batch_size: the draft's prompts of one forward pass, at most; None chooses by device.
-        remember: prompts whose draft losses are remembered.
 
     Attributes:
         draft: the draft as a problem of the same source.
         draft_scorer: its scorer.
     """
 
-    def __init__(
-        self,
-        probe: Probe,
-        scorer: Scorer,
-        generator: torch.Generator,
-        *,
-        batch_size: int | None = None,
-        remember: int = 1 << 17,
-    ) -> None:
-        self.probe = probe
-        self.scorer = scorer
-        self.generator = generator
+    def __init__(self, probe: Probe, scorer: Scorer, generator: torch.Generator) -> None:
+        self.probe, self.scorer, self.generator = probe, scorer, generator
         problem = scorer.problem
         self.draft = Problem(problem.source, probe.terms, tokens=problem.tokens)
         self._drafted = Spent()
         self.draft_scorer = Scorer(
-            self.draft, self._drafted, batch_size=batch_size, remember=remember
+            self.draft, self._drafted, batch_size=scorer.batch_size, remember=scorer.remember
         )
 
     def score(
@@ -127,12 +115,9 @@ class ProbeSampler:
 
     def describe(self) -> dict[str, Any]:
         """Return draft and options as a JSON object."""
-        described = self.draft.describe()
-        return {
-            "terms": described["terms"],
-            "share": self.probe.share,
-            "reduction": self.probe.reduction,
-        }
+        probe = self.probe
+        terms = self.draft.describe()["terms"]
+        return {"terms": terms, "share": probe.share, "reduction": probe.reduction}
 
 
 def agreement(draft: Losses, totals: Losses) -> float:

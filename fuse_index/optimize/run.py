@@ -104,15 +104,7 @@ class Run:
         self.scorer = Scorer(
             problem, self.spent, batch_size=options.batch_size, remember=options.remember
         )
-        self.probe: ProbeSampler | None = None
-        if probe is not None:
-            self.probe = ProbeSampler(
-                probe,
-                self.scorer,
-                self.generator,
-                batch_size=options.batch_size,
-                remember=options.remember,
-            )
+        self.probe = None if probe is None else ProbeSampler(probe, self.scorer, self.generator)
         self.gradients = Gradients(problem, self.spent, batch_size=options.batch_size)
         self.check = PromptCheck(problem)
         if method.ranking is not None:
@@ -137,12 +129,7 @@ class Run:
         scored = self._scored(rows, losses, checked=False)
         states = [scored.state(i) for i in range(len(scored))]
         self.context = Context(
-            self.problem,
-            self.gradients,
-            self._is_new,
-            self.generator,
-            self.weights,
-            self._totals,
+            self.problem, self.gradients, self._is_new, self.generator, self.weights, self._totals
         )
         self.search = self._search_options.start(states)
         self.method = self._method_options.start(self.context, states)
@@ -238,8 +225,8 @@ class Run:
         row = Ragged.from_lists([ids])
         pairs = zip(self.problem.losses, self.problem.targets, strict=True)
         found = [loss.is_satisfied(target.read(row).contents) for loss, target in pairs]
-        told = [bool(answer.all()) for answer in found if answer is not None]
-        return bool(told) and all(told)
+        answers = [bool(answer.all()) for answer in found if answer is not None]
+        return bool(answers) and all(answers)
 
     @property
     def best(self) -> State:
@@ -295,13 +282,10 @@ def _require_request(problem: Problem, initial: Sequence[Ids], options: RunOptio
         raise OptionError("no initial prompt", expected="at least one")
     for ids in initial:
         require_ids(ids, problem.source.vocabulary_size, problem.source.name)
-    if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
+    met = any(type(loss).is_satisfied is not Loss.is_satisfied for loss in problem.losses)
+    if options.early_stop and not met:
         raise OptionError(
             "early_stop without an objective that can be met",
             expected="a 'continuation' objective",
             remedy="give the budget a target_loss instead",
         )
-
-
-def _can_be_met(loss: Loss) -> bool:
-    return type(loss).is_satisfied is not Loss.is_satisfied

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from fuse_index.models.batch import Batch
 from fuse_index.models.batching import BatchSize
-from fuse_index.objectives.base import require_finite
+from fuse_index.objectives.base import Loss, require_finite
+from fuse_index.optimize.problem import Problem
+from fuse_index.optimize.state import Ids, Losses
+from fuse_index.predict.spent import Spent
+from fuse_index.predict.target import Target, TargetPrompts
 from fuse_index.words.ragged import Ragged
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.models.batch import Batch
-    from fuse_index.objectives.base import Loss
-    from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.state import Ids, Losses
-    from fuse_index.predict.spent import Spent
-    from fuse_index.predict.target import Target, TargetPrompts
-
-    _Part = tuple[Batch, Tensor]
-    """A batch, and its losses (b,), which may be under way still."""
+_Part = tuple[Batch, Tensor]
+"""A batch, and its losses (b,), which may be under way still."""
 
 _CPU_BATCH = 64
 _GPU_BATCH = 512
@@ -52,14 +47,13 @@ class Scorer:
         batch_size: int | None = None,
         remember: int = 1 << 17,
     ) -> None:
-        self.problem = problem
-        self.spent = spent
+        self.problem, self.spent = problem, spent
+        self.batch_size, self.remember = batch_size, remember
         self.batch_sizes = tuple(
             BatchSize(batch_size or (_GPU_BATCH if on_gpu(loss) else _CPU_BATCH))
             for loss in problem.losses
         )
         self._memory: dict[bytes, NDArray[np.float64]] = {}
-        self._remember = remember
 
     def score(self, prompts: Ragged, base: Ids | None = None) -> Losses:
         """Return the losses of prompts.
@@ -85,7 +79,7 @@ class Scorer:
             for row, values in zip(rows.tolist(), losses, strict=True):
                 self._memory[keys[row]] = values
         found = np.stack([self._memory[key] for key in keys])
-        while len(self._memory) > self._remember:
+        while len(self._memory) > self.remember:
             del self._memory[next(iter(self._memory))]
         return found
 
@@ -102,13 +96,13 @@ class Scorer:
         """
         problem = self.problem
         rows = np.arange(len(prompts))
-        read: dict[int, TargetPrompts] = {}
+        read: dict[Target, TargetPrompts] = {}
         started: dict[int, tuple[NDArray[np.int64], list[_Part]]] = {}
         for term in _source_first(problem.targets):
             loss, target = problem.losses[term], problem.targets[term]
-            if id(target) not in read:
-                read[id(target)] = target.read(prompts)
-            contents = read[id(target)].contents
+            if target not in read:
+                read[target] = target.read(prompts)
+            contents = read[target].contents
             rows = rows[problem.has_room(term, contents.lengths[rows])]
             started[term] = rows, self._start(term, loss, contents.select(rows))
         self.spent.scored += len(rows)

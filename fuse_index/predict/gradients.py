@@ -171,9 +171,9 @@ class Gradients:
     def _sums(
         self, prompts: Ragged, weights: Weights, *, one_hot: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        read: dict[int, TargetPrompts] = {}
-        embeddings: Tensor | None = None
-        tokens: Tensor | None = None
+        """Gradients of all terms at embeddings, and at tokens; None where no term has one there."""
+        read: dict[Target, TargetPrompts] = {}
+        sums: list[Tensor | None] = [None, None]
         checks: Checks = []
         device = self.problem.source.device
         for i in self.terms:
@@ -181,19 +181,16 @@ class Gradients:
             if not weight:
                 continue
             loss, target = self.problem.losses[i], self.problem.targets[i]
-            if id(target) not in read:
-                read[id(target)] = target.read(prompts)
-            own = read[id(target)]
-            found = _term_gradient(loss, target, own, prompts, checks, one_hot=one_hot)
-            if found[0] is not None:
-                part = weight * found[0].to(device)
-                embeddings = part if embeddings is None else embeddings + part
-            if found[1] is not None:
-                part = weight * found[1].to(device)
-                tokens = part if tokens is None else tokens + part
+            if target not in read:
+                read[target] = target.read(prompts)
+            found = _term_gradient(loss, target, read[target], prompts, checks, one_hot=one_hot)
+            for kind, own in enumerate(found):
+                if own is not None:
+                    part, known = weight * own.to(device), sums[kind]
+                    sums[kind] = part if known is None else known + part
         for check in checks:  # only now, because each waits for the GPU
             check()
-        return embeddings, tokens
+        return sums[0], sums[1]
 
 
 def _term_gradient(

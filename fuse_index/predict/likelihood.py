@@ -57,11 +57,7 @@ class Likelihood:
             ``(b, V)`` float32 log-probabilities on the CPU.
         """
         self.spent.predicted += len(prompts)
-        parts = [
-            self._next_tokens(prompts[begin : begin + _ROWS])
-            for begin in range(0, len(prompts), _ROWS)
-        ]
-        return torch.cat(parts)
+        return torch.cat([self._next_tokens(own) for own in _parts(prompts)])
 
     def along(self, prompt: Ids) -> Tensor:
         """Return the log-probabilities of tokens in every position of a prompt and behind it.
@@ -104,11 +100,8 @@ class Likelihood:
         self.spent.gradients += len(prompts)
         objective = Fluency(prefix=self.prefix, suffix=self._after, reduction=TokenReduction.SUM)
         loss = objective.prepare(self.source)
-        parts = []
-        for begin in range(0, len(prompts), _ROWS):
-            rows = Ragged.from_lists(prompts[begin : begin + _ROWS])
-            parts.append(-one_hot_gradient(loss, rows)[1][:, position].cpu())
-        return torch.cat(parts)
+        found = (one_hot_gradient(loss, Ragged.from_lists(own))[1] for own in _parts(prompts))
+        return torch.cat([-gradient[:, position].cpu() for gradient in found])
 
     def _next_tokens(self, prompts: Sequence[Ids]) -> Tensor:
         source = self.source
@@ -121,6 +114,11 @@ class Likelihood:
             rows = torch.arange(len(batch), device=batch.ids.device)
             logits = output.logits[rows, batch.last - output.start]
             return torch.log_softmax(logits.float(), dim=-1).cpu()
+
+
+def _parts(prompts: Sequence[Ids]) -> list[Sequence[Ids]]:
+    """Prompts of one pass each."""
+    return [prompts[begin : begin + _ROWS] for begin in range(0, len(prompts), _ROWS)]
 
 
 def require_causal(source: Model, method: str) -> CausalModel:
