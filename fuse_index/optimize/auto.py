@@ -20,7 +20,7 @@ from fuse_index.optimize.methods.schedule import Moves
 from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.search import Beam, Greedy, SearchOptions
 from fuse_index.predict.ranking import Predictor
-from fuse_index.predict.states import Contexts
+from fuse_index.predict.states import states_cost
 from fuse_index.predict.units import Unit
 
 _WORTH = 16
@@ -115,19 +115,16 @@ def _losses(problem: Problem) -> list[Loss]:
 def _against_layers(problem: Problem, budget: Budget, models: list[Model]) -> str:
     """Why layers are not used; empty where they are."""
     words = problem.word_units
-    contexts = Contexts()
     passes = _passes(budget)
     for model in models:
         try:
-            layers = len(model.layers) + 1
+            size, cost = states_cost(model, len(words))
         except ModelError:
             return f"the layers of {model.name} cannot be told apart"
         if words.states_are_kept(model):
             continue
-        size = 4 * len(words) * layers * model.width
         if size > _MOST_BYTES:
             return f"states of {len(words):,} words in {model.name} take {size / 1e9:.1f} GB"
-        cost = contexts.count * len(words)
         if passes is not None and cost > _WORTH * passes:
             return (
                 f"states of {len(words):,} words take {cost:,} short passes of {model.name}, "

@@ -113,8 +113,8 @@ def hidden_states(
     return found
 
 
-def states_cost(model: Model, count: int, contexts: Contexts | None = None) -> str:
-    """Return what the states of units take, for people: memory, and forward passes.
+def states_cost(model: Model, count: int, contexts: Contexts | None = None) -> tuple[int, int]:
+    """Return what the states of units take: bytes, and short forward passes.
 
     Args:
         model: runs the units.
@@ -125,8 +125,7 @@ def states_cost(model: Model, count: int, contexts: Contexts | None = None) -> s
         ModelError: the model's layers cannot be told apart.
     """
     contexts = contexts or Contexts()
-    size = 4 * count * (len(model.layers) + 1) * model.width
-    return f"{size / 1e6:,.0f} MB, {contexts.count * count:,} short passes"
+    return 4 * count * (len(model.layers) + 1) * model.width, contexts.count * count
 
 
 def _reported(

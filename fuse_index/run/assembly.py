@@ -207,7 +207,8 @@ def prepare_states(
             continue
         if units.unit is Unit.TOKEN and not target.same_tokens:
             continue
-        cost = states_cost(term.model, len(units))
+        size, passes = states_cost(term.model, len(units))
+        cost = f"{size / 1e6:,.0f} MB, {passes:,} short passes"
         label = f"states of {len(units):,} {units.unit.value}s in {term.model.name} ({cost})"
         units.states(term.model, stage(progress, label))
 

@@ -10,6 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.utils
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import EntryNotFoundError
+
 import fuse_index
 from fuse_index.bundle.files import read_plain
 from fuse_index.bundle.layout import MANIFEST, MAX_MANIFEST_BYTES
@@ -17,7 +27,7 @@ from fuse_index.bundle.manifest import FileRecord, Manifest
 from fuse_index.bundle.staging import storage_error
 from fuse_index.errors import BundleError, RemoteError
 from fuse_index.share.failures import hub_errors
-from fuse_index.share.places import Place
+from fuse_index.share.places import Place, Token
 from fuse_index.share.sources import (
     BundleSource,
     Report,
@@ -36,16 +46,13 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 _LIBRARY = {"library_name": "fuse_index", "library_version": fuse_index.__version__}
 
-Token = str | bool | None
-"""As huggingface_hub takes it: None and True take the one that is stored, False takes none."""
-
 
 def find_on_hub(place: Place, token: Token, local_files_only: bool) -> BundleSource:
     """Resolve a revision to one commit and read that commit's manifest.
 
     Args:
         place: the repository.
-        token: see :data:`Token`.
+        token: see :data:`~fuse_index.share.places.Token`.
         local_files_only: use the Hub's cache only.
 
     Raises:
@@ -53,8 +60,6 @@ def find_on_hub(place: Place, token: Token, local_files_only: bool) -> BundleSou
             network nor a copy in the cache.
         BundleError: it holds no bundle, or its manifest is damaged.
     """
-    from huggingface_hub import constants  # noqa: PLC0415 - only for the Hub
-
     asked = place.revision or MAIN
     known = _cached_snapshot(place.location, asked)
     if local_files_only or constants.HF_HUB_OFFLINE:
@@ -81,8 +86,6 @@ def find_on_hub(place: Place, token: Token, local_files_only: bool) -> BundleSou
 
 def _cached_snapshot(repository: str, revision: str) -> Path | None:
     """Return the cached snapshot of a revision as of its last download."""
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only for the Hub
-
     found = try_to_load_from_cache(repository, MANIFEST, revision=revision)
     return Path(found).parent if isinstance(found, str) else None
 
@@ -149,8 +152,6 @@ class _Commit:
         self, member: str, record: FileRecord, report: Report, again: bool = False
     ) -> Path:
         """Download a file in this thread, so that an interrupt ends it at once."""
-        from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 - only for the Hub
-
         options: dict[str, Any] = {"token": self.token, "force_download": again, **_LIBRARY}
         if "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # 1.0 has none
             options["tqdm_class"] = _bar(f"{self.name}: {member}", record, report)
@@ -164,8 +165,6 @@ class _Commit:
 
 def _bar(name: str, record: FileRecord, report: Report) -> Any:
     """Return a class of progress bars that shows nothing, reports bytes and refuses too many."""
-    import huggingface_hub.utils  # noqa: PLC0415 - only for the Hub
-
     utils: Any = huggingface_hub.utils  # it re-exports what it does not list
     arrived = 0
 
@@ -196,13 +195,6 @@ def _ask(repository: str, member: str, revision: str, token: Token) -> tuple[int
         BundleError: the repository has no such file.
         RemoteError: the server is not a Hub.
     """
-    from huggingface_hub import (  # noqa: PLC0415 - only for the Hub
-        constants,
-        get_hf_file_metadata,
-        hf_hub_url,
-    )
-    from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
-
     url = hf_hub_url(repository, member, revision=revision, endpoint=constants.ENDPOINT)
     options: dict[str, Any] = {"token": token, "endpoint": constants.ENDPOINT, **_LIBRARY}
     try:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError
+
 import fuse_index
 from fuse_index.bundle.layout import CARD, MANIFEST, is_member_name
 from fuse_index.bundle.manifest import Manifest
 from fuse_index.errors import OptionError, RemoteError, StorageError
 from fuse_index.share.failures import hub_errors
-from fuse_index.share.hub import COMMIT, Token
-from fuse_index.share.places import Place
+from fuse_index.share.hub import COMMIT
+from fuse_index.share.places import Place, Token
 
 _FRESH = {".gitattributes", CARD, "LICENSE", "LICENSE.md", "LICENSE.txt"}
 """Files that a repository without a bundle may hold."""
@@ -27,7 +30,7 @@ def push_to_hub(
         manifest: its manifest.
         place: the repository; its revision is the branch to commit to, made where it is missing.
         private: whether a new repository is private; one that is there must be.
-        token: see :data:`~fuse_index.share.hub.Token`.
+        token: see :data:`~fuse_index.share.places.Token`.
 
     Returns:
         The commit, and the page that shows it.
@@ -37,8 +40,6 @@ def push_to_hub(
         RemoteError: the Hub cannot be reached, or refuses.
         StorageError: the repository holds something else than a bundle.
     """
-    from huggingface_hub import HfApi, constants  # noqa: PLC0415 - only for the Hub
-
     if place.revision is not None and COMMIT.fullmatch(place.revision):
         raise OptionError(f"{place} is a commit", expected="a branch to commit to")
     api = HfApi(
@@ -63,8 +64,6 @@ def push_to_hub(
 
 def _prepare(api: Any, place: Place, private: bool) -> Any:
     """Make the repository and branch if missing, and return what the Hub says of the branch."""
-    from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415 - only for the Hub
-
     try:
         info = api.model_info(place.location)
     except RepositoryNotFoundError:
@@ -92,11 +91,6 @@ def _prepare(api: Any, place: Place, private: bool) -> Any:
 
 def _operations(folder: Path, manifest: Manifest, info: Any) -> list[Any]:
     """List what the commit adds, and what it deletes of the bundle that is there."""
-    from huggingface_hub import (  # noqa: PLC0415 - only for the Hub
-        CommitOperationAdd,
-        CommitOperationDelete,
-    )
-
     members = [*manifest.files, MANIFEST]
     old = [name for name in _names(info) if is_member_name(name) and name not in members]
     return [

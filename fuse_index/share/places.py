@@ -24,6 +24,10 @@ _LOCAL = re.compile(r"[./~]|[A-Za-z]:")
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
+Token = str | bool | None
+"""As huggingface_hub takes it: None and True take the one that is stored, False takes none."""
+
+
 class PlaceKind(str, Enum):
     """What kind of place holds a bundle."""
 

@@ -16,8 +16,7 @@ from fuse_index.bundle.trim import carry_bundle, trim
 from fuse_index.common.progress import Tick
 from fuse_index.errors import OptionError
 from fuse_index.share.bucket import find_in_bucket
-from fuse_index.share.hub import Token, find_on_hub
-from fuse_index.share.places import ACCEPTED, Place, PlaceKind, parse_place
+from fuse_index.share.places import ACCEPTED, Place, PlaceKind, Token, parse_place
 from fuse_index.share.sources import BundleSource, checksum_of
 
 
@@ -140,6 +139,8 @@ def _find(
 ) -> BundleSource:
     """Resolve a place to one revision and read its manifest."""
     if place.kind is PlaceKind.HUB:
+        from fuse_index.share.hub import find_on_hub  # noqa: PLC0415 - loads huggingface_hub
+
         return find_on_hub(place, token, local_files_only)
     if place.kind is PlaceKind.URL:
         return find_in_bucket(place, storage_options, local_files_only)

@@ -19,9 +19,7 @@ from fuse_index.common.options import options as checked_options
 from fuse_index.common.progress import Tick
 from fuse_index.errors import OptionError
 from fuse_index.share.bucket import Bucket
-from fuse_index.share.hub import Token
-from fuse_index.share.hub_push import push_to_hub
-from fuse_index.share.places import ACCEPTED, Place, PlaceKind, parse_place
+from fuse_index.share.places import ACCEPTED, Place, PlaceKind, Token, parse_place
 from fuse_index.share.sources import checksum_of, counter
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
@@ -135,6 +133,8 @@ def push(
             size = sum(record.size for record in made.files.values())
             bucket.upload(folder, made, before, counter(size, progress))
     else:
+        from fuse_index.share.hub_push import push_to_hub  # noqa: PLC0415 - loads huggingface_hub
+
         with _sealed(root, made, card) as folder:
             revision, url = push_to_hub(folder, made, place, options.private, token)
     return Pushed(place, url, revision, made, _notes(made, options, place))
