@@ -96,7 +96,7 @@ def choose_predictor(problem: Problem, budget: Budget) -> tuple[Predictor, str]:
         problem: with words; with adapters where there are any.
         budget: what may be spent.
     """
-    models = list({id(loss.model): loss.model for loss in _losses(problem)}.values())
+    models = list(dict.fromkeys(loss.model for loss in _losses(problem)))
     against = _against_layers(problem, budget, models)
     if not against:
         kept = all(problem.word_units.states_are_kept(model) for model in models)

@@ -180,12 +180,12 @@ class Problem:
 
 def _targets(source: Model, terms: tuple[Term, ...]) -> tuple[Target, ...]:
     """One target a model, with the adapter of the first term that has one."""
-    made: dict[int, Target] = {}
+    made: dict[Model, Target] = {}
     for term in terms:
-        known = made.get(id(term.model))
+        known = made.get(term.model)
         if known is None or (known.adapter is None and term.adapter is not None):
-            made[id(term.model)] = Target(source, term.model, term.adapter)
-    return tuple(made[id(term.model)] for term in terms)
+            made[term.model] = Target(source, term.model, term.adapter)
+    return tuple(made[term.model] for term in terms)
 
 
 def _names(losses: tuple[Loss, ...]) -> tuple[str, ...]:

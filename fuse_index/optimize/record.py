@@ -96,8 +96,8 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
         return {
-            "best": self.best.to_json(),
-            "pareto": [state.to_json() for state in self.pareto],
+            "best": vars(self.best),
+            "pareto": [vars(state) for state in self.pareto],
             "trajectory": [vars(point) for point in self.trajectory],
         }
 

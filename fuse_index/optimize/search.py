@@ -59,7 +59,7 @@ class Search(ABC, Generic[Options]):
 
     def to_json(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
-        return {"frontier": [state.to_json() for state in self.frontier]}
+        return {"frontier": [vars(state) for state in self.frontier]}
 
     def load_json(self, value: dict[str, Any]) -> None:
         """Continue from what :meth:`to_json` returned."""

@@ -18,7 +18,7 @@ from fuse_index.predict.gradients import Gradients, Weights
 from fuse_index.predict.indexed import find_index
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.target import Target
-from fuse_index.predict.word_predictor import TargetGradients, WordPredictor
+from fuse_index.predict.word_predictor import WordPredictor
 from fuse_index.words.ragged import Ragged
 
 _ROWS = 8192
@@ -150,8 +150,7 @@ class WordSpace:
         self._words = WordPredictor(gradients, self._units, predictor)
         self._device = problem.source.device
         self._adapted = predictor is Predictor.ADAPTER
-        taken = {id(problem.targets[i]): problem.targets[i] for i in gradients.terms}
-        self._targets = list(taken.values())
+        self._targets = list(dict.fromkeys(problem.targets[i] for i in gradients.terms))
         if self._adapted:
             self._targets = [Target(problem.source, problem.source)]
         vectors = [self._units.vectors(target.model) for target in self._targets]
@@ -196,30 +195,28 @@ class WordSpace:
             return torch.zeros(len(units), width, device=self._device)
         taken = self._words.gradients_at(spans, range(len(units)), weights)
         if self._adapted:
-            pulled = [self._pulled(own, units).to(self._device) for own in taken]
+            pulled = [self._pulled(*own, units).to(self._device) for own in taken.items()]
             parts = [torch.stack(pulled).sum(dim=0)]
         else:
-            by_target = {id(own.target): own.sums for own in taken}
             parts = [
-                by_target.get(id(target), own.new_zeros(len(units), own.shape[1]))
+                taken.get(target, own.new_zeros(len(units), own.shape[1]))
                 for target, (own, _) in zip(self._targets, self._parts, strict=True)
             ]
         scaled = [own.to(self._device) * s for own, (_, s) in zip(parts, self._parts, strict=True)]
         return torch.cat(scaled, dim=1)
 
-    def _pulled(self, own: TargetGradients, units: Sequence[int]) -> Tensor:
+    def _pulled(self, target: Target, sums: Tensor, units: Sequence[int]) -> Tensor:
         """``(P, d_src)``: a target's gradient, spread over each word's tokens and pulled back."""
-        target = own.target
         if target.is_source:
-            return own.sums
+            return sums
         if target.same_tokens:  # the source's gradient that fits the tokens' best
-            scores = own.sums @ target.model.table().float().T
+            scores = sums @ target.model.table().float().T
             return label_space(target.source).gradient(scores[None])[0]
         assert target.adapter is not None
         p = self._units.source.lengths[list(units)]
         q = self._units.tokens(target.model).lengths[list(units)]
-        repeats = torch.from_numpy(q).to(own.sums.device)
-        spread = (own.sums / repeats[:, None]).repeat_interleave(repeats, dim=0)
+        repeats = torch.from_numpy(q).to(sums.device)
+        spread = (sums / repeats[:, None]).repeat_interleave(repeats, dim=0)
         pulled = target.adapter.pull_back(spread, target.adapter.layout(p, q))
         index = torch.from_numpy(np.repeat(np.arange(len(p)), p)).to(pulled.device)
         return pulled.new_zeros(len(p), pulled.shape[1]).index_add_(0, index, pulled)

@@ -33,13 +33,9 @@ class State:
     losses: tuple[float, ...]
     total: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as a JSON object."""
-        return {"ids": list(self.ids), "losses": list(self.losses), "total": self.total}
-
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> State:
-        """Build what :meth:`to_json` returned."""
+        """Build a state from its fields as JSON has them."""
         return cls(
             tuple(int(i) for i in value["ids"]),
             tuple(float(x) for x in value["losses"]),

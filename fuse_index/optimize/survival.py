@@ -42,7 +42,7 @@ class PromptCheck:
         self._known: dict[Ids, bool] = {}
         self.empty_steps = self.lost_candidates = 0
         places = {
-            (id(target), loss.surroundings()): _FullPrompts(target, loss.surroundings())
+            (target, loss.surroundings()): _FullPrompts(target, loss.surroundings())
             for target, loss in zip(problem.targets, problem.losses, strict=True)
         }
         self._places = tuple(places.values())

@@ -83,13 +83,13 @@ def find_index(
     """
     if len(words) < INDEX_FROM:
         return None
-    others = {id(target): target for target in targets if not target.is_source}
+    others = dict.fromkeys(target for target in targets if not target.is_source)
     if len(others) > 1 or not targets:
         return None
     of_source = any(target.is_source for target in targets)
     single = "joint" if of_source and others else "source" if of_source else "target"
     names = [single] if alone else list(dict.fromkeys([single, "joint"]))
-    for target in others.values() or words.targets:
+    for target in others or words.targets:
         bundle = None if target.adapter is None else target.adapter.bundle
         if bundle is None or not set(words.words) <= set(bundle.table.words):
             continue

@@ -46,8 +46,8 @@ class Units(ABC):
     def __init__(self, source: Ragged) -> None:
         self.source = source
         self.firsts: Tensor = torch.from_numpy(source.values[source.offsets[:-1]])
-        self._states: dict[int, Tensor] = {}
-        self._vectors: dict[int, Tensor] = {}
+        self._states: dict[Model, Tensor] = {}
+        self._vectors: dict[Model, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -79,14 +79,6 @@ class Units(ABC):
             ``n`` rows of source ids.
         """
 
-    def standing(self, spans: Spans, positions: Sequence[int]) -> Tensor | None:
-        """Return ``(S,)`` int64: the units in positions, -1 for one that is no candidate.
-
-        None where units are not compared with those that stand in the prompt.
-        """
-        del spans, positions
-        return None
-
     def states(self, model: Model, progress: Tick | None = None) -> Tensor:
         """Return the units' hidden states in every layer of a model, computed once.
 
@@ -101,13 +93,13 @@ class Units(ABC):
         Raises:
             ModelError: the model's layers cannot be told apart.
         """
-        if id(model) not in self._states:
-            self._states[id(model)] = kept_states(model, self.tokens(model), progress=progress)
-        return self._states[id(model)]
+        if model not in self._states:
+            self._states[model] = kept_states(model, self.tokens(model), progress=progress)
+        return self._states[model]
 
     def states_are_kept(self, model: Model) -> bool:
         """Whether :meth:`states` costs nothing."""
-        return id(model) in self._states or are_kept(model, self.tokens(model))
+        return model in self._states or are_kept(model, self.tokens(model))
 
 
 class TokenUnits(Units):
@@ -137,10 +129,10 @@ class TokenUnits(Units):
 
     def vectors(self, model: Model) -> Tensor:
         """Return the tokens' embeddings in a model with the source's tokens."""
-        if id(model) not in self._vectors:
+        if model not in self._vectors:
             table = model.table().detach()
-            self._vectors[id(model)] = table[self.firsts.to(table.device)].float()
-        return self._vectors[id(model)]
+            self._vectors[model] = table[self.firsts.to(table.device)].float()
+        return self._vectors[model]
 
     def replaced(
         self, spans: Spans, positions: NDArray[np.int64], units: NDArray[np.int64]
@@ -181,7 +173,7 @@ class WordUnits(Units):
         tokens = terms.source.words.encode_words(given)
         usable = _all_allowed(tokens, allowed) & terms.words.survives(tokens)
         self.targets: tuple[Target, ...] = terms.targets
-        for model in {id(target.model): target.model for target in self.targets}.values():
+        for model in dict.fromkeys(target.model for target in self.targets):
             usable &= model.words.encode_words(given).lengths > 0
         kept = np.flatnonzero(usable)
         if not len(kept):
@@ -193,7 +185,7 @@ class WordUnits(Units):
         super().__init__(tokens.select(kept))
         self.words = tuple(given[i] for i in kept)
         self._source_words = terms.words
-        self._tokens: dict[int, Ragged] = {}
+        self._tokens: dict[Model, Ragged] = {}
 
     def spans(self, ids: Sequence[int]) -> Spans:
         """Cut a prompt into its words."""
@@ -202,15 +194,15 @@ class WordUnits(Units):
 
     def tokens(self, model: Model) -> Ragged:
         """Return the words in the tokens of a model."""
-        if id(model) not in self._tokens:
-            self._tokens[id(model)] = model.words.encode_words(self.words)
-        return self._tokens[id(model)]
+        if model not in self._tokens:
+            self._tokens[model] = model.words.encode_words(self.words)
+        return self._tokens[model]
 
     def vectors(self, model: Model) -> Tensor:
         """Return the mean embedding of each word's tokens in a model."""
-        if id(model) not in self._vectors:
-            self._vectors[id(model)] = mean_vectors(self.tokens(model), model.table())
-        return self._vectors[id(model)]
+        if model not in self._vectors:
+            self._vectors[model] = mean_vectors(self.tokens(model), model.table())
+        return self._vectors[model]
 
     def mean(self, model: Model) -> Tensor:
         """Return ``(d,)``: the mean of :meth:`vectors`, the *mean word*."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
@@ -21,19 +20,10 @@ from fuse_index.predict.target import Target
 from fuse_index.predict.units import WordUnits
 from fuse_index.words.ragged import Ragged
 
+TargetGradients = dict[Target, Tensor]
+"""Gradients at words by target, its terms summed: ``(S, D)`` float32, summed over a word's tokens.
 
-@dataclass(frozen=True, eq=False)
-class TargetGradients:
-    """The gradients of the terms of one target, each at one word.
-
-    Attributes:
-        target: reads the prompts.
-        sums: ``(S, D)`` float32, summed over the word's tokens; ``D`` is the width, times
-            ``layers + 1`` at hidden states.
-    """
-
-    target: Target
-    sums: Tensor
+``D`` is the width, times ``layers + 1`` at hidden states."""
 
 
 class WordPredictor(UnitPredictor):
@@ -84,8 +74,8 @@ class WordPredictor(UnitPredictor):
 
     def vectors(self) -> list[Tensor]:
         """Return the words' vectors in the model of every term with a gradient."""
-        models = {id(t.model): t.model for t in self._targets()}
-        return [self.vectors_in(model) for model in models.values()]
+        models = dict.fromkeys(target.model for target in self._targets())
+        return [self.vectors_in(model) for model in models]
 
     def vectors_in(self, model: Model) -> Tensor:
         """Return what a model's gradients are multiplied with: ``(N, D)`` float32."""
@@ -93,16 +83,13 @@ class WordPredictor(UnitPredictor):
 
     def gradients_at(
         self, prompt: Spans, positions: Sequence[int], weights: Weights
-    ) -> list[TargetGradients]:
+    ) -> TargetGradients:
         """Take the gradients at words of a prompt: one pass, or one a position by layers.
 
         Args:
             prompt: ``P`` words.
             positions: ``S`` of them.
             weights: ``(terms,)``.
-
-        Returns:
-            One a target, the terms of a target summed.
         """
         at = np.array(positions, dtype=np.int64)
         if self._layers:
@@ -110,7 +97,7 @@ class WordPredictor(UnitPredictor):
             return self._taken(rows, at, weights, len(prompt), mean=False)
         self.gradients.spent.gradients += 1
         row = Ragged.from_lists([prompt.ids])
-        found: dict[int, TargetGradients] = {}
+        found: TargetGradients = {}
         for term, weight in self._weighted(weights):
             loss, target = self.problem.losses[term], self.problem.targets[term]
             contents, offsets, _ = self._cut(target, row)
@@ -120,20 +107,20 @@ class WordPredictor(UnitPredictor):
             else:  # words join in the model's tokens
                 sums = torch.zeros(len(at), loss.model.width, device=loss.model.device)
             _add(found, target, weight * sums)
-        return list(found.values())
+        return found
 
-    def changes(self, kind: Predictor, taken: Sequence[TargetGradients]) -> Tensor:
+    def changes(self, kind: Predictor, taken: TargetGradients) -> Tensor:
         """Return the predicted change of the total loss: ``(S, N)`` on the source's device.
 
         Targets with the source's tokens have no adapter and are ranked by embeddings.
         """
         device = self.problem.source.device
         total: Tensor | None = None
-        for own in taken:
-            if kind is Predictor.ADAPTER and not own.target.same_tokens:
-                change = self._adapted(own.target).changes(own.sums)
+        for target, sums in taken.items():
+            if kind is Predictor.ADAPTER and not target.same_tokens:
+                change = self._adapted(target).changes(sums)
             else:
-                change = own.sums @ self.vectors_in(own.target.model).T
+                change = sums @ self.vectors_in(target.model).T
             total = change.to(device) if total is None else total + change.to(device)
         assert total is not None
         return total
@@ -143,9 +130,9 @@ class WordPredictor(UnitPredictor):
             return Predictor.EMBEDDING, Predictor.ADAPTER
         return (self.predictor,)
 
-    def _ranking(self, kind: Predictor, taken: list[TargetGradients], *, every: bool) -> Ranking:
+    def _ranking(self, kind: Predictor, taken: TargetGradients, *, every: bool) -> Ranking:
         if kind is Predictor.EMBEDDING and not every and self._index is not None:
-            sums = {"source" if t.target.is_source else "target": t.sums for t in taken}
+            sums = {"source" if t.is_source else "target": own for t, own in taken.items()}
             return IndexedRanking(self._index, sums)
         return Ranking(self.changes(kind, taken))
 
@@ -158,20 +145,16 @@ class WordPredictor(UnitPredictor):
         return [self.problem.targets[term] for term in self.gradients.terms]
 
     @cached_property
-    def _known_adapted(self) -> dict[int, AdaptedWords]:
+    def _known_adapted(self) -> dict[Target, AdaptedWords]:
         return {}
 
     def _adapted(self, target: Target) -> AdaptedWords:
         known = self._known_adapted
-        if id(target) not in known:
+        if target not in known:
             assert target.adapter is not None
-            known[id(target)] = AdaptedWords(
-                target.adapter,
-                target.source.table(),
-                self.units.source,
-                self.units.tokens(target.model),
-            )
-        return known[id(target)]
+            words = self.units.source, self.units.tokens(target.model)
+            known[target] = AdaptedWords(target.adapter, target.source.table(), *words)
+        return known[target]
 
     def _weighted(self, weights: Weights) -> list[tuple[int, float]]:
         return [(term, float(weights[term])) for term in self.gradients.terms if weights[term]]
@@ -184,15 +167,15 @@ class WordPredictor(UnitPredictor):
         count: int | None,
         *,
         mean: bool,
-    ) -> list[TargetGradients]:
+    ) -> TargetGradients:
         """Take gradients at one word of each prompt, those of the terms of one target summed."""
         self.gradients.spent.gradients += len(prompts)
-        found: dict[int, TargetGradients] = {}
+        found: TargetGradients = {}
         for term, weight in self._weighted(weights):
             run = partial(self._at_spans, term, prompts, positions, count=count, mean=mean)
             parts = [own for _, own in self.gradients.rows.map(len(prompts), run)]
             _add(found, self.problem.targets[term], weight * torch.cat(parts))
-        return list(found.values())
+        return found
 
     def _at_spans(
         self,
@@ -231,7 +214,6 @@ class WordPredictor(UnitPredictor):
         return read.contents, read.words.target_word_offsets, read.words.word_row_offsets
 
 
-def _add(found: dict[int, TargetGradients], target: Target, sums: Tensor) -> None:
+def _add(found: TargetGradients, target: Target, sums: Tensor) -> None:
     """Add the gradients of a term to those of its target."""
-    known = found.get(id(target))
-    found[id(target)] = TargetGradients(target, sums if known is None else known.sums + sums)
+    found[target] = sums if target not in found else found[target] + sums

@@ -62,7 +62,7 @@ class BeamWriting:
         return {
             "begun": self._method is not None,
             "search": None if self._search is None else self._search.to_json(),
-            "known": [state.to_json() for state in self.known],
+            "known": [vars(state) for state in self.known],
             "grown": self._grown,
         }
 
