@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from fuse_index.optimize.auto import Choice, choose, choose_moves
 from fuse_index.optimize.budget import Budget, Stop
-from fuse_index.optimize.methods import (
-    GCG,
-    METHODS,
-    PEZ,
-    AutoDAN,
-    Draw,
-    MethodOptions,
-    Moves,
-    Norm,
-    RandomSearch,
-)
+from fuse_index.optimize.methods import METHODS
+from fuse_index.optimize.methods.autodan import AutoDAN
+from fuse_index.optimize.methods.base import MethodOptions
+from fuse_index.optimize.methods.gcg import GCG, Draw
+from fuse_index.optimize.methods.pez import PEZ
+from fuse_index.optimize.methods.random_search import Norm, RandomSearch
+from fuse_index.optimize.methods.schedule import Moves
 from fuse_index.optimize.optimize import optimize
 from fuse_index.optimize.probe import Probe
 from fuse_index.optimize.problem import Problem, Term
