@@ -54,50 +54,6 @@ def image_only(lm: Model, clip: Model, clip_adapter: Adapter, image_path: Path) 
     return Problem(lm, [term], tokens=TokenFilter(words_only=True))
 
 
-# likelihoods
-
-
-@pytest.mark.parametrize("prefix", ["", "here is a sentence."])
-def test_next_tokens_are_the_models_predictions(lm: Model, prefix: str) -> None:
-    assert isinstance(lm, CausalModel)
-    problem = Problem(lm, [Term(Fluency(prefix=prefix), lm)])
-    spent = Spent()
-    prompts = [problem.encode(text) for text in ("the picture contains", "a", "the blue star")]
-    got = Likelihood(problem, lm, spent).next_tokens(prompts)
-    before = [*lm.frame.head, *(lm.words.encode_text(prefix) if prefix else [])]
-    for row, ids in zip(got, prompts, strict=True):
-        logits = lm.module(input_ids=torch.tensor([[*before, *ids]])).logits[0, -1]
-        expected = logits[: lm.vocabulary_size].log_softmax(dim=-1)
-        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
-    assert spent.predicted == spent.forward_passes == 3
-
-
-def test_tokens_within_look_to_both_sides(lm: Model, lm_problem: Problem) -> None:
-    assert isinstance(lm, CausalModel)
-    spent = Spent()
-    likelihood = Likelihood(lm_problem, lm, spent)
-    ids = lm_problem.encode("the picture contains a blue star on the left")
-    last = likelihood.tokens_within([ids], len(ids) - 1)[0]
-    torch.testing.assert_close(last, likelihood.next_tokens([ids[:-1]])[0], rtol=1e-3, atol=1e-3)
-    assert spent.forward_passes == 2 + 1
-    scores = likelihood.tokens_within([ids], 3)[0]
-    rows = torch.tensor([[*lm.frame.head, *ids]])
-    place, table = 3 + len(lm.frame.head), lm.table()
-
-    def mixed(token: int, share: float) -> float:
-        """Log-likelihood where the token has a share in the position, as input and as label."""
-        embeds = table[rows].clone()
-        embeds[0, place] += share * (table[token] - embeds[0, place])
-        log_probs = lm.module(inputs_embeds=embeds).logits[0].double().log_softmax(dim=-1)
-        own = log_probs[:-1].gather(1, rows[0, 1:, None])[:, 0]
-        return float(own.sum() + share * (log_probs[place - 1, token] - own[place - 1]))
-
-    others = torch.from_numpy(lm_problem.allowed).nonzero()[::20, 0].tolist()
-    slopes = [(mixed(token, 0.02) - mixed(token, -0.02)) / 0.04 for token in others]
-    expected = [float(scores[token] - scores[ids[3]]) for token in others]
-    assert slopes == pytest.approx(expected, rel=0.02, abs=0.05)
-
-
 # merits and draws
 
 

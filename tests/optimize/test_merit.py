@@ -56,18 +56,6 @@ def firsts(problem) -> torch.Tensor:
     return torch.tensor([int(tokens[word][0]) for word in range(len(tokens))])
 
 
-def test_what_is_expected_along_a_prompt_is_what_is_expected_behind_its_beginnings(problem, lm):
-    ids, spent = problem.encode(BASE), Spent()
-    likelihood = Likelihood(problem, lm, spent)
-    along = likelihood.along(ids)
-    assert spent.predicted == 1
-    assert along.shape == (len(ids) + 1, lm.vocabulary_size)
-    beginnings = [ids[:end] for end in range(1, len(ids) + 1)]
-    torch.testing.assert_close(along[1:], likelihood.next_tokens(beginnings), atol=1e-4, rtol=1e-4)
-    other = likelihood.along(problem.encode("a star"))
-    torch.testing.assert_close(along[0], other[0], atol=1e-4, rtol=1e-4)
-
-
 def test_gradients_at_the_mean_word_are_the_same_in_one_call_for_many_prompts(problem):
     gradients = Differentiator(problem, Spent())
     words = WordDifferentiator(gradients, problem.lexicon)

@@ -1,4 +1,4 @@
-"""A bundle's word index inside the optimizers: the same words as by scoring all."""
+"""A bundle's word index inside the optimizers: the same words as by ranking all."""
 
 from __future__ import annotations
 
@@ -13,25 +13,19 @@ from fuse_index.bundle import read_bundle
 from fuse_index.demo import DemoModel, model_name, write_corpus
 from fuse_index.index import IndexOptions, Kind, WordIndex, add_index
 from fuse_index.objectives import Fluency, ImageSimilarity
-from fuse_index.optimize import (
-    Budget,
-    Greedy,
-    Problem,
-    RandomSearch,
-    Run,
-    RunOptions,
-    Term,
-    TokenFilter,
-    WordPEZ,
-    WordSwaps,
-    optimize,
-)
-from fuse_index.optimize.methods.word_pez import WordSpace
-from fuse_index.optimize.word_gradient import WordDifferentiator, best_words
-from fuse_index.optimize.word_merit import Route
-from fuse_index.optimize.word_search import find_index
+from fuse_index.optimize import GCG, Budget, Problem, Spent, Term, TokenFilter, optimize
+from fuse_index.optimize.spaces import WordSpace
+from fuse_index.predict import Gradients, Predictor
+from fuse_index.predict import indexed as indexed_module
+from fuse_index.predict.indexed import find_index
+from tests.demo_models import START
+from tests.predict.helpers import word_predictor
 
-BASE = "the picture contains a small circle on the left"
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Indexes are asked from the first word on."""
+    monkeypatch.setattr(indexed_module, "INDEX_FROM", 0)
 
 
 @pytest.fixture(scope="module")
@@ -65,69 +59,84 @@ def one(lm, clip, indexed, image_path) -> Problem:
     return Problem(lm, [Term(ImageSimilarity(images=image_path), clip, indexed)])
 
 
-def context_of(problem: Problem):
-    initial = [problem.encode(BASE)]
-    options = RunOptions()
-    return Run(problem, initial, method=RandomSearch(), search=Greedy(), options=options).context
-
-
 @pytest.mark.parametrize("which", ["both", "one"])
-def test_one_search_finds_what_scoring_all_words_finds(which, request):
+def test_one_search_finds_what_ranking_all_words_finds(which, request, ask):
     problem = request.getfixturevalue(which)
-    context = context_of(problem)
-    words = WordDifferentiator(context.gradients, problem.lexicon, index_from=0)
-    assert words.index is not None
-    assert words.index.index.models == (("source", "target") if which == "both" else ("target",))
-    taken = words.at(words.places(problem.encode(BASE)), context.weights)
-    change = words.in_word_space(taken)
-    found, expected = words.top(taken, 12), best_words(change, 12)
+    words = word_predictor(problem)
+    spans = words.units.spans(problem.encode(START))
+    everywhere = range(len(spans))
+    ((asked,),) = words.rank([spans], [everywhere], problem.weights)
+    ((ranked,),) = words.rank([spans], [everywhere], problem.weights, every=True)
+    assert words._index.index.models == (("source", "target") if which == "both" else ("target",))
+    assert not len(asked.changes)
+    found, expected = asked.best(12), ranked.best(12)
+    change = ranked.changes
     torch.testing.assert_close(
         change.gather(1, found), change.gather(1, expected), rtol=1e-4, atol=1e-6
     )
     assert (found == expected).float().mean() > 0.9
 
 
-def test_few_words_and_other_words_are_scored_one_by_one(both, lm, clip, indexed, image_path):
-    readers = both.readers
-    assert find_index(both.lexicon, readers) is None
-    assert find_index(both.lexicon, readers, least=0) is not None
+def test_few_words_and_other_words_are_ranked_one_by_one(
+    both, lm, clip, indexed, image_path, monkeypatch
+):
+    assert find_index(both.word_units, both.targets) is None
+    monkeypatch.setattr(indexed_module, "INDEX_FROM", 0)
+    assert find_index(both.word_units, both.targets) is not None
     terms = [Term(ImageSimilarity(images=image_path), clip, indexed)]
     given = Problem(lm, terms, words=["circle", "zebra"])
-    assert find_index(given.lexicon, given.readers, least=0) is None
+    assert find_index(given.word_units, given.targets) is None
 
 
-def test_the_nearest_word_is_found_by_the_index(one, both):
-    for problem, route in ((one, Route.WORD), (both, Route.ADAPTER)):
-        context = context_of(problem)
-        exact = WordSpace(WordPEZ(), context, route)
-        asked = WordSpace(WordPEZ(index_from=0), context, route)
-        assert exact._index is None
-        assert asked._index is not None
-        width = exact.begin(problem.encode(BASE)).shape[1]
-        points = torch.randn(30, width, generator=torch.Generator().manual_seed(1))
-        assert (exact.nearest(points) == asked.nearest(points)).float().mean() > 0.95
+def test_other_predictors_ask_no_index(both, ask):
+    for kind in ("adapter", "layers"):
+        words = word_predictor(both, kind)
+        spans = words.units.spans(both.encode(START))
+        ((ranking,),) = words.rank([spans], [[1]], both.weights)
+        assert ranking.changes.shape == (1, len(words.units))
 
 
-def test_runs_are_those_without_an_index(both):
-    found = [
-        optimize(
-            both,
-            BASE,
-            method=WordSwaps(search_width=12, top_k=8, index_from=least),
-            budget=Budget(steps=2),
-        )
-        for least in (0, 10**9)
-    ]
+@pytest.mark.parametrize(("which", "kind"), [("one", "embedding"), ("both", "adapter")])
+def test_the_nearest_word_is_found_by_the_index(which, kind, request, monkeypatch):
+    problem = request.getfixturevalue(which)
+    spaces = []
+    for least in (10**9, 0):
+        monkeypatch.setattr(indexed_module, "INDEX_FROM", least)
+        gradients = Gradients(problem, Spent())
+        spaces.append(WordSpace(problem, gradients, Predictor(kind), relative=True))
+    exact, asked = spaces
+    assert exact._index is None
+    assert asked._index is not None
+    width = exact.begin(problem.encode(START)).shape[1]
+    points = torch.randn(30, width, generator=torch.Generator().manual_seed(1))
+    assert (exact.nearest(points) == asked.nearest(points)).float().mean() > 0.95
+
+
+def test_runs_are_those_without_an_index(both, monkeypatch):
+    method = GCG(
+        unit="word",
+        predictor="embedding",
+        draw="uniform",
+        search_width=12,
+        top_k=8,
+        positions=0,
+        memory=0,
+    )
+    found = []
+    for least in (0, 10**9):
+        monkeypatch.setattr(indexed_module, "INDEX_FROM", least)
+        found.append(optimize(both, START, method=method, budget=Budget(steps=2)))
     assert found[0].total == pytest.approx(found[1].total, abs=1e-5)
 
 
-def test_an_index_of_other_embeddings_is_not_asked(both, monkeypatch, caplog, lm):
+def test_an_index_of_other_embeddings_is_not_asked(both, monkeypatch, caplog, lm, ask):
+    units = both.word_units
     monkeypatch.setattr(type(lm), "table", lambda self: torch.zeros(self.vocabulary_size, 4))
-    assert find_index(both.lexicon, both.readers, least=0) is None
-    assert "all words are scored instead" in caplog.text
+    assert find_index(units, both.targets) is None
+    assert "all words are ranked instead" in caplog.text
 
 
-def test_a_folder_without_an_index_scores_all(lm, clip, clip_adapter, image_path):
+def test_a_folder_without_an_index_ranks_all(lm, clip, clip_adapter, image_path, ask):
     problem = Problem(lm, [Term(ImageSimilarity(images=image_path), clip, clip_adapter)])
-    assert find_index(problem.lexicon, problem.readers, least=0) is None
+    assert find_index(problem.word_units, problem.targets) is None
     assert Path(clip_adapter.bundle.path).is_dir()
