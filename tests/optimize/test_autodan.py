@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuse_index.optimize.likelihood import Likelihood
 
 from fuse_index.adapter import Adapter
 from fuse_index.errors import ModelError, OptionError
@@ -31,7 +32,6 @@ from fuse_index.optimize import (
     UniformCost,
     optimize,
 )
-from fuse_index.optimize.likelihood import Likelihood
 from fuse_index.optimize.merit import draw_ranked, merits_of
 from fuse_index.words.ragged import Ragged
 

@@ -7,6 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from fuse_index.optimize.gradient import Differentiator
+from fuse_index.optimize.likelihood import Likelihood
+from fuse_index.optimize.methods.word_edits import exchanges, omissions
+from fuse_index.optimize.word_gradient import Expansion, WordDifferentiator
+from fuse_index.optimize.word_merit import WordMerit
 
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.objectives import Fluency, ImageSimilarity, TextSimilarity
@@ -25,11 +30,6 @@ from fuse_index.optimize import (
     WordWriter,
     optimize,
 )
-from fuse_index.optimize.gradient import Differentiator
-from fuse_index.optimize.likelihood import Likelihood
-from fuse_index.optimize.methods.word_edits import exchanges, omissions
-from fuse_index.optimize.word_gradient import Expansion, WordDifferentiator
-from fuse_index.optimize.word_merit import WordMerit
 from fuse_index.words.ragged import Ragged
 
 BASE = "the picture contains a gorgeous circle on the left"

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuse_index.optimize.methods.word_swaps import Guide
+from fuse_index.optimize.word_merit import Route
 
 from fuse_index.errors import PromptError
 from fuse_index.optimize import (
@@ -30,10 +32,8 @@ from fuse_index.optimize import (
     optimize,
 )
 from fuse_index.optimize.methods import WordEdits, WordPEZ, WordSwaps, WordWriter
-from fuse_index.optimize.methods.word_swaps import Guide
 from fuse_index.optimize.survival import _EMPTY_CANDIDATES, PromptCheck
-from fuse_index.optimize.word_merit import Route
-from tests.optimize.conftest import START
+from tests.demo_models import START
 
 METHOD_CASES: dict[str, MethodOptions] = {
     "gcg": GCG(search_width=12, top_k=24),

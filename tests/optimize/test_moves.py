@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from fuse_index.demo.shortlist import _END, Ids, Shortlist, _crossings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse_index.demo import draw, make_scene
 from fuse_index.demo.captioning import Request, SceneCaptioner
 from fuse_index.demo.cast import Cast, assemble_cast
-from fuse_index.demo.shortlist import _END, Ids, Shortlist, _crossings
 from fuse_index.demo.splits import Split
 
 sentences = st.lists(st.sampled_from([(1,), (2,), (3, 4), (5,)]), max_size=7)

@@ -14,9 +14,9 @@ from fuse_index.models.batch import Batch
 from fuse_index.objectives import CustomObjective
 from fuse_index.optimize import PEZ, Budget, Greedy, Problem, Run, RunOptions, Term, optimize
 from fuse_index.optimize.methods.base import Method
-from fuse_index.optimize.nearest import Distance, NearestTokens
+from fuse_index.optimize.spaces import Distance, NearestTokens
 from fuse_index.optimize.state import State
-from tests.optimize.conftest import START
+from tests.demo_models import START
 
 WANTED = "a circle contains the small picture on a circle"
 """As many tokens as the start."""

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fuse_index.optimize import Problem
-from fuse_index.optimize import nearest as nearest_module
-from fuse_index.optimize.nearest import Distance, NearestTokens
+from fuse_index.optimize import Problem, spaces
+from fuse_index.optimize.spaces import Distance, NearestTokens
 
 
 def points_near(problem: Problem, count: int) -> torch.Tensor:
@@ -24,8 +23,8 @@ def points_near(problem: Problem, count: int) -> torch.Tensor:
 def test_against_brute_force(
     lm_problem: Problem, monkeypatch: pytest.MonkeyPatch, distance: Distance, rows: int
 ) -> None:
-    monkeypatch.setattr(nearest_module, "_ROWS", rows)
-    monkeypatch.setattr(nearest_module, "_POINTS", 64)
+    monkeypatch.setattr(spaces, "_ROWS", rows)
+    monkeypatch.setattr(spaces, "_POINTS", 64)
     points = points_near(lm_problem, 300)
     got = NearestTokens(lm_problem, distance)(points)
     allowed = np.flatnonzero(lm_problem.allowed)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuse_index.optimize.gradient import embedding_gradient
+from fuse_index.optimize.methods.word_pez import WordSpace
 from torch import Tensor
 
 from fuse_index.errors import OptionError
@@ -25,9 +27,7 @@ from fuse_index.optimize import (
     WordPEZ,
     optimize,
 )
-from fuse_index.optimize.gradient import embedding_gradient
 from fuse_index.optimize.methods.base import Context
-from fuse_index.optimize.methods.word_pez import WordSpace
 
 BASE = "the picture contains a gorgeous circle on the left"
 PLAIN = "the picture contains a small circle on the left"
