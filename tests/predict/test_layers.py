@@ -41,6 +41,20 @@ def test_the_mask_covers_the_span_within_the_content(lm):
         assert batch.ids[0 if row == rows.to_lists()[0] else 1][own].tolist() == row[begin:end]
 
 
+def test_a_loss_that_runs_no_layer_has_its_gradient_at_the_embeddings(lm):
+    def small(model, embeds, batch):
+        return embeds.square().sum(dim=(1, 2))
+
+    loss = CustomObjective(function=small).prepare(lm)
+    rows = lm.words.encode_texts(TEXTS)
+    losses, found = layer_gradient(loss, rows, SPANS)
+    torch.testing.assert_close(losses, loss.score(rows))
+    for row, (begin, end), own in zip(rows.to_lists(), SPANS.tolist(), found, strict=True):
+        expected = 2 * lm.table()[row[begin:end]].sum(0)
+        torch.testing.assert_close(own[: lm.width], expected)
+        assert not own[lm.width :].any()
+
+
 def test_a_gradient_that_is_not_finite_is_refused(lm):
     def root(model, embeds, batch):
         return model.forward(embeds, batch).logits.mul(0).sum(dim=(1, 2)).sqrt()
