@@ -170,7 +170,8 @@ def test_a_budget_of_passes_is_not_cut_at_a_hundred_steps(lm, clip_only):
     """A bare call with a budget of passes ends by it, after however many steps."""
     letters = CustomTextObjective(function=lambda texts: [-float(len(set(t))) for t in texts])
     problem = Problem(lm, [Term(letters, lm)], words=clip_only.word_units.words)
-    result = optimize(problem, START, budget=Budget(forward_passes=1700))
+    start = " ".join([START] * 5)  # so long that there is always something new
+    result = optimize(problem, start, budget=Budget(forward_passes=6500))
     assert result.stop is Stop.FORWARD_PASSES
     assert result.spent["steps"] > 100
     assert result.spent["forward_passes"] == 1700
