@@ -1,214 +1,190 @@
-"""Whole words that are likely and helpful: merits, writing by words, and edits."""
+"""Merits: likely for the source and helpful by the gradient; and draws by them."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
 
 import numpy as np
 import pytest
 import torch
-from fuse_index.optimize.gradient import Differentiator
-from fuse_index.optimize.likelihood import Likelihood
-from fuse_index.optimize.methods.word_edits import exchanges, omissions
-from fuse_index.optimize.word_gradient import Expansion, WordDifferentiator
-from fuse_index.optimize.word_merit import WordMerit
 
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.objectives import Fluency, ImageSimilarity, TextSimilarity
 from fuse_index.optimize import (
-    Beam,
-    Budget,
     Greedy,
+    Predictor,
     Problem,
-    Route,
+    RandomSearch,
     Run,
     RunOptions,
     Spent,
-    Stop,
     Term,
-    WordEdits,
-    WordWriter,
-    optimize,
+    TokenFilter,
+    Unit,
 )
+from fuse_index.optimize.merit import UnitMerit, draw_ranked, merits_of
+from fuse_index.predict.likelihood import Likelihood
 from fuse_index.words.ragged import Ragged
-
-BASE = "the picture contains a gorgeous circle on the left"
+from tests.demo_models import BASE
+from tests.predict.helpers import word_predictor
 
 
 @pytest.fixture(scope="module")
 def problem(lm, clip, clip_adapter, image_path) -> Problem:
     """Fluent, and like the picture."""
     likeness = Term(ImageSimilarity(images=image_path, weight=14.0), clip, clip_adapter)
-    return Problem(lm, [Term(Fluency(include_end=True), lm), likeness])
+    return Problem(
+        lm, [Term(Fluency(include_end=True), lm), likeness], tokens=TokenFilter(words_only=True)
+    )
 
 
-def run_of(problem, method, texts=(BASE,), search=None) -> Run:
-    initial = [problem.encode(text) for text in texts]
-    return Run(problem, initial, method=method, search=search or Greedy(), options=RunOptions())
-
-
-def merit_of(problem, route=Route.WORD, weight=2.0) -> WordMerit:
-    return WordMerit(run_of(problem, WordEdits()).context, problem.source, route, weight)
-
-
-def firsts(problem) -> torch.Tensor:
-    tokens = problem.lexicon.source
-    return torch.tensor([int(tokens[word][0]) for word in range(len(tokens))])
-
-
-def test_gradients_at_the_mean_word_are_the_same_in_one_call_for_many_prompts(problem):
-    gradients = Differentiator(problem, Spent())
-    words = WordDifferentiator(gradients, problem.lexicon)
-    places = words.places(problem.encode(BASE))
-    alone = words.at(places, problem.weights, expansion=Expansion.MEAN_WORD)
-    before = gradients.spent.gradients
-    rows = Ragged.from_lists([places.ids] * len(places))
-    together = words.at_mean_word(rows, np.arange(len(places)), problem.weights)
-    assert gradients.spent.gradients - before == len(places)
-    for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(one.sums, other.sums, atol=1e-5, rtol=1e-4)
+def merit_of(
+    problem: Problem,
+    predictor: str | None = "embedding",
+    weight: float = 2.0,
+    unit: Unit = Unit.WORD,
+) -> UnitMerit:
+    initial = [problem.encode(BASE)]
+    run = Run(problem, initial, method=RandomSearch(), search=Greedy(), options=RunOptions())
+    chosen = None if predictor is None else Predictor(predictor)
+    return UnitMerit(run.context, problem.units(unit), chosen, weight, "moves")
 
 
 def standardized(change: torch.Tensor) -> torch.Tensor:
     return (change - change.mean(1, keepdim=True)) / change.std(1, correction=0, keepdim=True)
 
 
-@pytest.mark.parametrize("route", list(Route))
-def test_merit_is_likelihood_less_the_standardized_change_of_the_other_terms(problem, lm, route):
-    merit = merit_of(problem, route, 2.0)
-    places = merit.places(problem.encode(BASE))
-    got = merit.instead(places)
-    likely = Likelihood(problem, lm, Spent()).along(places.ids)[places.offsets[:-1]]
-    gradients = Differentiator(problem, Spent())
-    words = WordDifferentiator(gradients, problem.lexicon)
-    taken = words.at(places, np.array([0.0, 14.0]), expansion=Expansion.MEAN_WORD)
-    changes = {Route.WORD: words.in_word_space(taken), Route.ADAPTER: words.through_adapter(taken)}
-    layered = WordDifferentiator(gradients, problem.lexicon, layers=True)
-    taken = layered.at(places, np.array([0.0, 14.0]), expansion=Expansion.MEAN_WORD)
-    changes[Route.LAYERS] = layered.in_word_space(taken)
-    changes = {route: standardized(own.double().cpu()) for route, own in changes.items()}
-    changes[Route.MIXTURE] = standardized(changes[Route.WORD] + changes[Route.ADAPTER])
-    change = changes[route]
-    expected = likely[:, firsts(problem)].double() - 2 * change
+def test_merits_are_likelihood_less_standardized_change() -> None:
+    generator = torch.Generator().manual_seed(0)
+    likelihoods = torch.randn(20, generator=generator)
+    gradient = torch.randn(20, generator=generator) * 1e-6
+    got = merits_of(likelihoods, gradient, 2.5)
+    own = gradient.double().numpy()
+    for token in range(20):
+        change = (float(gradient[token]) - own.mean()) / own.std()
+        assert float(got[token]) == pytest.approx(
+            float(likelihoods[token]) - 2.5 * change, abs=1e-4
+        )
+    assert torch.equal(
+        merits_of(likelihoods, gradient * 1e6, 2.5).topk(5).indices, got.topk(5).indices
+    )
+    assert torch.equal(merits_of(likelihoods, torch.zeros(20), 2.5), likelihoods)
+    assert torch.equal(merits_of(likelihoods, None, 2.5), likelihoods)
+    rows = merits_of(likelihoods.reshape(2, 10), gradient.reshape(2, 10), 2.5)
+    for row, likely, change in zip(rows, likelihoods.split(10), gradient.split(10), strict=True):
+        torch.testing.assert_close(row, merits_of(likely, change, 2.5))
+
+
+def test_draws_follow_the_softmax_without_repeats() -> None:
+    merits = torch.tensor([1.0, 0.0, -math.inf, 2.0, -1.0])
+    generator = torch.Generator().manual_seed(0)
+    first = torch.zeros(5)
+    for _ in range(4000):
+        drawn = draw_ranked(merits, 3, 0.7, generator)
+        assert len(set(drawn.tolist())) == 3
+        assert 2 not in drawn
+        first[drawn[0]] += 1
+    expected = (merits / 0.7).softmax(dim=0)
+    spread = (expected * (1 - expected) / 4000).sqrt()
+    assert ((first / 4000 - expected).abs() <= 4 * spread).all()
+    assert draw_ranked(merits, 9, 0.7, generator).sort().values.tolist() == [0, 1, 3, 4]
+
+
+def test_temperature_zero_takes_the_best() -> None:
+    merits = torch.tensor([1.0, 0.0, -math.inf, 2.0])
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert draw_ranked(merits, 2, 0.0, generator).tolist() == [3, 0]
+    assert draw_ranked(merits, 9, 0.0, generator).tolist() == [3, 0, 1]
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("predictor", list(Predictor))
+def test_a_merit_is_likelihood_less_the_standardized_change_of_the_other_terms(problem, predictor):
+    """The likelihood of a word counts once: the fluency of the source takes no part."""
+    merit = merit_of(problem, predictor)
+    spans = merit.units.spans(problem.encode(BASE))
+    spent = merit.context.gradients.spent
+    got = merit.instead(spans)
+    assert (spent.predicted, spent.gradients) == (1, len(spans))
+    likely = Likelihood(problem, Spent(), "moves").along(spans.ids)[spans.offsets[:-1]]
+    rows = Ragged.from_lists([spans.ids] * len(spans))
+    weights = np.array([0.0, 14.0])
+
+    def change(kind: str) -> torch.Tensor:
+        found = word_predictor(problem, kind).at(rows, np.arange(len(spans)), weights, mean=True)
+        return standardized(found.double())
+
+    kinds = ["embedding", "adapter"] if predictor is Predictor.MIXTURE else [predictor]
+    whole = standardized(sum(change(kind) for kind in kinds))
+    expected = likely[:, merit.units.firsts].double() - 2 * whole
     torch.testing.assert_close(got.double(), expected, atol=2e-3, rtol=1e-3)
 
 
-def test_without_weight_a_merit_is_the_likelihood_and_costs_no_gradient(problem, lm):
-    merit = merit_of(problem, weight=0.0)
+def test_units_are_judged_behind_instead_and_between(problem):
+    merit = merit_of(problem)
+    ids = problem.encode("a red star")
+    spans = merit.units.spans(ids)
+    behind = merit.behind([ids, problem.encode("the")])
+    between, instead = merit.between(spans), merit.instead(spans)
+    assert behind.shape == (2, len(merit.units))
+    assert between.shape == (len(spans) + 1, len(merit.units))
+    assert instead.shape == (len(spans), len(merit.units))
+    torch.testing.assert_close(between[-1], behind[0], atol=1e-3, rtol=1e-3)
+    # before the second word stands what stands before it where it is replaced
+    alone = merit.instead(merit.units.spans(problem.encode("a red")))
+    torch.testing.assert_close(
+        merit.likelihood.along(ids)[1], merit.likelihood.along(ids[:2])[1], atol=1e-4, rtol=1e-4
+    )
+    assert alone.shape == (2, len(merit.units))
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+def test_without_weight_a_merit_is_the_likelihood_and_costs_no_gradient(problem, unit):
+    merit = merit_of(problem, "adapter", weight=0.0, unit=unit)
     spent = merit.context.gradients.spent
-    ids = problem.encode("a red")
+    ids = problem.encode("a small")
     got = merit.behind([ids])[0]
-    assert spent.gradients == 0
-    likely = Likelihood(problem, lm, Spent()).next_tokens([ids])[0, firsts(problem)]
+    likely = Likelihood(problem, Spent(), "moves").next_tokens([ids])[0, merit.units.firsts]
     torch.testing.assert_close(got, likely)
-    between = merit.between(merit.places(ids))
+    between = merit.between(merit.units.spans(ids))
     torch.testing.assert_close(between[-1], likely, atol=1e-4, rtol=1e-4)
-    assert between.shape == (3, len(problem.lexicon))
+    assert between.shape == (3, len(merit.units))
+    assert spent.gradients == 0
+    assert (
+        merit_of(problem, None).changes(Ragged.from_lists([ids]), np.array([0]), mean=True) is None
+    )
 
 
-def test_a_prompt_without_room_for_another_word_is_judged_by_likelihood(problem, lm, clip):
+def test_without_another_term_the_likelihood_alone_counts(lm_problem):
+    merit = merit_of(lm_problem, "layers", unit=Unit.TOKEN)
+    ids = lm_problem.encode("a red")
+    likely = merit.likelihood.next_tokens([ids])[0, merit.units.firsts]
+    torch.testing.assert_close(merit.behind([ids])[0], likely)
+    assert merit.context.gradients.spent.gradients == 0
+
+
+def test_a_prompt_without_room_for_another_word_is_judged_by_likelihood(problem, clip):
     merit = merit_of(problem)
     long = problem.encode("star " * (clip.positions - 3) + "star")
-    likely = Likelihood(problem, lm, Spent()).next_tokens([long])[0, firsts(problem)]
+    likely = Likelihood(problem, Spent(), "moves").next_tokens([long])[0, merit.units.firsts]
     torch.testing.assert_close(merit.behind([long])[0], likely)
 
 
-def test_a_writer_without_gradient_puts_the_likeliest_words_behind(problem, lm):
-    run = run_of(problem, WordWriter(words=2, search_width=5, weight=0.0), ["a red"])
-    state = run.search.select()[0]
-    proposals = run.method.propose([state])
-    assert proposals is not None
-    assert proposals.grown
-    likely = Likelihood(problem, lm, Spent()).next_tokens([state.ids])[0, firsts(problem)]
-    tokens = problem.lexicon.source
-    best = [(*state.ids, *tokens[word].tolist()) for word in likely.topk(5).indices.tolist()]
-    assert [tuple(row.tolist()) for row in proposals.prompts] == best
+def test_tokens_are_judged_with_the_gradient_at_those_that_stand(problem):
+    merit = merit_of(problem, "adapter", unit=Unit.TOKEN)
+    rows = Ragged.from_lists([problem.encode("a red star")] * 2)
+    found = merit.changes(rows, np.array([1, 2]), mean=False)
+    scores = merit.context.gradients.tokens(rows, np.array([0.0, 14.0]))
+    expected = torch.stack([scores[0, 1], scores[1, 2]])[:, torch.from_numpy(problem.allowed)]
+    torch.testing.assert_close(found, expected)
 
 
-def test_a_writer_ends_after_its_words_or_where_it_has_become_worse(problem):
-    start = [problem.encode("a red")]
-    method = WordWriter(words=3, search_width=16)
-    whole = optimize(problem, start, method=method, search=Beam(2), budget=Budget(steps=20))
-    assert (whole.stop, whole.spent["steps"]) == (Stop.FINISHED, 3)
-    assert len(problem.decode(whole.ids).split()) <= 5
-    method = WordWriter(words=20, search_width=16, margin=0.0)
-    cut = optimize(problem, start, method=method, search=Beam(2), budget=Budget(steps=20))
-    assert cut.stop is Stop.FINISHED
-    totals = [point.total for point in cut.trajectory]
-    assert totals[-1] > min(totals)
-    assert all(before >= after for before, after in pairwise(totals[:-1]))
-
-
-def test_a_guided_writer_finds_a_caption_nearer_to_the_picture(problem):
-    def cosine(weight: float) -> float:
-        method = WordWriter(words=8, search_width=24, weight=weight)
-        start = [problem.encode(word) for word in ("a", "the", "one")]
-        found = optimize(problem, start, method=method, search=Beam(3), budget=Budget(steps=8))
-        return 1 - found.losses["image"]
-
-    assert cosine(2.0) > cosine(0.0)
-
-
-def test_edits_by_hand():
-    a, b, c = [1], [2, 3], [4]
-    assert exchanges([a, b, a]) == []
-    assert exchanges([a, b, c]) == [[c, b, a]]
-    assert omissions([a, b], 3) == [[b], [a]]
-    assert omissions([a, b, c], 2) == [[b, c], [a, c], [a, b], [c], [a]]
-    assert omissions([a], 3) == []
-
-
-def test_a_step_of_edits_makes_every_edit_once(problem):
-    method = WordEdits(swaps=2, pairs=2, insertions=1, omissions=1)
-    run = run_of(problem, method, ["a small red star"])
-    proposals = run.method.propose(run.search.select())
-    assert proposals is not None
-    words = 4
-    counts = {"swaps": 2 * words, "pairs": 4 * (words - 1), "insertions": words + 1}
-    assert len(proposals.prompts) == sum(counts.values()) + words + 3  # omissions, exchanges
-    texts = [problem.decode(row.tolist()).split() for row in proposals.prompts]
-    assert [len(text) for text in texts[:8]] == [4] * 8
-    assert [len(text) for text in texts[20:25]] == [5] * 5
-    assert [len(text) for text in texts[25:29]] == [3] * 4
-    assert len(run.method.propose(run.search.select(), 7).prompts) == 7
-
-
-def test_edits_never_make_a_prompt_worse(problem):
-    found = optimize(problem, BASE, method=WordEdits(swaps=2, insertions=1), budget=Budget(steps=3))
-    totals = [point.best for point in found.trajectory]
-    assert totals == sorted(totals, reverse=True)
-    assert totals[-1] < totals[0]
-
-
-@pytest.mark.parametrize("method", [WordWriter(), WordEdits()])
-def test_a_source_that_cannot_write_is_refused(method, clip):
-    problem = Problem(clip, [Term(TextSimilarity(texts="a star"), clip)], words=["star", "ring"])
-    with pytest.raises(ModelError, match=f"{method.type}: .* as the source; expected a causal"):
-        optimize(problem, "a ring", method=method, budget=Budget(steps=1))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: WordWriter(words=0), "write_words: words=0; expected at least 1"),
-        (lambda: WordWriter(margin=-1.0), "write_words: margin=-1.0; expected at least 0"),
-        (lambda: WordWriter(route="bus"), "route"),
-        (lambda: WordEdits(pairs=-1), "edit_words: pairs=-1; expected at least 0"),
-        (
-            lambda: WordEdits(swaps=0, pairs=0, insertions=0, omissions=0, exchanges=False),
-            "edit_words: no edits; expected one kind of them at least",
-        ),
-    ],
-)
-def test_options_are_checked(make, message):
-    with pytest.raises(OptionError, match=message):
-        make()
-
-
-def test_the_route_through_the_adapter_needs_one_and_the_other_does_not(lm, clip, image_path):
-    term = Term(ImageSimilarity(images=image_path), clip)
-    problem = Problem(lm, [term], words=["red", "star", "circle"])
-    optimize(problem, "a red", method=WordWriter(words=1), budget=Budget(steps=1))
-    method = WordWriter(words=1, route=Route.ADAPTER)
+def test_what_cannot_be_judged_is_refused(lm, clip, image):
+    writes_not = Problem(clip, [Term(TextSimilarity(texts="a star"), clip)], words=["star"])
+    with pytest.raises(ModelError, match=r"moves: .* as the source; expected a causal"):
+        merit_of(writes_not)
+    no_adapter = Problem(lm, [Term(ImageSimilarity(images=image), clip)], words=["star"])
+    merit_of(no_adapter, "layers")
     with pytest.raises(OptionError, match="no adapter"):
-        optimize(problem, "a red", method=method, budget=Budget(steps=1))
+        merit_of(no_adapter, "adapter")
