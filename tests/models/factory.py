@@ -388,8 +388,9 @@ def save_albert(folder: Path) -> Path:
     import transformers
 
     tokenizer = tokenizer_of("bert")
+    size, pad = len(tokenizer), tokenizer.pad_token_id
     config = transformers.AlbertConfig(
-        vocab_size=len(tokenizer), embedding_size=WIDTH, pad_token_id=tokenizer.pad_token_id, **SIZES
+        vocab_size=size, embedding_size=WIDTH, pad_token_id=pad, **SIZES
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fuse_index.errors import OptionError
 from fuse_index.models import Model
-from fuse_index.objectives import CustomTextObjective, Fluency
-from fuse_index.optimize import GCG, Budget, Draw, Greedy, Problem, Term, TokenFilter, optimize
+from fuse_index.objectives import CustomTextObjective, Fluency, ImageSimilarity
+from fuse_index.optimize import (
+    GCG,
+    Budget,
+    Draw,
+    Greedy,
+    Problem,
+    Run,
+    RunOptions,
+    Term,
+    TokenFilter,
+    Unit,
+    optimize,
+)
 from fuse_index.optimize.methods.gcg import sample_ranks
 from fuse_index.predict import Ranking
-from tests.demo_models import START
+from fuse_index.words.ragged import Ragged
+from tests.demo_models import BASE, START
 
 
 def nanogcg_sample_ids_from_grad(
@@ -105,6 +120,105 @@ def test_only_allowed_tokens_come_in(lm: Model) -> None:
     assert seen == {*START.split(), "blue", "green", "star", "moon"}
 
 
+@pytest.mark.parametrize("predictor", ["embedding", "adapter", "mixture", "layers"])
+@pytest.mark.parametrize("draw", ["uniform", "best"])
+def test_candidates_swap_whole_words(clip_only: Problem, predictor: str, draw: str) -> None:
+    method = GCG(
+        unit="word",
+        predictor=predictor,
+        draw=draw,
+        search_width=12,
+        top_k=8,
+        positions=3,
+        memory=0,
+    )
+    result = optimize(clip_only, BASE, method=method, budget=Budget(steps=4))
+    assert result.total < result.trajectory[0].total
+    assert set(result.text.split()) <= {*BASE.split(), *clip_only.word_units.words}
+    assert len(result.text.split()) == len(BASE.split())
+    assert result.spent["gradients"] == 4 * (3 if predictor == "layers" else 1)
+
+
+@pytest.mark.parametrize("draw", list(Draw))
+@pytest.mark.parametrize("predictor", ["adapter", "layers"])
+def test_it_can_work_on_few_positions(problem: Problem, draw: Draw, predictor: str) -> None:
+    method = GCG(search_width=20, positions=2, draw=draw, predictor=predictor)
+    run = started(problem, method)
+    states = run.search.select()
+    rows = run.method.propose(states).prompts.padded()
+    changed = (rows != np.array(states[0].ids)).any(axis=0)
+    assert 1 <= changed.sum() <= 2
+    assert len(rows) == 20
+
+
+def test_some_predictors_of_words_need_no_adapter(
+    lm: Model, clip: Model, image_path: Path, clip_only: Problem
+) -> None:
+    words = clip_only.word_units.words
+    problem = Problem(lm, [Term(ImageSimilarity(images=image_path), clip)], words=words)
+    for predictor in ("embedding", "layers"):
+        method = GCG(unit="word", predictor=predictor, search_width=12)
+        result = optimize(problem, BASE, method=method, budget=Budget(steps=2))
+        assert result.total < result.trajectory[0].total
+    for predictor in ("adapter", "mixture"):
+        with pytest.raises(OptionError, match="no adapter from"):
+            optimize(problem, BASE, method=GCG(unit="word", predictor=predictor))
+
+
+def test_embeddings_rank_no_tokens_of_other_models(problem: Problem) -> None:
+    with pytest.raises(OptionError, match="predictor 'embedding' for tokens of"):
+        optimize(problem, START, method=GCG(predictor="embedding"), budget=Budget(steps=1))
+
+
+# what scored candidates taught
+
+
+def started(problem: Problem, method: GCG) -> Run:
+    initial = [problem.encode(START)]
+    options = RunOptions(seed=2)
+    return Run(problem, initial, method=method, search=Greedy(), options=options)
+
+
+def test_what_swaps_changed_is_counted_from_the_prompt_that_stands(problem: Problem) -> None:
+    run = started(problem, GCG(search_width=40, memory=99, positions=2))
+    for _ in range(3):
+        run.step()
+    before = run.search.select()[0]
+    kriging = run.method._kriging  # type: ignore[attr-defined]
+    kriging.move_to(before.ids)
+    tensors = run.method.tensors()
+    firsts = problem.units(Unit.TOKEN).firsts
+    exact = 0
+    changes = tensors["kriging.changes"].tolist()
+    for (position, unit), change in zip(tensors["kriging.units"].tolist(), changes, strict=True):
+        ids = list(before.ids)
+        ids[position] = int(firsts[unit])
+        total = float(run.context.totals(Ragged.from_lists([ids]))[0])
+        exact += abs(total - before.total - change) < 1e-5
+    # swaps in the position that moved last, or of a step that moved nothing, are known exactly
+    assert exact >= 5
+
+
+def test_only_the_latest_are_remembered(problem: Problem) -> None:
+    run = started(problem, GCG(search_width=40, memory=3, positions=1))
+    for _ in range(3):
+        run.step()
+    units = run.method.tensors()["kriging.units"]
+    assert torch.bincount(units[:, 0]).max() == 3
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+def test_memory_costs_no_passes_and_changes_what_is_tried(problem: Problem, unit: Unit) -> None:
+    tried, spent = [], []
+    for memory in (0, 32):
+        run = started(problem, GCG(unit=unit, search_width=45, positions=0, memory=memory))
+        run.step()
+        tried.append(run.method.propose(run.search.select()).prompts.to_lists())
+        spent.append(run.spent.forward_passes)
+    assert spent[0] == spent[1]
+    assert tried[0] != tried[1]
+
+
 def test_bad_options() -> None:
     with pytest.raises(OptionError, match=r"gcg: search_width=0; expected at least 1"):
         GCG(search_width=0)
@@ -114,3 +228,29 @@ def test_bad_options() -> None:
         GCG(draw="worst")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"gcg: draw 'best' with n_replace=2; expected 1"):
         GCG(draw=Draw.BEST, n_replace=2)
+    with pytest.raises(OptionError, match=r"gcg: predictor 'luck'; expected one of embedding"):
+        GCG(predictor="luck")
+    with pytest.raises(OptionError, match=r"gcg: unit 'letter'; expected one of token, word"):
+        GCG(unit="letter")
+    with pytest.raises(OptionError, match=r"gcg: positions=-1; expected at least 0"):
+        GCG(positions=-1)
+    with pytest.raises(OptionError, match=r"predictor 'mixture' with unit 'token'; expected adapt"):
+        GCG(predictor="mixture")
+
+
+def test_defaults_depend_on_the_unit() -> None:
+    tokens, words = GCG(), GCG(unit="word")
+    assert (tokens.predictor, tokens.search_width, tokens.positions) == ("adapter", 128, 4)
+    assert (words.predictor, words.search_width, words.positions) == ("layers", 24, 3)
+    assert tokens.to_json() == {
+        "type": "gcg",
+        "unit": "token",
+        "predictor": "adapter",
+        "search_width": 128,
+        "draw": "best",
+        "positions": 4,
+        "memory": 64,
+        "top_k": 256,
+        "n_replace": 1,
+    }
+    assert GCG(**{k: v for k, v in words.to_json().items() if k != "type"}) == words
