@@ -7,13 +7,15 @@ over the units, so that its weight means the same for any losses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.optimize.methods.base import Context
-from fuse_index.optimize.state import Losses
+from fuse_index.optimize.state import Ids, Losses
 from fuse_index.predict.likelihood import Likelihood
 from fuse_index.predict.predictor import unit_predictor
 from fuse_index.predict.ranking import Predictor
@@ -57,6 +59,19 @@ class UnitMerit:
         self._predictor = None
         if predictor is not None and weight:
             self._predictor = unit_predictor(context.gradients, units, predictor)
+
+    def behind(self, prompts: Sequence[Ids]) -> Tensor:
+        """Judge units behind prompts, with the mean word as the point of expansion.
+
+        It costs one forward pass a prompt, and one gradient.
+
+        Returns:
+            ``(b, N)`` float32 on the CPU; higher is better.
+        """
+        likely = self.likelihood.next_tokens(prompts)[:, self.units.firsts]
+        positions = np.array([len(self.units.spans(ids)) for ids in prompts])
+        grown = Ragged.from_lists([[*ids, *self._filler] for ids in prompts])
+        return merits_of(likely, self.changes(grown, positions, mean=True), self.weight)
 
     def instead(self, prompt: Spans) -> Tensor:
         """Judge units in every position of a prompt.

@@ -165,13 +165,6 @@ def test_a_resumed_search_goes_on_alike(options: SearchOptions, steps: list[Step
         assert whole.frontier == resumed.frontier
 
 
-def test_other_weights_reorder_the_frontier() -> None:
-    states = [State((1,), (1.0, 9.0), 1.0), State((2,), (2.0, 0.0), 2.0)]
-    search = Beam().start(states)
-    search.reweight(np.array([1.0, 1.0]))
-    assert [(item.ids, item.total) for item in search.frontier] == [((2,), 2.0), ((1,), 10.0)]
-
-
 def test_bad_options() -> None:
     with pytest.raises(OptionError, match=r"greedy: buffer=0; expected at least 1"):
         Greedy(buffer=0)
