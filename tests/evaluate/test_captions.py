@@ -23,7 +23,13 @@ from fuse_index.evaluate import (
     scorers,
 )
 from fuse_index.evaluate.captions import PURE_METRICS, TEXT_METRICS
-from tests.evaluate.captions import fake_java, hide_java, needs_java, require_metrics
+from tests.evaluate.captions import (
+    fake_java,
+    hide_java,
+    needs_java,
+    require_metrics,
+    shorten_paraphrases,
+)
 
 ROOT = Path(__file__).parents[2]
 PLAIN = CaptionOptions(PURE_METRICS, Tokenization.PLAIN)
@@ -212,8 +218,11 @@ def test_bad_options():
 
 
 @needs_java
-def test_meteor():
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_meteor(whole, tmp_path, monkeypatch):
     """Values of METEOR 1.5 itself; a caption equal to its reference has exactly 1."""
+    if not whole:
+        shorten_paraphrases(monkeypatch, tmp_path / "meteor")
     candidates = ["a dog runs", "a cat lies", "", "q"]
     references = [["A dog runs."], ["a cat sits on a mat", "the cat"], ["x y z"], ["a dog"]]
     options = CaptionOptions((Metric.METEOR,), Tokenization.PLAIN)
