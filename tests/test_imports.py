@@ -79,10 +79,12 @@ def floor_of(module: str) -> int | None:
     return FLOORS.index(parts[1])
 
 
+@pytest.mark.smoke
 def test_every_module_is_on_a_floor():
     assert {name.split(".")[1] for name in MODULES if "." in name} <= set(FLOORS)
 
 
+@pytest.mark.smoke
 def test_imports_go_down_the_floors_only():
     wrong = []
     for module in MODULES:
@@ -121,6 +123,7 @@ def test_the_graph_is_seen_at_all():
     assert floor_of("fuse_index.words.table.WordTable") == FLOORS.index("words")
 
 
+@pytest.mark.smoke
 def test_every_module_imports():
     for module in MODULES:
         with case(module=module):

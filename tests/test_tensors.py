@@ -92,6 +92,7 @@ def test_product_is_its_definition_and_the_block_circulant_product(k, m, n, r, d
     assert c.dtype == dtype
 
 
+@pytest.mark.smoke
 @settings(max_examples=50)
 @given(tubes, sizes, sizes, sizes, dtypes, seeds)
 def test_laws_of_the_algebra(k, m, n, r, dtype, seed):
@@ -132,6 +133,7 @@ def test_fold_undoes_unfold(k, m, n, seed):
     assert torch.equal(fold(unfold(a), k), a)
 
 
+@pytest.mark.smoke
 @settings(max_examples=50)
 @given(tubes, st.sampled_from(SHAPES), st.sampled_from(KINDS), dtypes, seeds)
 def test_four_penrose_conditions(k, shape, kind, dtype, seed):

@@ -34,6 +34,7 @@ def outcomes(found) -> dict[str, str]:
     return {file.name: file.outcome.value for file in found.files}
 
 
+@pytest.mark.smoke
 def test_the_same_bytes_but_for_what_was_measured(built, tmp_path):
     found = rebuild_bundle(built)
     assert found.same, found

@@ -337,6 +337,7 @@ def test_malice_that_may_make_another_valid_bundle(whole, tmp_path, attack):
             verified(folder)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "attack", [header_length, odd_json, edit_values, drop_elements, not_finite, file_name]
 )

@@ -106,6 +106,7 @@ def test_a_model_that_does_not_exist(capsys, tmp_path, text, minilm_dir):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.smoke
 def test_validate_refuses_another_target(capsys, tmp_path, text):
     out = tmp_path / "b"
     run(capsys, "build", LM, SENTIMENT, "--corpus", text, "--out", out)

@@ -60,6 +60,7 @@ def test_bleu_clips_counts():
     assert found["BLEU-2"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.smoke
 def test_bleu_of_n_grams_by_hand():
     found = values(["a b c d e"], [["a b c d f"]])
     precisions = [4 / 5, 3 / 4, 2 / 3, 1 / 2]

@@ -56,6 +56,7 @@ def test_lead_and_family_are_found_by_trying(name, lead, family):
     assert (wrapped(name).lead, wrapped(name).family) == (lead, family)
 
 
+@pytest.mark.smoke
 @everyone
 def test_text_gets_the_tokenizers_own_ids(name):
     for text in (SENTENCE, " " + SENTENCE, "x", "", "two  spaces\tand\nlines "):
