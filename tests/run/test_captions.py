@@ -36,6 +36,7 @@ def captioner(ask) -> Captioner:
     )
 
 
+@pytest.mark.smoke
 def test_captions_are_reproducible_and_better_than_where_they_began(captioner, image):
     first, again = captioner.caption(image), captioner.caption(image)
     assert first.text == again.text
