@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.adapter.fit.groups import group_words
+from fuse_index.adapter.fit.groups import group_name, most_source_tokens, split_words
 from fuse_index.build.options import BuildOptions
 from fuse_index.bundle.layout import ADAPTER, CARD, FALLBACK, GROUPS, MANIFEST, WORDS
 from fuse_index.bundle.tensorfile import TensorSpec, file_size
@@ -98,13 +98,15 @@ def _groups(
     table: WordTable, weights: NDArray[np.float64], options: BuildOptions, identity: bool
 ) -> tuple[GroupForecast, ...]:
     found = []
-    for group in group_words(table, options.fit):
-        words = float(weights[group.train].sum() + weights[group.held_out].sum())
-        train = float(weights[group.train].sum())
+    most = most_source_tokens(table, options.fit)
+    for label, _, train, held_out in split_words(table, options.fit):
+        fitted = float(weights[train].sum())
+        words = fitted + float(weights[held_out].sum())
+        name = group_name(label)
         if options.fit.max_words is not None:
-            words = _of_shape(table, weights, group.name)
-        own = identity or round(train) >= options.fit.min_words
-        found.append(GroupForecast(group.name, words, group.k, own))
+            words = _of_shape(table, weights, name)
+        own = identity or round(fitted) >= options.fit.min_words
+        found.append(GroupForecast(name, words, max(most[label], label[1]), own))
     return tuple(found)
 
 

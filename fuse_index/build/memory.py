@@ -1,4 +1,4 @@
-"""A ceiling on the memory of a build."""
+"""A limit of the memory of a build."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _peak_bytes() -> int:
     return size if sys.platform == "darwin" else size * 1024
 
 
-class Ceiling:
+class MemoryLimit:
     """Keeps a build below a number of bytes.
 
     Every stage takes a fixed amount of memory, whatever the number of words, so what is left is to
@@ -74,7 +74,7 @@ class Ceiling:
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         if limit is not None:
-            give_back_large_blocks()
+            return_large_blocks()
 
     def engine(self) -> int:
         """Return the bytes that the counting engine may use.
@@ -101,7 +101,7 @@ class Ceiling:
             raise _too_low(self.limit, resident_bytes() + more, what)
 
 
-def give_back_large_blocks() -> None:
+def return_large_blocks() -> None:
     """Let glibc return every large block at once.
 
     By itself it raises the size from which it does so to that of the largest block so far, and the

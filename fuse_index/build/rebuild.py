@@ -12,11 +12,12 @@ from typing import Any
 
 from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.build.options import BuildOptions
-from fuse_index.build.pipeline import Progress, build_bundle
+from fuse_index.build.pipeline import build_bundle
 from fuse_index.bundle import Bundle, Manifest, ModelIdentity, read_bundle, verify_bundle
 from fuse_index.bundle.card import render_card
 from fuse_index.bundle.identity import require_model
 from fuse_index.bundle.layout import ADAPTER, CARD, GROUPS, INDEX_FOLDER, MANIFEST, WORDS
+from fuse_index.common.progress import Progress
 from fuse_index.errors import BundleError, OptionError
 from fuse_index.models.embeddings import load_embeddings
 from fuse_index.models.naming import ModelSource, parse_model_name
@@ -149,15 +150,7 @@ def options_of(manifest: Manifest, own_words: bool = False) -> BuildOptions:
         return BuildOptions(
             CorpusOptions() if own_words else corpus,
             TableOptions(max_tokens=given["max_tokens"]),
-            FitOptions(
-                grouping=given["grouping"],
-                ridge=given["ridge"],
-                min_words=given["min_words_per_group"],
-                max_words=given["max_words_per_group"],
-                holdout=given["holdout"],
-                seed=given["seed"],
-                chunk_words=given["chunk_words"],
-            ),
+            FitOptions.from_dict(given),
             groups=GROUPS in manifest.files,
         )
     except (KeyError, TypeError, OptionError) as error:

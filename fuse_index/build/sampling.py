@@ -230,7 +230,7 @@ def _thin(counts: WordCounts, total: float, seed: int) -> tuple[WordCounts, NDAr
     if n > SAMPLE_WORDS:
         rows = np.sort(np.random.default_rng(seed).choice(n, SAMPLE_WORDS, replace=False))
     seen = min(total, float(n))
-    numbers = counts.counts[rows]
+    numbers = counts.counts[:][rows]
     weights = np.full(len(rows), seen / len(rows))
     rare = numbers == numbers.min()
     weights[rare] += (total - seen) / int(rare.sum())

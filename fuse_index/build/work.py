@@ -20,15 +20,15 @@ from filelock import FileLock, Timeout
 import fuse_index
 from fuse_index.bundle.jsontext import plain
 from fuse_index.bundle.staging import storage_error
+from fuse_index.common.files import write_atomically
 from fuse_index.errors import FuseIndexError, OptionError, StorageError
 from fuse_index.words.corpus.reading import Source
-from fuse_index.words.corpus.stored import write_json
 
 logger = logging.getLogger(__name__)
 
 _PLAN = "plan.json"
 _LOCK = "lock"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def make_plan(
@@ -48,13 +48,12 @@ def make_plan(
             with suppress(OSError):
                 stamp = source.path.stat().st_mtime_ns
         corpus[source.name] = {"size": source.size, "modified": stamp}
-    found = {
-        **models,
-        **options,
-        "corpus": corpus,
-        "version": fuse_index.__version__,
-        "work_format": _FORMAT,
-    }
+    return as_plan({**models, **options, "corpus": corpus})
+
+
+def as_plan(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan as it is stored: JSON values, with the versions of package and format."""
+    found = {**given, "version": fuse_index.__version__, "work_format": _FORMAT}
     return json.loads(json.dumps(plain(found)))  # type: ignore[no-any-return]
 
 
@@ -124,11 +123,12 @@ class Work:
         for entry in self.root.iterdir():
             if entry.name != _LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        write_json(path, self._plan)
+        _write_json(path, self._plan)
 
     def _check_ours(self) -> None:
         """Never remove what no build has made."""
-        names = {entry.name for entry in self.root.iterdir()} - {_LOCK, f"{_PLAN}.part"}
+        names = {entry.name for entry in self.root.iterdir()} - {_LOCK}
+        names = {name for name in names if not name.startswith(f".{_PLAN}.")}
         if names and _PLAN not in names:
             raise StorageError(
                 f"{self.root} is not the work of a build, so it is not replaced",
@@ -179,7 +179,7 @@ class Work:
                     remedy="restore it, or leave --resume out to start anew",
                 )
         else:
-            write_json(path, value)
+            _write_json(path, value)
         return value
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -205,6 +205,10 @@ class Work:
             failure.args = (f"{failure}; {text}",)
         else:
             logger.warning("%s", text)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode("ascii"))
 
 
 def _change(name: str, before: Any, now: Any) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,12 @@ from numpy.typing import NDArray
 
 from fuse_index.bundle.layout import INDEX_FOLDER, is_member_name
 from fuse_index.bundle.manifest import FileRecord
-from fuse_index.errors import BundleError
-
-Report = Callable[[int], None]
+from fuse_index.bundle.tensorfile import header_length, parse_header
+from fuse_index.common.progress import Add, ignore
+from fuse_index.errors import BundleError, OptionError
 
 READ_CHUNK = 4 << 20
 _FETCH_AGAIN = "fetch or build the bundle again"
-
-
-def _silent(count: int) -> None:
-    """Report to nobody."""
 
 
 class HashingWriter:
@@ -131,7 +128,7 @@ def read_plain(root: Path, name: str, limit: int) -> bytes:
 
 
 def read_checked(
-    root: Path, name: str, record: FileRecord, report: Report = _silent
+    root: Path, name: str, record: FileRecord, report: Add = ignore
 ) -> NDArray[np.uint8]:
     """Read a whole file and check it before anybody looks inside.
 
@@ -172,7 +169,7 @@ def read_checked(
     return data
 
 
-def check_member(root: Path, name: str, record: FileRecord, report: Report = _silent) -> int:
+def check_member(root: Path, name: str, record: FileRecord, report: Add = ignore) -> int:
     """Check size and checksum of a file that is too large for memory.
 
     Args:
@@ -202,6 +199,58 @@ def check_member(root: Path, name: str, record: FileRecord, report: Report = _si
         os.close(descriptor)
         raise
     return descriptor
+
+
+class CheckedFile:
+    """A safetensors file of a bundle, read piece by piece after its checksum was verified.
+
+    Args:
+        root: the bundle's folder.
+        name: path inside the bundle.
+        record: what the manifest says of it.
+        report: called with the bytes checked since the last call.
+
+    Attributes:
+        where: the file, for messages.
+        entries: the tensors, by name.
+
+    Raises:
+        BundleError: as :func:`read_checked`; or the header is malformed.
+    """
+
+    def __init__(self, root: Path, name: str, record: FileRecord, report: Add = ignore) -> None:
+        self.where = str(root / name)
+        self._descriptor = check_member(root, name, record, report)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        length = header_length(self.read(0, min(8, record.size)), record.size, self.where)
+        self.entries = parse_header(self.read(8, length), record.size, self.where)
+
+    def read(self, start: int, size: int) -> bytearray:
+        """Return bytes from a position on.
+
+        Raises:
+            BundleError: the file was truncated meanwhile, or cannot be read.
+            OptionError: it was closed.
+        """
+        data = bytearray(size)
+        self.fill(start, memoryview(data))
+        return data
+
+    def fill(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer with the bytes from a position on; raises as :meth:`read`."""
+        if not self._close.alive:
+            raise OptionError(f"{self.where} was closed", expected="an open bundle")
+        try:
+            while buffer and (count := os.preadv(self._descriptor, [buffer], start)):
+                start, buffer = start + count, buffer[count:]
+        except OSError as error:
+            raise BundleError(f"{self.where} cannot be read ({error})") from None
+        if buffer:
+            raise BundleError(f"{self.where} was truncated while it was in use")
+
+    def close(self) -> None:
+        """Close the file; reading afterwards is an error."""
+        self._close()
 
 
 def check_no_strangers(root: Path, files: Mapping[str, FileRecord]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,28 @@ TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "b
 _SAFETENSORS = {f"torch.{torch_name}": name for name, torch_name in TORCH_DTYPES.items()}
 _FETCH_AGAIN = "fetch or build the bundle again"
 _ADAPTER_PREFIX = "adapter."
+
+
+class Vectors(Protocol):
+    """Vectors of one model that words pick theirs from: its embedding table, or tensors in a file.
+
+    A torch matrix is one; see also :class:`~fuse_index.bundle.groups.GroupVectors`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(vectors, width)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors that are picked lie."""
+
+    def __getitem__(self, ids: Tensor, /) -> Tensor:
+        """Pick vectors: int64 (...) to (..., width)."""
 
 
 def dtype_name(dtype: torch.dtype, what: str) -> str:

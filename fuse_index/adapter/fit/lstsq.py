@@ -25,6 +25,7 @@ from fuse_index.adapter.fit.solve import (
     solve_spectrum,
 )
 from fuse_index.adapter.fit.stream import Problem
+from fuse_index.common.progress import Add
 from fuse_index.errors import ModelError
 
 # Below this many multiplications float64 is fast enough not to think about float32.
@@ -32,8 +33,7 @@ _SINGLE_WORTHWHILE = 1 << 30
 # A largest eigenvalue above this multiple of the mean: too badly conditioned for float32.
 _SINGLE_ANISOTROPY = 16.0
 
-Tick = Callable[[int], None]
-Summing = Callable[[Problem, torch.dtype, bool, Tick | None], GroupGram]
+Summing = Callable[[Problem, torch.dtype, bool, Add | None], GroupGram]
 """How the sums of a problem of several shards are made: :func:`sum_shards`, or with its result."""
 
 
@@ -81,7 +81,7 @@ def solve_problem(
     ridge: Ridge,
     *,
     single: bool = True,
-    tick: Tick | None = None,
+    add: Add | None = None,
     gram: GroupGram | None = None,
     summing: Summing | None = None,
 ) -> Solution:
@@ -95,7 +95,7 @@ def solve_problem(
         problem: the words; at least one.
         ridge: at least 0, or ``"auto"``: generalized cross-validation.
         single: whether float32 products may be used where the condition number allows it.
-        tick: called with the number of words of each chunk, once for every word.
+        add: called with the number of words of each chunk, once for every word.
         gram: the sums of the problem where they are known already.
         summing: makes the sums of many words; :func:`sum_shards` if not given.
 
@@ -103,16 +103,16 @@ def solve_problem(
         ModelError: an embedding is not finite.
     """
     if gram is None and problem.rows < problem.widths[0]:
-        return _solve_dual(problem, ridge, tick)
+        return _solve_dual(problem, ridge, add)
     if gram is None and single and _single_pays(problem, ridge):
-        gram = _accumulate(problem, torch.float32, ridge, tick, summing)
+        gram = _accumulate(problem, torch.float32, ridge, add, summing)
     if gram is not None and gram.single:
         solved = _solve_systems(problem, gram.systems(torch.float32), ridge)
         if solved is not None:
             return _finish(problem, solved, gram)
         gram = _accumulate(problem, torch.float64, ridge, None, summing)  # words were reported
         return replace(_solve_primal(problem, ridge, gram), rejected_single=True)
-    gram = gram or _accumulate(problem, torch.float64, ridge, tick, summing)
+    gram = gram or _accumulate(problem, torch.float64, ridge, add, summing)
     return _solve_primal(problem, ridge, gram)
 
 
@@ -141,7 +141,7 @@ def _accumulate(
     problem: Problem,
     dtype: torch.dtype,
     ridge: Ridge,
-    tick: Tick | None,
+    add: Add | None,
     summing: Summing | None = None,
 ) -> GroupGram | None:
     """Sum all words; ``None`` where the first chunk shows that float32 will not do."""
@@ -150,18 +150,18 @@ def _accumulate(
     energy = ridge == "auto"
     shards = problem.shards
     if shards is None or problem.rows <= shards.words:
-        return sum_chunks(problem, dtype, energy, tick)
-    return (summing or sum_shards)(problem, dtype, energy, tick)
+        return sum_chunks(problem, dtype, energy, add)
+    return (summing or sum_shards)(problem, dtype, energy, add)
 
 
-def sum_shards(problem: Problem, dtype: torch.dtype, energy: bool, tick: Tick | None) -> GroupGram:
+def sum_shards(problem: Problem, dtype: torch.dtype, energy: bool, add: Add | None) -> GroupGram:
     """Sum shard after shard, and add the sums up in their order."""
     shards = problem.shards
     assert shards is not None
     total = empty_sums(problem, energy)
     for start in range(0, problem.rows, shards.words):
         part = shards.problem(start, min(start + shards.words, problem.rows))
-        total.add_state(sum_chunks(part, dtype, energy, tick).state())
+        total.add_state(sum_chunks(part, dtype, energy, add).state())
     return total
 
 
@@ -172,7 +172,7 @@ def empty_sums(problem: Problem, energy: bool) -> GroupGram:
 
 
 def sum_chunks(
-    problem: Problem, dtype: torch.dtype, energy: bool, tick: Tick | None = None
+    problem: Problem, dtype: torch.dtype, energy: bool, add: Add | None = None
 ) -> GroupGram:
     """Fold all words in, chunk after chunk.
 
@@ -180,7 +180,7 @@ def sum_chunks(
         problem: the words.
         dtype: of the products.
         energy: whether to add up the squares of the targets.
-        tick: called with the number of words of each chunk.
+        add: called with the number of words of each chunk.
     """
     gram = empty_sums(problem, energy)
     prepared = (gram.prepare(*chunk) for chunk in problem.read(dtype))
@@ -188,18 +188,18 @@ def sum_chunks(
     for sums in prepared:
         running.append((sums.source.shape[1], gram.start(sums)))
         if len(running) == 2:  # prepare the next chunk while this one is multiplied
-            _await(running, tick)
+            _await(running, add)
     while running:
-        _await(running, tick)
+        _await(running, add)
     return gram
 
 
-def _await(running: deque[tuple[int, list[Future[None]]]], tick: Tick | None) -> None:
+def _await(running: deque[tuple[int, list[Future[None]]]], add: Add | None) -> None:
     words, tasks = running.popleft()
     for task in tasks:
         task.result()
-    if tick is not None:
-        tick(words)
+    if add is not None:
+        add(words)
 
 
 def _is_anisotropic(source: Tensor) -> bool:
@@ -264,15 +264,15 @@ def _is_noise(energies: Tensor, top: float) -> bool:
     return bool((energies <= RANK_TOLERANCE**2 * top).all())
 
 
-def _solve_dual(problem: Problem, ridge: Ridge, tick: Tick | None) -> Solution:
+def _solve_dual(problem: Problem, ridge: Ridge, add: Add | None) -> Solution:
     """Solve ``(X X^H + penalty) Z = Y`` and return ``X^H Z``: fewer words than the width."""
     k = problem.k
     chunks = [
         (*half_spectrum(source, k), *half_spectrum(target, k))
         for source, target in problem.read(torch.float64)
     ]
-    if tick is not None:
-        tick(problem.rows)
+    if add is not None:
+        add(problem.rows)
     stacked = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
     faces, targets = stacked[: len(stacked) // 2], stacked[len(stacked) // 2 :]
     systems = [

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from fuse_index.errors import OptionError
 
@@ -65,6 +66,20 @@ class FitOptions:
                 f"holdout={self.holdout!r}", expected="a share of the words, 0 <= holdout < 1"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options under the names that a manifest gives them."""
+        return {stored: getattr(self, name) for stored, name in _STORED.items()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> FitOptions:
+        """Return the options that a manifest holds, among others.
+
+        Raises:
+            KeyError: one is missing.
+            OptionError: one is out of range.
+        """
+        return cls(**{name: stored[key] for key, name in _STORED.items()})
+
     def _check_ridge(self) -> None:
         ridge = self.ridge
         if isinstance(ridge, str):
@@ -77,6 +92,17 @@ class FitOptions:
                 expected='a finite number >= 0 or "auto"',
                 remedy="0 is plain least squares",
             )
+
+
+_STORED = {
+    "chunk_words": "chunk_words",
+    "grouping": "grouping",
+    "holdout": "holdout",
+    "max_words_per_group": "max_words",
+    "min_words_per_group": "min_words",
+    "ridge": "ridge",
+    "seed": "seed",
+}
 
 
 def _check_int(name: str, value: object, least: int) -> None:

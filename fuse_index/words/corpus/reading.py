@@ -25,9 +25,6 @@ from fuse_index.words.corpus.remote import (
     urls_of,
 )
 
-Progress = Callable[[int, "int | None"], None]
-"""Called with the bytes read so far and their total, None where the total is not known."""
-
 STDIN = "-"
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 18
@@ -126,6 +123,12 @@ def find_sources(given: Sequence[str | Path]) -> list[Source]:
                 remedy="check the path",
             )
     return found
+
+
+def total_size(sources: Sequence[Source]) -> int | None:
+    """Return the bytes of all sources, ``None`` where one does not say."""
+    sizes = [source.size for source in sources]
+    return None if None in sizes else sum(filter(None, sizes))
 
 
 def _sources_at(path: Path) -> list[Source]:

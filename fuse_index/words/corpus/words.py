@@ -6,26 +6,21 @@ import codecs
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.common.progress import Tick, adding
 from fuse_index.errors import CorpusError, OptionError
-from fuse_index.words.corpus.reading import Progress, Source, find_sources, read_text
+from fuse_index.words.corpus.reading import Source, find_sources, read_text, total_size
+from fuse_index.words.corpus.stored import StoredArray
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "CorpusOptions",
-    "Progress",
-    "WordCounts",
-    "count_words",
-    "read_texts",
-    "read_word_list",
-]
+_HASHED_WORDS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -71,32 +66,35 @@ class WordCounts:
 
     Args:
         words: ``n`` words; none is empty or holds white space.
-        counts: ``(n,)`` int64, at least 1 each.
+        counts: ``(n,)`` int64, at least 1 each. Both may be in files, of which parts are read.
     """
 
-    words: tuple[str, ...]
-    counts: NDArray[np.int64]
+    words: Sequence[str]
+    counts: NDArray[np.int64] | StoredArray
 
     def __len__(self) -> int:
         return len(self.words)
 
     def part(self, start: int, stop: int) -> WordCounts:
-        """The words from ``start`` to ``stop``."""
-        if start == 0 and stop >= len(self):
-            return self
+        """Return the words from ``start`` to ``stop``, in memory."""
         return WordCounts(self.words[start:stop], self.counts[start:stop])
 
     def sha256(self) -> str:
         """The hash, in hex, of words and counts: equal if and only if both are."""
-        digest = hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass"))
-        digest.update(b"\0" + self.counts.astype("<i8").tobytes())
+        digest, starts = hashlib.sha256(), range(0, len(self), _HASHED_WORDS)
+        for start in starts:
+            text = "\n".join(self.words[start : start + _HASHED_WORDS])
+            digest.update(b"\n" * bool(start) + text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+        for start in starts:
+            digest.update(self.counts[start : start + _HASHED_WORDS].astype("<i8").tobytes())
         return digest.hexdigest()
 
 
 def count_words(
     sources: Sequence[str | Path] | Sequence[Source],
     options: CorpusOptions | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> WordCounts:
     """Count the white-space-delimited words of any number of texts.
 
@@ -119,7 +117,7 @@ def count_words(
     given = [item for item in sources if not isinstance(item, Source)]
     found = [item for item in sources if isinstance(item, Source)]
     found += find_sources(given) if given or not found else []
-    report = _reporter(found, progress)
+    report = adding(progress, total_size(found))
     counter: Counter[str] = Counter()
     for source in found:
         for words in _words(read_text(source, options.encoding, report)):
@@ -255,18 +253,3 @@ def _parse_line(line: str, where: str) -> tuple[str, int | None]:
     if not tail.strip().isdecimal() or int(tail) < 1:
         raise CorpusError(f"{where}: the count {tail.strip()[:40]!r}", expected="a positive number")
     return words[0], int(tail)
-
-
-def _reporter(found: Sequence[Source], progress: Progress | None) -> Callable[[int], None]:
-    """Turn "bytes since last time" into the caller's (done, total)."""
-    sizes = [source.size for source in found]
-    total = None if any(size is None for size in sizes) else sum(size or 0 for size in sizes)
-    done = 0
-
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None and count:
-            progress(done, total)
-
-    return report

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fuse_index.adapter.fit._workers import Workers
-from fuse_index.adapter.fit.stream import Chunk, Problem, WordStream
+from fuse_index.adapter.fit.groups import group_words
+from fuse_index.adapter.fit.options import FitOptions
+from fuse_index.adapter.fit.stream import Chunk, Problem
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 
@@ -69,5 +73,18 @@ def relative(value: Tensor, truth: Tensor) -> float:
     return float((value.double() - truth).norm() / truth.norm().clamp_min(1e-300))
 
 
-def stream_of(table: WordTable, source: Tensor, target: Tensor, workers: Workers) -> WordStream:
-    return WordStream(table, source, target, workers=workers, chunk_words=5)
+def numbered_groups(
+    table: WordTable, options: FitOptions, folder: Path | None = None
+) -> list[SimpleNamespace]:
+    """The groups, with the numbers of their words in the table instead of token ids."""
+    numbers = np.arange(len(table))
+    sides = [
+        Ragged(ids.offsets, np.repeat(numbers, ids.lengths)) for ids in (table.source, table.target)
+    ]
+    twin = WordTable(table.words, table.counts, *sides)
+    found = []
+    for group in group_words(twin, options, folder):
+        rows = {name: getattr(group, name).tokens()[0][0] for name in ("train", "held_out")}
+        facts = {name: getattr(group, name) for name in ("name", "k", "q", "shared")}
+        found.append(SimpleNamespace(**facts, **rows))
+    return found

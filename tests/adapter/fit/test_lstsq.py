@@ -150,7 +150,7 @@ def test_float32_products_are_refused_where_they_do_not(workers, condition, offs
     x, y = large(condition, offset)
     seen = []
     problem = make_problem(x, y, workers, chunk=1000)
-    solution = solve_problem(problem, 0.0, tick=seen.append)
+    solution = solve_problem(problem, 0.0, add=seen.append)
     assert solution.method is Method.CHOLESKY
     assert not solution.gram.single
     assert sum(seen) == x.shape[1]  # nothing is reported twice
