@@ -11,6 +11,7 @@ from fuse_index.cli import _console
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
+    from fuse_index.adapter import Grouping
     from fuse_index.build import BuildOptions, BuildResult
 
 MODEL_HELP = "Hub id[@revision], folder, or open_clip:ARCH[/PRETRAINED or file]."
@@ -132,8 +133,8 @@ def build_command(
         },
         table={"max_tokens": max_tokens},
         fit={
-            "grouping": grouping,
-            "ridge": _ridge(ridge),
+            "grouping": parse_grouping(grouping),
+            "ridge": parse_ridge(ridge),
             "min_words": min_group,
             "max_words": max_group,
             "holdout": holdout,
@@ -162,7 +163,7 @@ def build_command(
     if json:
         _console.print_json(as_json(result))
     else:
-        _show(result)
+        show(result)
 
 
 def _options(
@@ -173,17 +174,13 @@ def _options(
     index: tuple[str | None, str],
 ) -> BuildOptions:
     """Turn the flags into options; a flag that was not given keeps the option's own default."""
-    from fuse_index.adapter import FitOptions, Grouping
+    from fuse_index.adapter import FitOptions
     from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions, IndexModel
     from fuse_index.index import IndexOptions, Kind
     from fuse_index.index.options import choose
     from fuse_index.words.corpus.words import CorpusOptions
     from fuse_index.words.table import TableOptions
 
-    names = [item.value for item in Grouping]
-    if fit["grouping"] not in names:
-        raise OptionError(f"--grouping {fit['grouping']}", expected=f"one of {', '.join(names)}")
-    fit["grouping"] = Grouping(fit["grouping"])
     if corpus["min_count"] is None:
         corpus["min_count"] = DEFAULT_MIN_COUNT
     return BuildOptions(
@@ -200,7 +197,26 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _ridge(text: str) -> float | Literal["auto"]:
+def parse_grouping(text: str) -> Grouping:
+    """Read ``--grouping``.
+
+    Raises:
+        OptionError: it is no choice.
+    """
+    from fuse_index.adapter import Grouping
+
+    names = [item.value for item in Grouping]
+    if text not in names:
+        raise OptionError(f"--grouping {text}", expected=f"one of {', '.join(names)}")
+    return Grouping(text)
+
+
+def parse_ridge(text: str) -> float | Literal["auto"]:
+    """Read ``--ridge``.
+
+    Raises:
+        OptionError: it is neither a number nor ``auto``.
+    """
     if text == "auto":
         return "auto"
     try:
@@ -238,7 +254,8 @@ def as_json(result: BuildResult) -> dict[str, Any]:
     }
 
 
-def _show(result: BuildResult) -> None:
+def show(result: BuildResult) -> None:
+    """Write the result of a build or a fit as tables."""
     from fuse_index.bundle.card import index_rows, number, quality_rows
 
     manifest = result.manifest

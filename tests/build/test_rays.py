@@ -15,7 +15,7 @@ import pytest
 from fuse_index.build import BuildOptions, Resources, build_bundle, rays
 from fuse_index.build.rays import RayExecutor
 from fuse_index.cli.main import main
-from fuse_index.errors import CorpusError, MissingDependencyError, OptionError
+from fuse_index.errors import ClusterError, CorpusError, MissingDependencyError, OptionError
 from fuse_index.words.corpus.words import CorpusOptions
 from tests.build.helpers import digest, load_once, make_shards_small
 
