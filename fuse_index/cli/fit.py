@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def fit_command(
     from fuse_index.build.fitting import recorded_options
     from fuse_index.bundle import read_manifest
 
-    given = {
+    given: dict[str, Any] = {
         "grouping": None if grouping is None else parse_grouping(grouping),
         "ridge": None if ridge is None else parse_ridge(ridge),
         "min_words": min_group,
