@@ -11,8 +11,8 @@ from typing import Any
 
 from fuse_index.adapter.fit.store import FitStore
 from fuse_index.build.executors import Executor, LocalExecutor
+from fuse_index.build.forecast.memory import MemoryLimit, indexed_bytes, listed_bytes
 from fuse_index.build.indexing import IndexModel, make_index
-from fuse_index.build.memory import MemoryLimit
 from fuse_index.build.options import BuildOptions, BuildResult, Resources, Stage, fallback_notes
 from fuse_index.build.stages import Stages
 from fuse_index.build.tensors import GroupTensors, fit_contents
@@ -33,9 +33,6 @@ from fuse_index.words.corpus.reading import Source, find_sources
 from fuse_index.words.corpus.words import read_word_list
 from fuse_index.words.stored_table import StoredTable
 from fuse_index.words.table import WordTable
-
-_LISTED_BYTES = 20  # of memory for a byte of a list of words
-_INDEX_WORD_BYTES = 250  # of a word, its count and its tokens as Python objects
 
 
 def build_bundle(
@@ -96,7 +93,7 @@ def build_bundle(
         with timer.stage(Stage.COUNT) as report:
             if word_list is not None:
                 size = sources[0].size or 0
-                stages.limit.require(_LISTED_BYTES * size, "a list of words, read at once")
+                stages.limit.require(listed_bytes(size), "a list of words, read at once")
                 words = read_word_list(word_list, options.corpus)
             else:
                 words = stages.count(sources, options.corpus, report)
@@ -213,7 +210,7 @@ def _index(
         if side in settings.model.sides
     }
     width = sum(model.table.shape[1] for model in chosen.values())
-    limit.require(len(table) * (width * 4 + _INDEX_WORD_BYTES), Stage.INDEX.value)
+    limit.require(indexed_bytes(len(table), width), Stage.INDEX.value)
     return make_index(
         table.load() if isinstance(table, StoredTable) else table,
         chosen,

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fuse_index.build.executors import Executor
-from fuse_index.build.memory import MemoryLimit, return_large_blocks
+from fuse_index.build.forecast.memory import MemoryLimit, return_large_blocks
 from fuse_index.build.work import Work
 from fuse_index.common.files import write_atomically
 from fuse_index.common.progress import Add, Tick, adding

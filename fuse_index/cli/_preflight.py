@@ -34,7 +34,7 @@ def examine_pair(
 ) -> dict[str, Any]:
     """Gather everything that ``--json`` prints of a pair."""
     from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions
-    from fuse_index.build.preflight import preflight
+    from fuse_index.build.forecast.preflight import preflight
     from fuse_index.words.corpus.words import CorpusOptions
     from fuse_index.words.table import TableOptions
 

@@ -120,7 +120,7 @@ def build_command(
     and whoever did the work. Corpus and words may be larger than the memory.
     """
     from fuse_index.build import Resources, build_bundle
-    from fuse_index.build.memory import parse_bytes
+    from fuse_index.build.forecast.memory import parse_bytes
 
     if min_count is None:
         min_count = 1 if words is not None else None

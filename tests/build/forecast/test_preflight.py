@@ -12,10 +12,10 @@ import pytest
 
 from fuse_index.adapter.fit.options import FitOptions, Grouping
 from fuse_index.build import BuildOptions, build_bundle
-from fuse_index.build import preflight as preflight_module
-from fuse_index.build.footprint import footprint, weighted_sizes
-from fuse_index.build.forecast import MEMORY_FACTOR
-from fuse_index.build.preflight import EXAMPLES, preflight
+from fuse_index.build.forecast import preflight as preflight_module
+from fuse_index.build.forecast.preflight import EXAMPLES, preflight
+from fuse_index.build.forecast.report import MEMORY_FACTOR
+from fuse_index.build.forecast.size import footprint, weighted_sizes
 from fuse_index.demo import DemoModel, model_name, write_corpus
 from fuse_index.errors import CorpusError, ModelError, VocabularyError
 from fuse_index.words.corpus.words import CorpusOptions

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fuse_index.build.memory import MemoryLimit, parse_bytes, resident_bytes
+from fuse_index.build.forecast.memory import MemoryLimit, parse_bytes, resident_bytes
 from fuse_index.cli.main import main
 from fuse_index.errors import OptionError
 from fuse_index.words.corpus.counting import DEFAULT_MEMORY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.common.progress import Tick
 from fuse_index.errors import CorpusError, VocabularyError
 from fuse_index.words.corpus.reading import Source, read_text
 from fuse_index.words.corpus.shards import split_sources
@@ -25,8 +26,6 @@ SAMPLE_WORDS = 50_000
 
 _PIECES = 64  # places of a large corpus that are read
 _LEAST_PIECE = 1 << 20
-
-Progress = Callable[[int, "int | None"], None]
 
 
 class Origin(str, Enum):
@@ -69,7 +68,7 @@ class WordSample:
 
 
 def sample_corpus(
-    sources: Sequence[Source], options: CorpusOptions, progress: Progress, seed: int = 0
+    sources: Sequence[Source], options: CorpusOptions, progress: Tick, seed: int = 0
 ) -> WordSample:
     """Count a corpus, or pieces of a large one from all over it.
 
@@ -106,7 +105,7 @@ def sample_corpus(
 
 
 def _sample_large(
-    sources: Sequence[Source], size: int, options: CorpusOptions, progress: Progress, seed: int
+    sources: Sequence[Source], size: int, options: CorpusOptions, progress: Tick, seed: int
 ) -> WordSample:
     start = time.perf_counter()
     counter: Counter[str] = Counter()

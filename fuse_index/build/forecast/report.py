@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fuse_index.build.footprint import Footprint
-from fuse_index.build.sampling import WordSample
+from fuse_index.build.forecast.sampling import WordSample
+from fuse_index.build.forecast.size import Footprint
 from fuse_index.models.embeddings import Embeddings
 from fuse_index.ops import native_status
 

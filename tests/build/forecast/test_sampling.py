@@ -7,8 +7,13 @@ import gzip
 import numpy as np
 import pytest
 
-from fuse_index.build import sampling
-from fuse_index.build.sampling import Origin, sample_corpus, sample_list, sample_vocabularies
+from fuse_index.build.forecast import sampling
+from fuse_index.build.forecast.sampling import (
+    Origin,
+    sample_corpus,
+    sample_list,
+    sample_vocabularies,
+)
 from fuse_index.demo import DemoModel, model_name
 from fuse_index.errors import CorpusError
 from fuse_index.models.embeddings import load_embeddings
