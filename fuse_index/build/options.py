@@ -10,7 +10,7 @@ from typing import Any
 from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.build.indexing import IndexModel
 from fuse_index.bundle import Manifest
-from fuse_index.errors import OptionError
+from fuse_index.common.options import Count, options
 from fuse_index.index import IndexOptions
 from fuse_index.words.corpus.words import CorpusOptions
 from fuse_index.words.table import TableOptions
@@ -78,7 +78,7 @@ class BuildOptions:
         }
 
 
-@dataclass(frozen=True)
+@options()
 class Resources:
     """With what, and from where, a build is done; nothing here changes the bundle.
 
@@ -95,14 +95,10 @@ class Resources:
         OptionError: ``max_memory`` is below 1.
     """
 
-    max_memory: int | None = None
+    max_memory: Count | None = None
     work_dir: Path | None = None
     resume: bool = False
     ray: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_memory is not None and self.max_memory < 1:
-            raise OptionError(f"max_memory={self.max_memory}", expected="at least 1 byte, or None")
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fuse_index.adapter.fit.store import FitStore
 from fuse_index.build.executors import Executor, LocalExecutor
 from fuse_index.build.forecast.memory import MemoryLimit, indexed_bytes, listed_bytes
-from fuse_index.build.indexing import IndexModel, make_index
+from fuse_index.build.indexing import make_index
 from fuse_index.build.options import BuildOptions, BuildResult, Resources, Stage, fallback_notes
 from fuse_index.build.stages import Stages
 from fuse_index.build.tensors import GroupTensors, fit_contents
@@ -21,15 +21,14 @@ from fuse_index.build.work import Work, make_plan
 from fuse_index.bundle import (
     BundleContents,
     Manifest,
-    ModelIdentity,
     check_output,
     write_bundle,
 )
 from fuse_index.common.progress import Progress, Tick
 from fuse_index.errors import CorpusError, OptionError
-from fuse_index.index import IndexOptions, WordIndex, save_index
+from fuse_index.index import save_index
 from fuse_index.models.embeddings import Embeddings, load_embeddings
-from fuse_index.words.corpus.reading import Source, find_sources
+from fuse_index.words.corpus.reading import TextSource, find_sources
 from fuse_index.words.corpus.words import read_word_list
 from fuse_index.words.stored_table import StoredTable
 from fuse_index.words.table import WordTable
@@ -114,10 +113,14 @@ def build_bundle(
             contents = _fit(stages, known, models, options, report)
         if options.index is not None:
             with timer.stage(Stage.INDEX) as report:
-                settings = IndexSettings(options.index, options.index_model, local_files_only)
-                built = _index(stages.limit, table, models, settings, report)
-                folder = work.folder("index", empty=True)
-                contents = _with_index(contents, built, options.index_model.value, folder)
+                contents = _add_index(
+                    stages,
+                    contents,
+                    models,
+                    options,
+                    local_files_only=local_files_only,
+                    report=report,
+                )
         with timer.stage(Stage.WRITE) as report:
             manifest = write_bundle(output, contents, overwrite, report)
     return BuildResult(output, manifest, len(words), timer.seconds, _notes(models, manifest))
@@ -125,7 +128,7 @@ def build_bundle(
 
 def _sources(
     corpus: Sequence[str | Path], word_list: str | Path | None, *, resume: bool
-) -> list[Source]:
+) -> list[TextSource]:
     if word_list is not None and corpus:
         raise CorpusError("both a corpus and a word list", expected="one of the two")
     if word_list is None and not corpus:
@@ -174,7 +177,7 @@ def _fit(
     """Make the group tensors of the words and the adapters, and put them together."""
     table, source, target = known["table"], models[0].table, models[1].table
     tensors = GroupTensors(table, source, target)
-    if _same(models[0].identity, models[1].identity):
+    if not models[0].identity.differences(models[1].identity):
         contents = BundleContents(**known, adapters={}, identity=True)
     else:
         store = None
@@ -187,51 +190,33 @@ def _fit(
     return contents
 
 
-@dataclass(frozen=True)
-class IndexSettings:
-    """The word index that a build makes."""
-
-    options: IndexOptions
-    model: IndexModel
-    local_files_only: bool
-
-
-def _index(
-    limit: MemoryLimit,
-    table: WordTable | StoredTable,
+def _add_index(
+    stages: Stages,
+    contents: BundleContents,
     models: tuple[Embeddings, Embeddings],
-    settings: IndexSettings,
+    options: BuildOptions,
+    *,
+    local_files_only: bool,
     report: Tick,
-) -> WordIndex:
-    """Build a word index, which holds all words in memory."""
-    chosen = {
-        side: model
-        for side, model in zip(("source", "target"), models, strict=True)
-        if side in settings.model.sides
-    }
+) -> BundleContents:
+    """Build a word index, which holds all words in memory, and put it into the contents."""
+    assert options.index is not None
+    table, name = contents.table, options.index_model.value
+    sides = dict(zip(("source", "target"), models, strict=True))
+    chosen = {side: sides[side] for side in options.index_model.sides}
     width = sum(model.table.shape[1] for model in chosen.values())
-    limit.require(indexed_bytes(len(table), width), Stage.INDEX.value)
-    return make_index(
-        table.load() if isinstance(table, StoredTable) else table,
+    stages.limit.require(indexed_bytes(len(table), width), Stage.INDEX.value)
+    index = make_index(
+        WordTable.concatenate(list(table.blocks())),
         chosen,
-        settings.options,
-        local_files_only=settings.local_files_only,
+        options.index,
+        local_files_only=local_files_only,
         progress=report,
     )
-
-
-def _with_index(
-    contents: BundleContents, index: WordIndex, name: str, folder: Path
-) -> BundleContents:
-    """Put an index's files where the writer finds them, and what it is into the manifest."""
+    folder = stages.work.folder("index", empty=True)
     save_index(index, folder, name)
     files = {path.name: path for path in sorted(folder.iterdir())}
     return replace(contents, index_files=files, indexes={name: index.report})
-
-
-def _same(source: ModelIdentity, target: ModelIdentity) -> bool:
-    """Whether both are one model, so that the adapter is the identity, exactly."""
-    return not source.differences(target)
 
 
 def _notes(models: Sequence[Embeddings], manifest: Manifest) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from fuse_index.adapter.fit._workers import Workers
 from fuse_index.adapter.fit.lstsq import sum_chunks
 from fuse_index.adapter.fit.rows import Ids, WordRows
 from fuse_index.adapter.fit.store import Range, State, SumRanges
-from fuse_index.adapter.fit.stream import Problem, WordStream
+from fuse_index.adapter.fit.stream import LeastSquares, WordStream
 from fuse_index.build.executors import Job
 from fuse_index.common.progress import Add, ignore
 from fuse_index.errors import ClusterError, FuseIndexError, MissingDependencyError, OptionError
@@ -109,7 +109,7 @@ class RayExecutor:
         remote = self._remote(sum_task)
 
         def sums(
-            problem: Problem, dtype: torch.dtype, energy: bool, ranges: list[Range]
+            problem: LeastSquares, dtype: torch.dtype, energy: bool, ranges: list[Range]
         ) -> Iterator[State]:
             with _failures():
                 parts = problem.shards

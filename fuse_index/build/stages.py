@@ -25,7 +25,7 @@ from fuse_index.words.corpus.counting import (
     merge_counts,
     open_words,
 )
-from fuse_index.words.corpus.reading import Source, total_size
+from fuse_index.words.corpus.reading import TextSource, total_size
 from fuse_index.words.corpus.shards import split_sources
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words
 from fuse_index.words.stored_table import StoredTable, pack_part, read_left_out
@@ -55,7 +55,9 @@ class Stages:
     limit: MemoryLimit
     executor: Executor
 
-    def count(self, sources: Sequence[Source], options: CorpusOptions, report: Tick) -> WordCounts:
+    def count(
+        self, sources: Sequence[TextSource], options: CorpusOptions, report: Tick
+    ) -> WordCounts:
         """Count the words of a corpus: in memory if it is small, else shard by shard in files.
 
         Raises:
@@ -85,7 +87,7 @@ class Stages:
         return words
 
     def _count_shards(
-        self, shards: list[Source], paths: list[Path], encoding: str, engine: Engine, add: Add
+        self, shards: list[TextSource], paths: list[Path], encoding: str, engine: Engine, add: Add
     ) -> None:
         if not self.executor.is_local:
             for shard in shards:
@@ -161,7 +163,7 @@ class Stages:
         return table, finish_table(total, len(table), left_out)
 
 
-def count_task(shared: tuple[str, Engine, Path | None], shard: Source, add: Add) -> bytes:
+def count_task(shared: tuple[str, Engine, Path | None], shard: TextSource, add: Add) -> bytes:
     """Return the file of counts of one shard; see :func:`~.counting.count_shard`.
 
     Args:

@@ -22,7 +22,7 @@ from fuse_index.bundle.jsontext import plain
 from fuse_index.bundle.staging import storage_error
 from fuse_index.common.files import write_atomically
 from fuse_index.errors import FuseIndexError, OptionError, StorageError
-from fuse_index.words.corpus.reading import Source
+from fuse_index.words.corpus.reading import TextSource
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _FORMAT = 2
 
 
 def make_plan(
-    models: Mapping[str, str], options: Mapping[str, Any], sources: Sequence[Source]
+    models: Mapping[str, str], options: Mapping[str, Any], sources: Sequence[TextSource]
 ) -> dict[str, Any]:
     """Describe a build: everything that its result depends on.
 

@@ -74,18 +74,6 @@ class Bundle:
         """The third-order group tensors, read from the disk when asked for."""
         return self._read(self._groups, Part.GROUPS)
 
-    def index_file(self, name: str) -> Path:
-        """Return the path of a file under ``index/`` after checking size and checksum.
-
-        Raises:
-            BundleError: the bundle has no such file, or it is damaged.
-        """
-        member = f"{INDEX_FOLDER}/{name}"
-        if member not in self.manifest.files:
-            raise BundleError(f"{self.path} has no {member}", remedy="build the index again")
-        os.close(check_member(self.path, member, self.manifest.files[member]))
-        return self.path / member
-
     def index_bytes(self, name: str) -> NDArray[np.uint8]:
         """Read a file under ``index/`` and check it: what was checked is what is returned.
 

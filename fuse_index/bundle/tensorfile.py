@@ -149,6 +149,12 @@ def header_length(prefix: Buffer, size: int, where: str) -> int:
     return int(length)
 
 
+def parse_file(data: NDArray[np.uint8], where: str) -> dict[str, TensorEntry]:
+    """Parse the header of a whole file in memory; see :func:`parse_header`."""
+    length = header_length(data[:8].tobytes(), data.size, where)
+    return parse_header(data[8 : 8 + length].tobytes(), data.size, where)
+
+
 def parse_header(text: Buffer, size: int, where: str) -> dict[str, TensorEntry]:
     """Parse a header strictly.
 

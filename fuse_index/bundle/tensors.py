@@ -17,8 +17,7 @@ from fuse_index.bundle.tensorfile import (
     TensorSpec,
     all_finite,
     as_array,
-    header_length,
-    parse_header,
+    parse_file,
 )
 from fuse_index.errors import BundleError, ShapeError
 
@@ -131,8 +130,7 @@ def adapter_entries(
     data: NDArray[np.uint8], manifest: Manifest, where: str
 ) -> list[tuple[str, TensorEntry]]:
     """Check ``adapter.safetensors`` as :func:`parse_adapter` does, without making torch tensors."""
-    length = header_length(data[:8].tobytes(), data.size, where)
-    entries = parse_header(data[8 : 8 + length].tobytes(), data.size, where)
+    entries = parse_file(data, where)
     names = {_ADAPTER_PREFIX + name for name in manifest.group_names}
     if set(entries) != names:
         raise BundleError(

@@ -18,8 +18,7 @@ from fuse_index.bundle.tensorfile import (
     TensorSource,
     TensorSpec,
     as_array,
-    header_length,
-    parse_header,
+    parse_file,
 )
 from fuse_index.common.progress import Add, ignore
 from fuse_index.errors import BundleError, FuseIndexError, OptionError
@@ -161,8 +160,7 @@ def parse_words(
     Raises:
         BundleError: a column is missing, unknown, or does not fit the others or the manifest.
     """
-    length = header_length(data[:8].tobytes(), data.size, where)
-    entries = parse_header(data[8 : 8 + length].tobytes(), data.size, where)
+    entries = parse_file(data, where)
     _check_entries(entries, manifest, where)
     columns = {
         name: as_array(entry.spec, data[entry.start : entry.stop])

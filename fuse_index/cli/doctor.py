@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -161,49 +162,38 @@ def _run_probe(report: dict[str, Any], bar: _console.ProgressBar) -> Iterator[st
     except OSError as error:
         yield f"{sys.executable} cannot be started: {error}"
         return
-    importing = "the first module"
-    with process, _Deadline(process) as deadline:
-        assert process.stdout is not None
-        for line in process.stdout:
-            finding = _parse(line)
-            if "importing" in finding:
-                importing = finding["importing"]
-                bar(f"importing {importing}", len(report["imports"]), len(MODULES))
-            elif "import" in finding:
-                report["imports"][finding["import"]] = finding.get("seconds", finding.get("error"))
-            else:
-                report.update(
-                    {key: finding[key] for key in ("native", "devices") if key in finding}
-                )
-    if deadline.passed:
+    importing, passed = "the first module", threading.Event()
+
+    def kill() -> None:
+        passed.set()
+        process.kill()
+
+    deadline = threading.Timer(_TIMEOUT, kill)
+    deadline.daemon = True
+    deadline.start()
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                finding = _parse(line)
+                if "importing" in finding:
+                    importing = finding["importing"]
+                    bar(f"importing {importing}", len(report["imports"]), len(MODULES))
+                elif "import" in finding:
+                    seconds = finding.get("seconds", finding.get("error"))
+                    report["imports"][finding["import"]] = seconds
+                else:
+                    known = [key for key in ("native", "devices") if key in finding]
+                    report.update({key: finding[key] for key in known})
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            deadline.cancel()
+    if passed.is_set():
         yield f"importing {importing} took more than {_TIMEOUT:.0f} seconds; reinstall it"
     elif process.returncode != 0:
         yield f"importing {importing} ended the process (code {process.returncode}); reinstall it"
-
-
-class _Deadline:
-    """Kills a process that takes too long."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        import threading
-
-        self.passed = False
-        self._process = process
-        self._timer = threading.Timer(_TIMEOUT, self._kill)
-        self._timer.daemon = True
-
-    def __enter__(self) -> _Deadline:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        if self._process.poll() is None and sys.exc_info()[0] is not None:
-            self._process.kill()
-
-    def _kill(self) -> None:
-        self.passed = True
-        self._process.kill()
 
 
 def _parse(line: str) -> dict[str, Any]:

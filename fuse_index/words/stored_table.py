@@ -50,10 +50,6 @@ class StoredTable:
     def __len__(self) -> int:
         return sum(self.sizes().values())
 
-    def load(self) -> WordTable:
-        """Read all of it into memory."""
-        return WordTable.concatenate(list(self.blocks()))
-
 
 def pack_part(table: WordTable, left_out: Mapping[str, int]) -> bytes:
     """Return a part of a table, and how many words were left out by reason, as a file."""

@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.common.progress import Tick, adding
-from fuse_index.errors import OptionError, ShapeError, VocabularyError
+from fuse_index.common.options import Count, options
+from fuse_index.common.progress import Add, Tick, adding
+from fuse_index.errors import ShapeError, VocabularyError
 from fuse_index.words.corpus.words import WordCounts
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.tokenizers.compositionality import Flags, keeps_law
@@ -25,7 +26,7 @@ SHARD_WORDS = 1 << 18
 a word's random company is drawn among the words of its shard."""
 
 
-@dataclass(frozen=True)
+@options()
 class TableOptions:
     """Which words enter a table.
 
@@ -36,11 +37,7 @@ class TableOptions:
         OptionError: if ``max_tokens`` is below 1.
     """
 
-    max_tokens: int = 4
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise OptionError(f"max_tokens={self.max_tokens}", expected="at least 1")
+    max_tokens: Count = 4
 
 
 class Blocks(Protocol):
@@ -184,7 +181,7 @@ def tabulate(
     source: WordTokenizer,
     target: WordTokenizer,
     options: TableOptions,
-    report: Callable[[int], None],
+    report: Add,
     *,
     tell: Callable[[str, list[str]], None] | None = None,
 ) -> tuple[WordTable, Counter[str]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fuse_index.adapter.fit._workers import Workers
 from fuse_index.adapter.fit.gram import GroupGram
 from fuse_index.adapter.fit.groups import FALLBACK, WordGroup, group_words
-from fuse_index.adapter.fit.lstsq import Method, Solution, solve_problem
+from fuse_index.adapter.fit.lstsq import Solution, Solver, solve_problem
 from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.adapter.fit.quality import QualityReport, report
 from fuse_index.adapter.fit.rows import WordRows
@@ -44,7 +44,7 @@ class Fit:
     fallbacks: dict[str, str]
     quality: QualityReport
     ridges: dict[str, float]
-    methods: dict[str, Method]
+    methods: dict[str, Solver]
     options: FitOptions
 
 
@@ -120,7 +120,7 @@ class _Fitter:
         self.adapters: dict[str, Tensor] = {}
         self.fallbacks: dict[str, str] = {}
         self.ridges: dict[str, float] = {}
-        self.methods: dict[str, Method] = {}
+        self.methods: dict[str, Solver] = {}
         self._stream = stream
         self._options = options
         self._add = add
@@ -172,7 +172,7 @@ class _Fitter:
             assert saved.ridge is not None
             self.adapters[group.name] = torch.from_numpy(saved.adapter).to(self._stream.device)
             self.ridges[group.name] = saved.ridge
-            self.methods[group.name] = Method(saved.method)
+            self.methods[group.name] = Solver(saved.method)
         self._single = saved.single
         if saved.common is not None:  # only the last group's sums are kept: they hold all before
             self._common = self._empty()

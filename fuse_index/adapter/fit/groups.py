@@ -69,7 +69,9 @@ def group_words(
     most = most_source_tokens(table, options)
     with ExitStack() as stack:
         writers = {
-            label: tuple(_Writer(_path(folder, label, kind), stack) for kind in ("train", "held"))
+            label: tuple(
+                _RowWriter(_path(folder, label, kind), stack) for kind in ("train", "held")
+            )
             for label in sorted(most)
         }
         for label, block, *both in split_words(table, options):
@@ -115,7 +117,7 @@ def split_words(
             yield label, block, train, rows[held_out[rows]]
 
 
-class _Writer:
+class _RowWriter:
     """Collects rows of ids in memory, or in a file."""
 
     def __init__(self, path: Path | None, stack: ExitStack) -> None:

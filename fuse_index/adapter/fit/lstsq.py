@@ -24,7 +24,7 @@ from fuse_index.adapter.fit.solve import (
     solve_cholesky,
     solve_spectrum,
 )
-from fuse_index.adapter.fit.stream import Problem
+from fuse_index.adapter.fit.stream import LeastSquares
 from fuse_index.common.progress import Add
 from fuse_index.errors import ModelError
 
@@ -33,11 +33,11 @@ _SINGLE_WORTHWHILE = 1 << 30
 # A largest eigenvalue above this multiple of the mean: too badly conditioned for float32.
 _SINGLE_ANISOTROPY = 16.0
 
-Summing = Callable[[Problem, torch.dtype, bool, Add | None], GroupGram]
+Summing = Callable[[LeastSquares, torch.dtype, bool, Add | None], GroupGram]
 """How the sums of a problem of several shards are made: :func:`sum_shards`, or with its result."""
 
 
-class Method(str, Enum):
+class Solver(str, Enum):
     """How a solution was found."""
 
     SINGLE = "cholesky, float32 products"
@@ -60,7 +60,7 @@ class Solution:
 
     faces: Tensor
     ridge: float
-    method: Method
+    method: Solver
     gram: GroupGram | None = None
     rejected_single: bool = False
 
@@ -71,13 +71,13 @@ class _Solved:
 
     faces: list[Tensor]
     ridge: float
-    method: Method
+    method: Solver
     dropped: list[Tensor]
     top: float = 0.0
 
 
 def solve_problem(
-    problem: Problem,
+    problem: LeastSquares,
     ridge: Ridge,
     *,
     single: bool = True,
@@ -116,7 +116,7 @@ def solve_problem(
     return _solve_primal(problem, ridge, gram)
 
 
-def _solve_primal(problem: Problem, ridge: Ridge, gram: GroupGram | None) -> Solution:
+def _solve_primal(problem: LeastSquares, ridge: Ridge, gram: GroupGram | None) -> Solution:
     """Solve from sums of float64 products."""
     assert gram is not None
     energy = problem.k * gram.target_energy
@@ -127,7 +127,7 @@ def _solve_primal(problem: Problem, ridge: Ridge, gram: GroupGram | None) -> Sol
     return _finish(problem, solved, gram)
 
 
-def _single_pays(problem: Problem, ridge: Ridge) -> bool:
+def _single_pays(problem: LeastSquares, ridge: Ridge) -> bool:
     width = problem.widths[0]
     return (
         ridge != "auto"
@@ -138,7 +138,7 @@ def _single_pays(problem: Problem, ridge: Ridge) -> bool:
 
 
 def _accumulate(
-    problem: Problem,
+    problem: LeastSquares,
     dtype: torch.dtype,
     ridge: Ridge,
     add: Add | None,
@@ -154,7 +154,9 @@ def _accumulate(
     return (summing or sum_shards)(problem, dtype, energy, add)
 
 
-def sum_shards(problem: Problem, dtype: torch.dtype, energy: bool, add: Add | None) -> GroupGram:
+def sum_shards(
+    problem: LeastSquares, dtype: torch.dtype, energy: bool, add: Add | None
+) -> GroupGram:
     """Sum shard after shard, and add the sums up in their order."""
     shards = problem.shards
     assert shards is not None
@@ -165,14 +167,14 @@ def sum_shards(problem: Problem, dtype: torch.dtype, energy: bool, add: Add | No
     return total
 
 
-def empty_sums(problem: Problem, energy: bool) -> GroupGram:
+def empty_sums(problem: LeastSquares, energy: bool) -> GroupGram:
     """Return the sums of no word yet."""
     widths, workers, device = problem.widths, problem.workers, problem.device
     return GroupGram(problem.k, *widths, workers=workers, device=device, energy=energy)
 
 
 def sum_chunks(
-    problem: Problem, dtype: torch.dtype, energy: bool, add: Add | None = None
+    problem: LeastSquares, dtype: torch.dtype, energy: bool, add: Add | None = None
 ) -> GroupGram:
     """Fold all words in, chunk after chunk.
 
@@ -212,7 +214,7 @@ def _is_anisotropic(source: Tensor) -> bool:
 
 
 def _solve_systems(
-    problem: Problem,
+    problem: LeastSquares,
     systems: list[FaceSystem],
     ridge: Ridge,
     energy: float | None = None,
@@ -233,7 +235,7 @@ def _solve_systems(
         faces = solve_cholesky(systems, ridge * unit, problem.workers)
         single = systems[0].gram.real.dtype is torch.float32
         if faces is not None:
-            method = Method.SINGLE if single else Method.CHOLESKY
+            method = Solver.SINGLE if single else Solver.CHOLESKY
             return _Solved(faces, ridge, method, [])
         if single:
             return None
@@ -242,15 +244,15 @@ def _solve_systems(
         residuals = Residuals(problem.k * problem.samples, energy)
         ridge = cross_validated_ridge(spectrum, residuals, unit) if unit > 0 else 0.0
     faces, dropped = solve_spectrum(spectrum, ridge * unit)
-    return _Solved(faces, ridge, Method.EIGENVALUES, dropped, spectrum.top)
+    return _Solved(faces, ridge, Solver.EIGENVALUES, dropped, spectrum.top)
 
 
-def _finish(problem: Problem, solved: _Solved, gram: GroupGram | None) -> Solution:
+def _finish(problem: LeastSquares, solved: _Solved, gram: GroupGram | None) -> Solution:
     faces = from_half_spectrum(solved.faces, problem.k)
     return Solution(faces, solved.ridge, solved.method, gram)
 
 
-def _vanishes(problem: Problem, solved: _Solved) -> bool:
+def _vanishes(problem: LeastSquares, solved: _Solved) -> bool:
     """Whether the words have nothing in the directions that the primal solution left out."""
     energies = [b.new_zeros(b.shape[1], dtype=torch.float64) for b in solved.dropped]
     for source, _ in problem.read(torch.float64):
@@ -264,7 +266,7 @@ def _is_noise(energies: Tensor, top: float) -> bool:
     return bool((energies <= RANK_TOLERANCE**2 * top).all())
 
 
-def _solve_dual(problem: Problem, ridge: Ridge, add: Add | None) -> Solution:
+def _solve_dual(problem: LeastSquares, ridge: Ridge, add: Add | None) -> Solution:
     """Solve ``(X X^H + penalty) Z = Y`` and return ``X^H Z``: fewer words than the width."""
     k = problem.k
     chunks = [
@@ -290,7 +292,7 @@ def _solve_dual(problem: Problem, ridge: Ridge, add: Add | None) -> Solution:
     return _finish(problem, replace(solved, faces=primal), None)
 
 
-def _solve_orthogonal(problem: Problem, ridge: float, gram: GroupGram | None) -> Solution:
+def _solve_orthogonal(problem: LeastSquares, ridge: float, gram: GroupGram | None) -> Solution:
     """Solve from triangular factors of the words, whose condition number is not squared."""
     k, width = problem.k, problem.widths[0]
     factors: list[tuple[Tensor, Tensor]] = []
@@ -309,7 +311,7 @@ def _solve_orthogonal(problem: Problem, ridge: float, gram: GroupGram | None) ->
     for (u, values, vh), (_, right) in zip(parts, factors, strict=True):
         filtered = torch.where(values > cut, values / (values.square() + penalty), 0)
         faces.append(vh.mH @ (filtered[:, None] * (u.mH @ right)))
-    return _finish(problem, _Solved(faces, ridge, Method.ORTHOGONAL, []), gram)
+    return _finish(problem, _Solved(faces, ridge, Solver.ORTHOGONAL, []), gram)
 
 
 def _triangular(rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from fuse_index.adapter.fit.gram import GroupGram
 from fuse_index.adapter.fit.lstsq import Summing, empty_sums, sum_chunks
-from fuse_index.adapter.fit.stream import Problem
+from fuse_index.adapter.fit.stream import LeastSquares
 from fuse_index.common.files import write_atomically
 from fuse_index.common.progress import Add
 
 State = dict[str, NDArray[Any]]
 Range = tuple[int, int]
-SumRanges = Callable[[Problem, torch.dtype, bool, list[Range]], Iterator[State]]
+SumRanges = Callable[[LeastSquares, torch.dtype, bool, list[Range]], Iterator[State]]
 """Sums ranges of a problem's words, and yields the sums in the order of the ranges."""
 
 
@@ -47,7 +47,7 @@ class FoundGroup:
 
 
 def sum_ranges(
-    problem: Problem, dtype: torch.dtype, energy: bool, ranges: list[Range]
+    problem: LeastSquares, dtype: torch.dtype, energy: bool, ranges: list[Range]
 ) -> Iterator[State]:
     """Sum ranges of words in this process, one after the other."""
     assert problem.shards is not None
@@ -108,7 +108,7 @@ class FitStore:
         """Return a function that sums a group of several shards, and keeps the sums so far."""
 
         def summing(
-            problem: Problem,
+            problem: LeastSquares,
             dtype: torch.dtype,
             energy: bool,
             add: Add | None,

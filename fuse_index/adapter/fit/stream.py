@@ -28,7 +28,7 @@ not on where, or in how many sittings, the shards were summed."""
 
 
 @dataclass(frozen=True)
-class Problem:
+class LeastSquares:
     """Minimize ``||X * G - Y||`` over adapters ``G``, for words that are read in chunks.
 
     Attributes:
@@ -69,7 +69,7 @@ class Shards:
     words: int
     chunk: int
     shared: bool
-    problem: Callable[[int, int], Problem]
+    problem: Callable[[int, int], LeastSquares]
     tokens: Callable[[int, int], tuple[Ids, Ids]]
 
 
@@ -158,7 +158,7 @@ class WordStream:
     def _target_sum(self, rows: WordRows) -> Tensor:
         return _embed(rows.tokens()[1], self._tables[1], torch.float64, Buffer()).sum(1)
 
-    def problem(self, rows: WordRows, k: int) -> Problem:
+    def problem(self, rows: WordRows, k: int) -> LeastSquares:
         """The problem of one word group: words of at most ``k`` tokens on either side."""
         count = len(rows)
 
@@ -166,9 +166,9 @@ class WordStream:
             return self.read(rows, dtype)
 
         shards = self._shards(rows, shared=False, problem=lambda part: self.problem(part, k))
-        return Problem(k, count, count, self.widths, self.device, self.workers, read, shards)
+        return LeastSquares(k, count, count, self.widths, self.device, self.workers, read, shards)
 
-    def shared_problem(self, rows: WordRows, q: int) -> Problem:
+    def shared_problem(self, rows: WordRows, q: int) -> LeastSquares:
         """The problem of words of one source and ``q`` target tokens.
 
         All faces of the source are equal, so it is one matrix problem with the target tokens side
@@ -181,9 +181,9 @@ class WordStream:
 
         count, widths = len(rows), (self.widths[0], q * self.widths[1])
         shards = self._shards(rows, shared=True, problem=lambda part: self.shared_problem(part, q))
-        return Problem(1, count, count, widths, self.device, self.workers, read, shards)
+        return LeastSquares(1, count, count, widths, self.device, self.workers, read, shards)
 
-    def summed_problem(self, rows: WordRows) -> Problem:
+    def summed_problem(self, rows: WordRows) -> LeastSquares:
         """The problem of the fallback: one matrix from the sum of a word's source tokens to each.
 
         ``sum_w sum_{t < q} ||u_w F - y_wt||^2`` differs by a constant from the problem with the
@@ -196,12 +196,12 @@ class WordStream:
                 scale = torch.from_numpy(scales).to(source)[:, None]
                 yield (source.sum(0) * scale)[None], (target.sum(0) / scale)[None]
 
-        return Problem(
+        return LeastSquares(
             1, len(rows), rows.target_tokens, self.widths, self.device, self.workers, read
         )
 
     def _shards(
-        self, rows: WordRows, *, shared: bool, problem: Callable[[WordRows], Problem]
+        self, rows: WordRows, *, shared: bool, problem: Callable[[WordRows], LeastSquares]
     ) -> Shards:
         return Shards(
             max(1, SHARD_WORDS // self._size) * self._size,

@@ -46,7 +46,7 @@ _WORD_BYTES = 9.0  # UTF-8 of a word
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a build will take.
 
     Attributes:
@@ -78,8 +78,8 @@ def estimate(
     vocabularies: tuple[int, int] = (50_000, 30_000),
     with_groups: bool = True,
     rates: Rates = TYPICAL,
-) -> Estimate:
-    """Estimate a build from the number of its words.
+) -> CostEstimate:
+    """CostEstimate a build from the number of its words.
 
     Args:
         words: in the table.
@@ -118,8 +118,8 @@ def estimate_build(
     holdout: float = 0.1,
     tried: float | None = None,
     distinct: float | None = None,
-) -> Estimate:
-    """Estimate a build whose bundle is known.
+) -> CostEstimate:
+    """CostEstimate a build whose bundle is known.
 
     Args:
         room: what the bundle takes.
@@ -153,7 +153,7 @@ def estimate_build(
         "starting": rates.startup,
     }
     sharded = tried > SHARD_WORDS
-    return Estimate(
+    return CostEstimate(
         seconds,
         sums + solving + quality,
         room,

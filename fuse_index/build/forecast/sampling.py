@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fuse_index.common.progress import Tick
 from fuse_index.errors import CorpusError, VocabularyError
-from fuse_index.words.corpus.reading import Source, read_text
+from fuse_index.words.corpus.reading import TextSource, read_text
 from fuse_index.words.corpus.shards import split_sources
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words, read_word_list
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
@@ -68,7 +68,7 @@ class WordSample:
 
 
 def sample_corpus(
-    sources: Sequence[Source], options: CorpusOptions, progress: Tick, seed: int = 0
+    sources: Sequence[TextSource], options: CorpusOptions, progress: Tick, seed: int = 0
 ) -> WordSample:
     """Count a corpus, or pieces of a large one from all over it.
 
@@ -105,7 +105,7 @@ def sample_corpus(
 
 
 def _sample_large(
-    sources: Sequence[Source], size: int, options: CorpusOptions, progress: Tick, seed: int
+    sources: Sequence[TextSource], size: int, options: CorpusOptions, progress: Tick, seed: int
 ) -> WordSample:
     start = time.perf_counter()
     counter: Counter[str] = Counter()
@@ -139,7 +139,7 @@ def _sample_large(
 
 
 def _pieces(
-    sources: Sequence[Source], size: int, options: CorpusOptions, seed: int
+    sources: Sequence[TextSource], size: int, options: CorpusOptions, seed: int
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield words from places all over the corpus, with the bytes that they took on the disk."""
     shards = split_sources(sources, options.encoding, max(_LEAST_PIECE, size // _PIECES))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.common.files import replacing
+from fuse_index.common.progress import Add, ignore
 from fuse_index.errors import CorpusError, MissingDependencyError, StorageError
-from fuse_index.words.corpus.reading import Source, read_text
+from fuse_index.words.corpus.reading import TextSource, read_text
 from fuse_index.words.corpus.stored import StoredArray, Texts
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts
 
@@ -80,11 +81,11 @@ def can_stream(encoding: str) -> bool:
 
 
 def count_shard(
-    shard: Source,
+    shard: TextSource,
     encoding: str,
     output: Path,
     engine: Engine,
-    progress: Callable[[int], None] | None = None,
+    progress: Add = ignore,
 ) -> None:
     """Count the words of one shard into a Parquet file: word ``w`` and count ``n``.
 
@@ -104,7 +105,7 @@ def count_shard(
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            yield from _text_batches(read_text(shard, encoding, progress or _ignore))
+            yield from _text_batches(read_text(shard, encoding, progress))
         except BaseException as error:  # the engine would wrap it into its own
             failure.append(error)
             raise
@@ -345,7 +346,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _ignore(_: int) -> None:
-    return

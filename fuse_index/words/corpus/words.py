@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.common.progress import Tick, adding
+from fuse_index.common.options import Count, options
+from fuse_index.common.progress import Tick, adding, ignore
 from fuse_index.errors import CorpusError, OptionError
-from fuse_index.words.corpus.reading import Source, find_sources, read_text, total_size
+from fuse_index.words.corpus.reading import TextSource, find_sources, read_text, total_size
 from fuse_index.words.corpus.stored import StoredArray
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 _HASHED_WORDS = 1 << 16
 
 
-@dataclass(frozen=True)
+@options()
 class CorpusOptions:
     """How text becomes words.
 
@@ -39,14 +40,10 @@ class CorpusOptions:
 
     encoding: str = "utf-8"
     lowercase: bool = False
-    min_count: int = 1
-    max_words: int | None = None
+    min_count: Count = 1
+    max_words: Count | None = None
 
     def __post_init__(self) -> None:
-        if self.min_count < 1:
-            raise OptionError(f"min_count={self.min_count}", expected="at least 1")
-        if self.max_words is not None and self.max_words < 1:
-            raise OptionError(f"max_words={self.max_words}", expected="at least 1, or None")
         try:
             codecs.getincrementaldecoder(self.encoding)
             known = codecs.lookup(self.encoding)._is_text_encoding
@@ -92,7 +89,7 @@ class WordCounts:
 
 
 def count_words(
-    sources: Sequence[str | Path] | Sequence[Source],
+    sources: Sequence[str | Path] | Sequence[TextSource],
     options: CorpusOptions | None = None,
     progress: Tick | None = None,
 ) -> WordCounts:
@@ -114,8 +111,8 @@ def count_words(
         CorpusError: if a source is missing or unreadable, or no word is left.
     """
     options = options or CorpusOptions()
-    given = [item for item in sources if not isinstance(item, Source)]
-    found = [item for item in sources if isinstance(item, Source)]
+    given = [item for item in sources if not isinstance(item, TextSource)]
+    found = [item for item in sources if isinstance(item, TextSource)]
     found += find_sources(given) if given or not found else []
     report = adding(progress, total_size(found))
     counter: Counter[str] = Counter()
@@ -147,7 +144,7 @@ def read_word_list(path: str | Path, options: CorpusOptions | None = None) -> Wo
     (source,) = find_sources([path])[:1]
     counter: Counter[str] = Counter()
     counted = False
-    for number, line in enumerate(_lines(read_text(source, options.encoding, lambda _: None)), 1):
+    for number, line in enumerate(_lines(read_text(source, options.encoding, ignore)), 1):
         if not line.strip():
             continue
         word, count = _parse_line(line, f"{source.name}, line {number}")
@@ -170,7 +167,7 @@ def read_texts(path: str | Path, encoding: str = "utf-8") -> list[str]:
     texts = [
         line
         for source in find_sources([path])
-        for line in _lines(read_text(source, options.encoding, lambda _: None))
+        for line in _lines(read_text(source, options.encoding, ignore))
         if line.strip()
     ]
     if not texts:

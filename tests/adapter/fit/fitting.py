@@ -13,7 +13,7 @@ from torch import Tensor
 from fuse_index.adapter.fit._workers import Workers
 from fuse_index.adapter.fit.groups import group_words
 from fuse_index.adapter.fit.options import FitOptions
-from fuse_index.adapter.fit.stream import Chunk, Problem
+from fuse_index.adapter.fit.stream import Chunk, LeastSquares
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 
@@ -52,7 +52,7 @@ def group_rows(table: WordTable, p: int | None, q: int) -> np.ndarray:
     return np.flatnonzero(inside if p is None else inside & (shapes[:, 0] == p))
 
 
-def make_problem(x: Tensor, y: Tensor, workers: Workers, chunk: int = 7) -> Problem:
+def make_problem(x: Tensor, y: Tensor, workers: Workers, chunk: int = 7) -> LeastSquares:
     """A problem of dense word tensors ``(p, n, width)``, in chunks."""
 
     def read(dtype: torch.dtype) -> Iterator[Chunk]:
@@ -62,7 +62,7 @@ def make_problem(x: Tensor, y: Tensor, workers: Workers, chunk: int = 7) -> Prob
 
     count, widths = x.shape[1], (x.shape[2], y.shape[2])
     k = max(len(x), len(y))
-    return Problem(k, count, count, widths, CPU, workers, read)
+    return LeastSquares(k, count, count, widths, CPU, workers, read)
 
 
 def pad(tokens: Tensor, k: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from fuse_index.adapter.fit._workers import Workers
 from fuse_index.adapter.fit.fit import fit_adapter
-from fuse_index.adapter.fit.lstsq import Method
+from fuse_index.adapter.fit.lstsq import Solver
 from fuse_index.adapter.fit.options import FitOptions, Grouping
 from fuse_index.errors import ModelError, ShapeError, VocabularyError
 from fuse_index.tensors import t_lstsq, t_pinv, t_product
@@ -243,7 +243,7 @@ def test_parameters_are_read_without_a_graph_and_not_changed(table, source, targ
 def test_fit_can_be_copied_and_says_how_it_was_made(table, source, target):
     fit = fit_adapter(table, source, target, ALL)
     assert fit.options == ALL
-    assert fit.methods["2x2"] is Method.CHOLESKY
+    assert fit.methods["2x2"] is Solver.CHOLESKY
     assert copy.deepcopy(fit).ridges == fit.ridges
 
 
@@ -311,7 +311,7 @@ def test_real_words_equal_the_pseudo_inverse(real):
             inverse = torch.linalg.pinv(x_faces, atol=1e-10 * top, rtol=0.0)
         truth = torch.fft.irfft(inverse @ y_faces, n=k, dim=0)
         assert relative(faces, truth) < 1e-6, name
-    assert Method.EIGENVALUES in fit.methods.values()
+    assert Solver.EIGENVALUES in fit.methods.values()
 
 
 def test_real_adapters_predict_words_they_have_not_seen(real):
