@@ -10,14 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.errors import ModelError
-from fuse_index.evaluate.losses import (
-    Loss,
-    RowLoss,
-    label_loss,
-    loss_for,
-    nll_loss,
-    similarity_loss,
-)
+from fuse_index.objectives.base import Loss
+from fuse_index.objectives.target_loss import TargetLoss, loss_for
+from fuse_index.predict.gradients import embedding_gradient
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -83,16 +78,14 @@ def _batch(
 ) -> Tensor:
     """Gradients that are not zero, at one position of each of a batch of texts."""
     chosen = _texts(counts, rng)
-    batch = model.batch([tokens.select(row).values.tolist() for row in chosen])
-    loss_of = _loss(model, tokens, counts, rng)
-    embeds = model.embed(batch.ids).requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss_of(embeds, batch).sum(), embeds)
+    contents = Ragged.from_lists([tokens.select(row).values.tolist() for row in chosen])
+    packed = embedding_gradient(_loss(model, tokens, counts, rng), contents)[1]
     lengths = tokens.lengths[chosen]  # (b, words)
     position = rng.integers(chosen.shape[1] - 1, size=len(chosen))  # the last has no context left
     queries = []
     for row, place in enumerate(position):
-        start = batch.start + int(lengths[row, :place].sum())
-        word = -gradient[row, start : start + int(lengths[row, place])].float().cpu()
+        start = int(contents.offsets[row]) + int(lengths[row, :place].sum())
+        word = -packed[start : start + int(lengths[row, place])].cpu()
         if slots is None:
             queries.append(word.sum(0))
         else:
@@ -112,15 +105,11 @@ def _texts(counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.in
 
 def _loss(
     model: Model, tokens: Ragged, counts: NDArray[np.int64], rng: np.random.Generator
-) -> RowLoss:
+) -> Loss:
     loss = loss_for(model.kind)
-    if loss is Loss.NLL:
-        return nll_loss(model)
-    if loss is Loss.LABEL:
-        labels = list(getattr(model, "labels", ()))
-        return label_loss(model, int(rng.integers(max(len(labels), 1))))
-    other = model.batch([tokens.select(_texts(counts, rng)[0]).values.tolist()])
-    with torch.no_grad():
-        features = model.forward(model.embed(other.ids), other, normalize=True).features
-    assert features is not None
-    return similarity_loss(model, features[0])
+    other, label = "", 0
+    if loss is TargetLoss.LABEL:
+        label = int(rng.integers(max(len(getattr(model, "labels", ())), 1)))
+    elif loss is TargetLoss.SIMILARITY:
+        other = model.words.decode(tokens.select(_texts(counts, rng)[0]).values.tolist())
+    return loss.objective(other=other, label=label).prepare(model)

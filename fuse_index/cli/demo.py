@@ -94,7 +94,7 @@ def _as_png(showcase: Showcase) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    from fuse_index.optimize.result import write_atomically
+    from fuse_index.common.files import write_atomically
 
     try:
         write_atomically(path, content)

@@ -12,8 +12,9 @@ from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
     from fuse_index.bundle import Manifest
-    from fuse_index.evaluate import FidelityReport, Loss
+    from fuse_index.evaluate import FidelityReport
     from fuse_index.models.base import Model
+    from fuse_index.objectives.target_loss import TargetLoss
 
 
 def validate_command(
@@ -123,21 +124,21 @@ def validate_command(
         _show(report)
 
 
-def _loss(text: str | None) -> Loss | None:
-    from fuse_index.evaluate import Loss
+def _loss(text: str | None) -> TargetLoss | None:
+    from fuse_index.objectives.target_loss import TargetLoss
 
-    names = [item.value for item in Loss]
+    names = [item.value for item in TargetLoss]
     if text is not None and text not in names:
         raise OptionError(f"--loss {text}", expected=f"one of {', '.join(names)}")
-    return None if text is None else Loss(text)
+    return None if text is None else TargetLoss(text)
 
 
 def _load_target(
-    name: str, loss: Loss | None, device: str | None, offline: bool
-) -> tuple[Model, Loss]:
+    name: str, loss: TargetLoss | None, device: str | None, offline: bool
+) -> tuple[Model, TargetLoss]:
     """Load the target as the kind that the loss needs."""
-    from fuse_index.evaluate.losses import kind_for, loss_for
     from fuse_index.models import load_model
+    from fuse_index.objectives.target_loss import kind_for, loss_for
 
     model = load_model(name, device=device, local_files_only=offline)
     loss = loss or loss_for(model.kind)

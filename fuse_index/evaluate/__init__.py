@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fuse_index.evaluate.captions import (
+        CaptionMetric,
         CaptionOptions,
         CaptionReport,
-        Metric,
         score_captions,
     )
     from fuse_index.evaluate.clipscore import score_clip
@@ -23,19 +23,17 @@ if TYPE_CHECKING:
         mean_score,
         paired_bootstrap,
     )
-    from fuse_index.evaluate.losses import Loss
     from fuse_index.evaluate.tokenization import Tokenization
 
 _HOMES = {
     "Agreement": "graphs",
     "BootstrapOptions": "interval",
+    "CaptionMetric": "captions",
     "CaptionOptions": "captions",
     "CaptionReport": "captions",
     "FidelityOptions": "fidelity",
     "FidelityReport": "fidelity",
     "Interval": "interval",
-    "Loss": "losses",
-    "Metric": "captions",
     "PairedDifference": "interval",
     "Score": "interval",
     "Tokenization": "tokenization",
@@ -50,13 +48,12 @@ _HOMES = {
 __all__ = [
     "Agreement",
     "BootstrapOptions",
+    "CaptionMetric",
     "CaptionOptions",
     "CaptionReport",
     "FidelityOptions",
     "FidelityReport",
     "Interval",
-    "Loss",
-    "Metric",
     "PairedDifference",
     "Score",
     "Tokenization",

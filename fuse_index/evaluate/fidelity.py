@@ -6,45 +6,52 @@ change of a target loss is compared with first-order predictions of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.progress import Tick
 from fuse_index.errors import ModelError, OptionError
-from fuse_index.evaluate.layered import ANCHORED as LAYERS_ANCHORED
-from fuse_index.evaluate.layered import AT_CURRENT, WordStates, predict_by_layers
-from fuse_index.evaluate.layered import WEIGHTED as LAYERS_WEIGHTED
-from fuse_index.evaluate.losses import Loss, RowLoss, label_loss, nll_loss, similarity_loss
-from fuse_index.evaluate.predictors import (
-    ANCHORED,
-    PREDICTORS,
-    WEIGHTED,
-    Anchors,
-    Vocabulary,
-    by_weighted_anchors,
-    mean_word,
-)
 from fuse_index.evaluate.ranking import Estimate, share_found, spearman
 from fuse_index.evaluate.sampling import Task, draw_tasks
-from fuse_index.optimize.word_gradient import Expansion
+from fuse_index.objectives.target_loss import TargetLoss
+from fuse_index.predict.adapted import AdaptedWords
+from fuse_index.predict.anchors import weighted_anchors
+from fuse_index.predict.gradients import embedding_gradient
+from fuse_index.predict.spans import span_gradients
+from fuse_index.predict.states import Contexts
+from fuse_index.predict.store import kept_states
+from fuse_index.predict.units import mean_vectors
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from fuse_index.adapter.adapter import Adapter
     from fuse_index.models.base import Model
+    from fuse_index.objectives.base import Loss
     from fuse_index.words.table import WordTable
 
-Progress = Callable[[int, int], None]
+PREDICTIONS = ("adapter", "word", "adapter_at_current", "adapter_by_token", "word_at_current")
+"""Predictions that are always measured, by their names in reports: by the predictor ``adapter`` or
+``embedding`` (``word``), with the mean word in the position or at the unchanged text, and token by
+token through the current word's group."""
+ANCHORED = ("adapter_anchored", "word_anchored", "word_weighted")
+"""Predictions from gradients with random words in the position."""
+LAYERED = ("layers_at_current",)
+LAYERED_ANCHORED = ("layers_anchored", "layers_weighted")
 RANDOM = "random"
-"""Name of the random scores that every prediction is compared with."""
+"""Random scores, with which every prediction is compared."""
+_CONTEXTS = 16
+"""Contexts that the states of a word are averaged over."""
 
 
-@dataclass(frozen=True)
+@options()
 class FidelityOptions:
     """Options of :func:`measure_fidelity`.
 
@@ -60,26 +67,22 @@ class FidelityOptions:
         anchors: random words whose gradients in the position are averaged, for the predictions
             ``..._anchored``; 0 leaves them out.
         layers: whether to predict from the gradients at the hidden states of every layer too, which
-            first takes 16 short forward passes for every word that is put anywhere.
+            first takes 16 short forward passes for every word used.
     """
 
-    loss: Loss
-    samples: int = 60
-    candidates: int = 400
-    seed: int = 0
+    loss: TargetLoss
+    samples: Annotated[int, Field(strict=True, ge=2)] = 60
+    candidates: Annotated[int, Field(strict=True, ge=3)] = 400
+    seed: Natural = 0
     label: str | None = None
-    best: int = 10
+    best: Count = 10
     among: tuple[int, ...] = (10, 50, 100)
-    batch_size: int = 128
-    anchors: int = 0
+    batch_size: Count = 128
+    anchors: Natural = 0
     layers: bool = False
 
     def __post_init__(self) -> None:
-        least = {"samples": 2, "candidates": 3, "seed": 0, "best": 1, "batch_size": 1, "anchors": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise OptionError(f"{name}={getattr(self, name)}", expected=f"at least {value}")
-        if self.label is not None and self.loss is not Loss.LABEL:
+        if self.label is not None and self.loss is not TargetLoss.LABEL:
             raise OptionError(
                 f"label {self.label!r} with loss {self.loss.value!r}",
                 expected="a label with the loss 'label' only",
@@ -139,8 +142,8 @@ def measure_fidelity(
     *,
     texts: Sequence[str],
     options: FidelityOptions,
-    progress: Progress | None = None,
-    stage: Progress | None = None,
+    progress: Tick | None = None,
+    stage: Tick | None = None,
 ) -> FidelityReport:
     """Measure how the first-order predictions rank candidate words.
 
@@ -168,137 +171,164 @@ def measure_fidelity(
         candidates=options.candidates,
         seed=options.seed,
     )
-    device, dtype = model.device, torch.float32
-    vocabulary = Vocabulary(
-        table,
-        adapter.to(device, dtype),
-        source_embeddings.to(device, dtype),
-        model.table().to(device, dtype),
-    )
-    mean = mean_word(vocabulary)
-    states = (
-        _word_states(tasks, table, model, texts, options=options, progress=stage)
-        if options.layers
-        else None
-    )
+    words = _Words(adapter, table, source_embeddings, model)
+    if options.layers:
+        words.look_up_states(tasks, texts, options, stage)
     rng = np.random.default_rng([options.seed, 1])
     samples = []
     for done, task in enumerate(tasks, 1):
-        samples.append(_measure(task, vocabulary, mean, model, states, options=options, rng=rng))
+        samples.append(_measure(task, words, options=options, rng=rng))
         if progress is not None:
             progress(done, len(tasks))
     return _report(tuple(samples), options)
 
 
+class _Words:
+    """The words of a bundle as the target sees them, and the adapter to it."""
+
+    def __init__(
+        self, adapter: Adapter, table: WordTable, source_embeddings: Tensor, model: Model
+    ) -> None:
+        device, dtype = model.device, torch.float32
+        self.model, self.table = model, table
+        self.adapter = adapter.to(device, dtype)
+        self.source = source_embeddings.to(device, dtype)
+        self.vectors = mean_vectors(table.target, model.table().to(device, dtype))
+        self.mean = self.vectors.mean(dim=0)
+        self._rows = np.zeros(0, np.int64)
+        self._states = torch.zeros(0)
+
+    def look_up_states(
+        self,
+        tasks: Sequence[Task],
+        texts: Sequence[str],
+        options: FidelityOptions,
+        progress: Tick | None,
+    ) -> None:
+        """Run the words that are used through the model, in contexts cut from texts.
+
+        Where most words are used, all are run, so that other calls find them in the cache.
+        """
+        anchors = [_anchor_rows(task, self.table, options) for task in tasks]
+        rows = np.unique(np.concatenate([*(task.candidates for task in tasks), *anchors]))
+        if 2 * len(rows) > len(self.table):
+            rows = np.arange(len(self.table))
+        contexts = Contexts(count=_CONTEXTS, texts=tuple(texts))
+        tokens = self.table.target.select(rows)
+        self._rows, self._states = rows, kept_states(self.model, tokens, contexts, progress)
+
+    def states(self, rows: NDArray[np.int64]) -> Tensor:
+        """``(n, (layers + 1) * width)``: the states of rows of the table."""
+        index = torch.from_numpy(np.searchsorted(self._rows, rows))
+        return self._states[index.to(self._states.device)]
+
+    def adapted(self, rows: NDArray[np.int64]) -> AdaptedWords:
+        """Rows of the table, to be ranked through the adapter."""
+        tokens = self.table.source.select(rows), self.table.target.select(rows)
+        return AdaptedWords(self.adapter, self.source, *tokens)
+
+    def by_token(self, gradient: Tensor, row: int, rows: NDArray[np.int64]) -> Tensor:
+        """Pull the gradient ``(q, d)`` back through one word's group; compare token by token.
+
+        An optimizer of single source tokens ranks so: token s of a candidate meets the gradient of
+        token s of the current word; tokens beyond it meet nothing.
+        """
+        p = self.table.source.lengths[row : row + 1]
+        layout = self.adapter.layout(p, self.table.target.lengths[row : row + 1])
+        pulled = self.adapter.pull_back(gradient, layout)  # (p, d_src)
+        ids = self.table.source.select(rows).padded()[:, : len(pulled)]  # (m, <= p)
+        index = torch.from_numpy(ids).to(pulled.device)
+        embeddings = self.source[index.clamp(min=0)] * (index >= 0)[..., None]
+        return torch.einsum("msd,sd->m", embeddings, pulled[: ids.shape[1]])
+
+
 def _measure(
-    task: Task,
-    vocabulary: Vocabulary,
-    mean: Tensor,
-    model: Model,
-    states: WordStates | None,
-    *,
-    options: FidelityOptions,
-    rng: np.random.Generator,
+    task: Task, words: _Words, *, options: FidelityOptions, rng: np.random.Generator
 ) -> Sample:
-    loss_of = _row_loss(task, model, options)
-    gradients = {
-        Expansion.CURRENT: _gradient(task, None, model, loss_of),
-        Expansion.MEAN_WORD: _gradient(task, mean, model, loss_of),
-    }
-    rows = vocabulary.table.target.select(np.concatenate([[task.row], task.candidates]))
-    contents = _with_words(task, rows)
-    losses = _losses(contents, model, loss_of, options.batch_size)
+    loss = _loss(task, words.model, options)
+    rows = words.table.target.select(np.concatenate([[task.row], task.candidates]))
+    losses = _losses(_with_words(task, rows)[0], loss, options.batch_size)
     if not np.isfinite(losses).all():
         raise ModelError(
-            f"{model.name}: loss {options.loss.value!r} is not finite for words put into "
+            f"{words.model.name}: loss {options.loss.value!r} is not finite for words put into "
             f"{' '.join(task.words)!r}",
             expected="finite losses",
             remedy="load the model in float32, or use another loss",
         )
-    predicted = {
-        name: predict(vocabulary, gradients[at], task.row, task.candidates).double().cpu().numpy()
-        for name, (predict, at) in PREDICTORS.items()
-    }
+    found = _at_text(task, words, loss)
     if options.anchors:
-        predicted |= _anchored(task, vocabulary, model, loss_of, options=options)
-    if states is not None:
-        anchors = _anchor_rows(task, vocabulary.table, options)
-        layered = predict_by_layers(
-            task, vocabulary.table.target, anchors, states, model=model, loss_of=loss_of
-        )
-        predicted |= {name: own.double().cpu().numpy() for name, own in layered.items()}
+        found |= _anchored(task, words, loss, options)
+    if options.layers:
+        found |= _layered(task, words, loss, options)
+    predicted = {name: own.double().cpu().numpy() for name, own in found.items()}
     predicted[RANDOM] = rng.standard_normal(len(task.candidates))
     return Sample(task, float(losses[0]), losses[1:] - losses[0], predicted)
 
 
-def _row_loss(task: Task, model: Model, options: FidelityOptions) -> RowLoss:
-    if options.loss is Loss.NLL:
-        return nll_loss(model)
-    if options.loss is Loss.SIMILARITY:
-        features = model.encode_texts([task.other], normalize=True).features
-        assert features is not None
-        return similarity_loss(model, features[0])
-    if options.label is not None:
-        return label_loss(model, _label_index(model, options.label))
+def _loss(task: Task, model: Model, options: FidelityOptions) -> Loss:
+    label: str | int = 0
+    if options.loss is TargetLoss.LABEL:
+        label = _rarest_label(task, model) if options.label is None else options.label
+        labels = list(getattr(model, "labels", ()))
+        if options.label is not None and label not in labels:
+            raise OptionError(
+                f"{model.name} has no label {label!r}",
+                expected=f"one of {', '.join(map(repr, labels))}",
+            )
+    return options.loss.objective(other=task.other, label=label).prepare(model)
+
+
+def _rarest_label(task: Task, model: Model) -> int:
+    """The label the unchanged text has least of."""
     logits = model.encode_texts([model.words.lead + " ".join(task.words)]).logits
     assert logits is not None
-    return label_loss(model, int(logits[0].argmin()))
+    return int(logits[0].argmin())
 
 
-def _label_index(model: Model, label: str) -> int:
-    labels = list(getattr(model, "labels", ()))
-    if label not in labels:
-        raise OptionError(
-            f"{model.name} has no label {label!r}",
-            expected=f"one of {', '.join(map(repr, labels))}",
-        )
-    return labels.index(label)
-
-
-def _gradient(task: Task, mean: Tensor | None, model: Model, loss_of: RowLoss) -> Tensor:
-    """``(q, d_tgt)`` float32: gradient at the current word's tokens, or at ``mean`` in their place.
-
-    The mean word takes one position; any token of the model stands for it in the batch's ids.
-    """
-    word = task.tokens[task.position] if mean is None else task.tokens[task.position][:1]
-    batch = model.batch([[*task.before.tolist(), *word.tolist(), *task.after.tolist()]])
-    embeds = model.embed(batch.ids)
-    start = batch.start + len(task.before)
-    if mean is not None:
-        embeds[0, start] = mean.to(embeds.dtype)
-    embeds.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss_of(embeds, batch).sum(), embeds)
-    return gradient[0, start : start + len(word)].float()
-
-
-def _anchored(
-    task: Task,
-    vocabulary: Vocabulary,
-    model: Model,
-    loss_of: RowLoss,
-    *,
-    options: FidelityOptions,
-) -> dict[str, NDArray[np.float64]]:
-    """Predictions from gradients with random words in the position, none of them a candidate."""
-    rows = _anchor_rows(task, vocabulary.table, options)
-    contents = _with_words(task, vocabulary.table.target.select(rows))
-    batch = model.batch(contents)
-    embeds = model.embed(batch.ids).requires_grad_(True)
-    losses = loss_of(embeds, batch)
-    (gradient,) = torch.autograd.grad(losses.sum(), embeds)
-    counts = vocabulary.table.target.lengths[rows]
-    start = batch.start + len(task.before)
-    sums = torch.stack(
-        [gradient[i, start : start + n].float().sum(0) for i, n in enumerate(counts)]
-    )
-    mean = sums.mean(0, keepdim=True)
-    found = {
-        name: predict(vocabulary, mean, task.row, task.candidates)
-        for name, predict in ANCHORED.items()
+def _at_text(task: Task, words: _Words, loss: Loss) -> dict[str, Tensor]:
+    """Predictions from one gradient, at the unchanged text and with the mean word in it."""
+    current = Ragged.from_lists([task.tokens[task.position].tolist()])
+    contents, spans = _with_words(task, current)
+    packed = embedding_gradient(loss, contents)[1][slice(*spans[0].tolist())]
+    mean = span_gradients(loss, contents, spans, mean=words.mean)[1]
+    at_current = packed.sum(dim=0, keepdim=True)
+    vectors, adapted = words.vectors[_index(task.candidates)], words.adapted(task.candidates)
+    return {
+        "adapter": adapted.changes(mean)[0],
+        "word": vectors @ mean[0],
+        "adapter_at_current": adapted.changes(at_current)[0],
+        "adapter_by_token": words.by_token(packed, task.row, task.candidates),
+        "word_at_current": vectors @ at_current[0],
     }
-    anchors = Anchors(rows, losses.detach().float(), sums)
-    found[WEIGHTED] = by_weighted_anchors(vocabulary, anchors, task.candidates)
-    return {name: values.double().cpu().numpy() for name, values in found.items()}
+
+
+def _anchored(task: Task, words: _Words, loss: Loss, options: FidelityOptions) -> dict[str, Tensor]:
+    """Predictions from gradients with random words in the position, none of them a candidate."""
+    anchors = _anchor_rows(task, words.table, options)
+    losses, sums = span_gradients(loss, *_with_words(task, words.table.target.select(anchors)))
+    mean = sums.mean(dim=0, keepdim=True)
+    own, vectors = words.vectors[_index(anchors)], words.vectors[_index(task.candidates)]
+    return {
+        "adapter_anchored": words.adapted(task.candidates).changes(mean)[0],
+        "word_anchored": vectors @ mean[0],
+        "word_weighted": weighted_anchors(losses.float(), sums, own, vectors),
+    }
+
+
+def _layered(task: Task, words: _Words, loss: Loss, options: FidelityOptions) -> dict[str, Tensor]:
+    """Predictions from gradients at hidden states, at the unchanged text and with anchors."""
+    candidates = words.states(task.candidates)
+    current = Ragged.from_lists([task.tokens[task.position].tolist()])
+    _, sums = span_gradients(loss, *_with_words(task, current), layers=True)
+    found = {"layers_at_current": candidates @ sums[0]}
+    anchors = _anchor_rows(task, words.table, options)
+    if len(anchors):
+        rows = _with_words(task, words.table.target.select(anchors))
+        losses, sums = span_gradients(loss, *rows, layers=True)
+        own = words.states(anchors)
+        found["layers_anchored"] = (sums @ candidates.T).mean(dim=0)
+        found["layers_weighted"] = weighted_anchors(losses.float(), sums, own, candidates)
+    return found
 
 
 def _anchor_rows(task: Task, table: WordTable, options: FidelityOptions) -> NDArray[np.int64]:
@@ -308,48 +338,31 @@ def _anchor_rows(task: Task, table: WordTable, options: FidelityOptions) -> NDAr
     return rows
 
 
-def _word_states(
-    tasks: Sequence[Task],
-    table: WordTable,
-    model: Model,
-    texts: Sequence[str],
-    *,
-    options: FidelityOptions,
-    progress: Progress | None,
-) -> WordStates:
-    """The states of all words that are put anywhere."""
-    anchors = [_anchor_rows(task, table, options) for task in tasks]
-    rows = np.concatenate([*(task.candidates for task in tasks), *anchors])
-    return WordStates.of(model, table.target, rows, texts, progress)
+def _index(rows: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(rows)
 
 
-def _with_words(task: Task, words: Ragged) -> Ragged:
-    """The text with each of some words in the position, in the target's tokens."""
-    return Ragged.from_lists(
-        [np.concatenate([task.before, word, task.after]).tolist() for word in words]
-    )
+def _with_words(task: Task, words: Ragged) -> tuple[Ragged, NDArray[np.int64]]:
+    """The text with each of some words in the position, and the word's span ``(n, 2)``."""
+    rows = [np.concatenate([task.before, word, task.after]).tolist() for word in words]
+    begin = np.full(len(words), len(task.before), dtype=np.int64)
+    return Ragged.from_lists(rows), np.stack([begin, begin + words.lengths], axis=1)
 
 
-def _losses(
-    contents: Ragged, model: Model, loss_of: RowLoss, batch_size: int
-) -> NDArray[np.float64]:
+def _losses(contents: Ragged, loss: Loss, batch_size: int) -> NDArray[np.float64]:
     """``(rows,)``: the loss of every row; rows of like length share a batch to pad little."""
     order = np.argsort(contents.lengths, kind="stable")
     losses = np.empty(len(contents))
     for start in range(0, len(contents), batch_size):
         chosen = order[start : start + batch_size]
-        batch = model.batch(contents.select(chosen))
-        with torch.no_grad():
-            losses[chosen] = loss_of(model.embed(batch.ids), batch).double().cpu().numpy()
+        loss.forget()
+        losses[chosen] = loss.score(contents.select(chosen)).double().cpu().numpy()
     return losses
 
 
 def _report(samples: tuple[Sample, ...], options: FidelityOptions) -> FidelityReport:
-    anchored = (*ANCHORED, WEIGHTED) if options.anchors else ()
-    layered: tuple[str, ...] = ()
-    if options.layers:
-        layered = (AT_CURRENT, *((LAYERS_ANCHORED, LAYERS_WEIGHTED) if options.anchors else ()))
-    names = (*PREDICTORS, *anchored, *layered, RANDOM)
+    layered = (*LAYERED, *(LAYERED_ANCHORED if options.anchors else ())) if options.layers else ()
+    names = (*PREDICTIONS, *(ANCHORED if options.anchors else ()), *layered, RANDOM)
     correlation = {
         name: Estimate.of([spearman(s.predicted[name], s.change) for s in samples])
         for name in names

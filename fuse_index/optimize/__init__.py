@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from fuse_index.optimize.anchors import AnchorAverage, AnchorPlaces, AnchorSource
-from fuse_index.optimize.budget import Budget, Spent, Stop
+from fuse_index.optimize.auto import Choice, choose, choose_moves
+from fuse_index.optimize.budget import Budget, Stop
 from fuse_index.optimize.methods import (
     GCG,
     METHODS,
     PEZ,
     AutoDAN,
     Draw,
-    Guide,
     MethodOptions,
+    Moves,
     Norm,
     RandomSearch,
-    WordEdits,
-    WordPEZ,
-    WordSwaps,
-    WordWriter,
 )
 from fuse_index.optimize.optimize import optimize
 from fuse_index.optimize.probe import Probe
@@ -26,32 +22,30 @@ from fuse_index.optimize.result import Point, Result
 from fuse_index.optimize.run import Run, RunOptions
 from fuse_index.optimize.search import SEARCHES, Beam, Greedy, SearchOptions, UniformCost
 from fuse_index.optimize.tokens import TokenFilter
-from fuse_index.optimize.word_gradient import Expansion
-from fuse_index.optimize.word_merit import Route
+from fuse_index.predict.ranking import Predictor
+from fuse_index.predict.spent import Spent
+from fuse_index.predict.units import Unit
 
 __all__ = [
     "GCG",
     "METHODS",
     "PEZ",
     "SEARCHES",
-    "AnchorAverage",
-    "AnchorPlaces",
-    "AnchorSource",
     "AutoDAN",
     "Beam",
     "Budget",
+    "Choice",
     "Draw",
-    "Expansion",
     "Greedy",
-    "Guide",
     "MethodOptions",
+    "Moves",
     "Norm",
     "Point",
+    "Predictor",
     "Probe",
     "Problem",
     "RandomSearch",
     "Result",
-    "Route",
     "Run",
     "RunOptions",
     "SearchOptions",
@@ -60,9 +54,8 @@ __all__ = [
     "Term",
     "TokenFilter",
     "UniformCost",
-    "WordEdits",
-    "WordPEZ",
-    "WordSwaps",
-    "WordWriter",
+    "Unit",
+    "choose",
+    "choose_moves",
     "optimize",
 ]

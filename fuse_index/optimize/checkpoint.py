@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had not been stopped."""
+"""Checkpoints: everything a run needs to continue as if it had not been stopped."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fuse_index.common.files import write_atomically
 from fuse_index.errors import CheckpointError
-from fuse_index.optimize.result import write_atomically
-from fuse_index.words.ragged import Ragged
+from fuse_index.optimize.state import pack_rows, unpack_rows
+from fuse_index.predict.spent import Spent
 
 if TYPE_CHECKING:
-    from fuse_index.optimize.state import Losses
+    from fuse_index.models.batching import BatchSize
+    from fuse_index.optimize.run import Run
 
 FORMAT = "fuse_index checkpoint 1"
 
@@ -108,23 +109,48 @@ def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any
     return None
 
 
-def pack_rows(name: str, rows: Any, losses: Any) -> dict[str, Tensor]:
-    """Return rows of ids and their losses as tensors."""
-    return {
-        f"{name}.offsets": torch.from_numpy(rows.offsets),
-        f"{name}.values": torch.from_numpy(rows.values),
-        f"{name}.losses": torch.from_numpy(np.ascontiguousarray(losses)),
-    }
-
-
-def unpack_rows(name: str, tensors: Mapping[str, Tensor]) -> tuple[Ragged, Losses]:
-    """Return what :func:`pack_rows` packed."""
-    offsets, values, losses = (
-        tensors[f"{name}.{part}"].numpy() for part in ("offsets", "values", "losses")
-    )
-    return Ragged(offsets, values), losses
-
-
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def checkpoint_of(run: Run) -> Checkpoint:
+    """Return everything a run needs to continue after its last finished step."""
+    values = {
+        "spent": run.spent.to_json(),
+        "record": run.record.to_json(),
+        "search": run.search.to_json(),
+        "weights": run.weights.tolist(),
+        "batch_sizes": [size.to_json() for size in _batch_sizes(run)],
+        "counters": [run.check.empty_steps, run.check.lost_candidates, run.stale],
+    }
+    tensors = {f"method.{name}": value for name, value in run.method.tensors().items()}
+    tensors |= pack_rows("memory", *run.scorer.memory())
+    if run.probe is not None:
+        tensors |= pack_rows("draft", *run.probe.draft_scorer.memory())
+    tensors["generator"] = run.generator.get_state()
+    return Checkpoint(run.configuration(), values, tensors)
+
+
+def restore(run: Run, saved: Checkpoint) -> None:
+    """Continue a run from a checkpoint of the same configuration."""
+    values, tensors = saved.values, saved.tensors
+    for name, value in vars(Spent.from_json(values["spent"])).items():
+        setattr(run.spent, name, value)
+    run.weights[:] = values["weights"]
+    run.record.load_json(values["record"])
+    run.search.load_json(values["search"])
+    for size, item in zip(_batch_sizes(run), values["batch_sizes"], strict=True):
+        size.load_json(item)
+    run.check.empty_steps, run.check.lost_candidates, run.stale = values["counters"]
+    run.scorer.restore(*unpack_rows("memory", tensors))
+    if run.probe is not None:
+        run.probe.draft_scorer.restore(*unpack_rows("draft", tensors))
+    own = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+    run.method.load_tensors(own)
+    run.generator.set_state(tensors["generator"])
+
+
+def _batch_sizes(run: Run) -> list[BatchSize]:
+    drafts = () if run.probe is None else run.probe.draft_scorer.batch_sizes
+    return [*run.scorer.batch_sizes, *drafts, run.gradients.rows]

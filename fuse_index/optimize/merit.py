@@ -1,72 +1,174 @@
-"""Which tokens or words to try in a place: those that are likely there and help by the gradient.
+"""The merit of units in positions of a prompt: likely for the source, helpful by the gradient.
 
 "AutoDAN: Interpretable Gradient-Based Adversarial Attacks on Large Language Models" (Zhu et al.
-2023).
+2023): log-probability less the predicted change of the loss, the latter in standard deviations
+over the units, so that its weight means the same for any losses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from fuse_index.errors import ModelError
-from fuse_index.models.causal import CausalModel
+from fuse_index.predict.likelihood import Likelihood
+from fuse_index.predict.predictor import unit_predictor
+from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from fuse_index.models.base import Model
+    from fuse_index.optimize.methods.base import Context
+    from fuse_index.optimize.state import Ids, Losses
+    from fuse_index.predict.ranking import Predictor
+    from fuse_index.predict.spans import Spans
+    from fuse_index.predict.units import Units
 
 
-def require_causal(source: Model, method: str) -> CausalModel:
-    """Return the source if it can write.
+class UnitMerit:
+    """Judges units in positions of prompts.
 
-    Raises:
-        ModelError: it is not a causal language model.
-    """
-    if isinstance(source, CausalModel):
-        return source
-    raise ModelError(
-        f"{method}: {source.name} of kind {source.kind.value!r} as the source",
-        expected="a causal language model, which writes the prompt",
-        remedy="choose another source, or another method",
-    )
-
-
-def merits_of(
-    likelihoods: Tensor, gradient: Tensor | None, allowed: Tensor, weight: float
-) -> Tensor:
-    """Combine how likely tokens are with how much they help.
+    The log-probability of a unit is that of its first token behind what stands before it.
 
     Args:
-        likelihoods: ``(..., V)`` log-probabilities.
-        gradient: ``(..., V)`` predicted changes of the loss, or None.
-        allowed: ``(V,)``, which tokens may be used.
+        context: of the run.
+        units: the candidates.
+        predictor: what predicts the change of the loss; None takes no gradient.
+        weight: nats that one standard deviation of the predicted changes counts.
+        method: named where the source is refused.
+
+    Attributes:
+        likelihood: of the source.
+
+    Raises:
+        ModelError: the source is not a causal language model.
+        OptionError: no term has a gradient, or a model has no adapter.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        units: Units,
+        predictor: Predictor | None,
+        weight: float,
+        method: str,
+    ) -> None:
+        self.problem, self.context = context.problem, context
+        self.units, self.weight = units, weight
+        self.likelihood = Likelihood(self.problem, context.gradients.spent, method)
+        self._filler = units.source[0].tolist()
+        self._predictor = None
+        if predictor is not None and weight:
+            self._predictor = unit_predictor(context.gradients, units, predictor)
+
+    def behind(self, prompts: Sequence[Ids]) -> Tensor:
+        """Judge units behind prompts, with the mean word as the point of expansion.
+
+        It costs one forward pass a prompt, and one gradient.
+
+        Returns:
+            ``(b, N)`` float32 on the CPU; higher is better.
+        """
+        likely = self.likelihood.next_tokens(prompts)[:, self.units.firsts]
+        positions = np.array([len(self.units.spans(ids)) for ids in prompts])
+        grown = Ragged.from_lists([[*ids, *self._filler] for ids in prompts])
+        return merits_of(likely, self.changes(grown, positions, mean=True), self.weight)
+
+    def instead(self, prompt: Spans) -> Tensor:
+        """Judge units in every position of a prompt.
+
+        It costs one forward pass, and one gradient a position.
+
+        Returns:
+            ``(P, N)`` float32 on the CPU; higher is better.
+        """
+        likely = self.likelihood.along(prompt.ids)[prompt.offsets[:-1]][:, self.units.firsts]
+        rows = Ragged.from_lists([prompt.ids] * len(prompt))
+        return merits_of(likely, self.changes(rows, np.arange(len(prompt)), mean=True), self.weight)
+
+    def between(self, prompt: Spans) -> Tensor:
+        """Judge units before each of a prompt's, and behind the last.
+
+        It costs one forward pass, and one gradient a gap.
+
+        Returns:
+            ``(P + 1, N)`` float32 on the CPU; higher is better.
+        """
+        ids, offsets = prompt.ids, prompt.offsets
+        likely = self.likelihood.along(ids)[offsets][:, self.units.firsts]
+        rows = Ragged.from_lists([[*ids[:at], *self._filler, *ids[at:]] for at in offsets])
+        positions = np.arange(len(prompt) + 1)
+        return merits_of(likely, self.changes(rows, positions, mean=True), self.weight)
+
+    def changes(
+        self, prompts: Ragged, positions: NDArray[np.int64], *, mean: bool
+    ) -> Tensor | None:
+        """Predict the change of the loss for units in a position of each prompt.
+
+        Terms whose loss is the likelihood of the source's tokens are left out: the likelihood of a
+        unit counts already. A prompt without room in a model is predicted to change nothing.
+
+        Args:
+            prompts: ``b`` rows of source ids.
+            positions: ``(b,)``.
+            mean: whether the mean word stands in the position; for words.
+
+        Returns:
+            ``(b, N)`` float32 on the CPU, or None without a gradient.
+        """
+        weights = self._weights()
+        if self._predictor is None or not weights.any():
+            return None
+        lengths = [target.read(prompts).contents.lengths for target in self.problem.targets]
+        rows = np.flatnonzero(self.problem.fits(lengths))
+        found = torch.zeros(len(prompts), len(self.units))
+        if len(rows):
+            own = self._predictor.at(prompts.select(rows), positions[rows], weights, mean=mean)
+            found[torch.from_numpy(rows)] = own.float().cpu()
+        return found
+
+    def _weights(self) -> Losses:
+        problem = self.problem
+        weights: Losses = np.array(self.context.weights)
+        for term, (loss, target) in enumerate(zip(problem.losses, problem.targets, strict=True)):
+            if term not in self.context.gradients.terms or (target.is_source and loss.uses_labels):
+                weights[term] = 0.0
+        return weights
+
+
+def merits_of(likelihoods: Tensor, changes: Tensor | None, weight: float) -> Tensor:
+    """Combine log-probabilities with predicted changes of the loss.
+
+    Args:
+        likelihoods: ``(..., N)`` log-probabilities.
+        changes: ``(..., N)`` predicted changes of the loss, or None.
         weight: nats that one standard deviation of the predicted changes counts.
 
     Returns:
-        ``(..., V)`` float32; minus infinity where a token may not be used.
+        ``(..., N)`` float32.
     """
     merits = likelihoods.float()
-    if gradient is not None:
-        own = gradient[..., allowed].float()
-        spread = own.std(dim=-1, correction=0, keepdim=True)
-        change = (gradient.float() - own.mean(dim=-1, keepdim=True)) / spread
-        merits = merits - weight * torch.where(spread > 0, change, 0.0)
-    return merits.masked_fill(~allowed, -torch.inf)
+    if changes is None:
+        return merits
+    own = changes.float()
+    spread = own.std(dim=-1, correction=0, keepdim=True)
+    relative = (own - own.mean(dim=-1, keepdim=True)) / spread
+    return merits - weight * torch.where(spread > 0, relative, 0.0)
 
 
 def draw_ranked(
     merits: Tensor, count: int, temperature: float, generator: torch.Generator
 ) -> Tensor:
-    """Draw tokens one after another without repeats, ``p ~ exp(merit / temperature)``.
+    """Draw units one after another without repeats, ``p ~ exp(merit / temperature)``.
 
-    Adding Gumbel noise and sorting does that in one go (Yellott 1977; Kool et al. 2019).
+    Gumbel noise and sorting draw all at once (Yellott 1977; Kool et al. 2019).
 
     Args:
-        merits: ``(V,)``, minus infinity where a token may not be drawn.
-        count: tokens, at most.
+        merits: ``(N,)``, minus infinity where a unit may not be drawn.
+        count: units, at most.
         temperature: 0 takes the best.
         generator: of the random numbers.
 

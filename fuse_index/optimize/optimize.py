@@ -1,7 +1,8 @@
-"""Optimize a prompt: the loop around a run, its limits, checkpoints and interrupts."""
+"""Optimize a prompt: the loop of a run, its limits, checkpoints and interrupts."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -12,10 +13,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fuse_index.errors import FuseIndexError, OptionError
+from fuse_index.optimize.auto import Choice, choose
 from fuse_index.optimize.budget import Budget, Stop
-from fuse_index.optimize.checkpoint import Checkpoint
-from fuse_index.optimize.methods.gcg import GCG
-from fuse_index.optimize.resumption import checkpoint_of, restore
+from fuse_index.optimize.checkpoint import Checkpoint, checkpoint_of, restore
 from fuse_index.optimize.run import Run, RunOptions
 from fuse_index.optimize.search import Greedy
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from fuse_index.optimize.probe import Probe
     from fuse_index.optimize.problem import Problem
     from fuse_index.optimize.result import Point, Result
-    from fuse_index.optimize.search.base import SearchOptions
+    from fuse_index.optimize.search import SearchOptions
+
+logger = logging.getLogger(__name__)
 
 Callback = Callable[[Run, "Point"], None]
 """Called after every step, and once for the initial prompts, with the run and the step."""
@@ -34,7 +36,7 @@ def optimize(
     problem: Problem,
     initial: str | Sequence[str | Sequence[int]],
     *,
-    method: MethodOptions | None = None,
+    method: MethodOptions | Choice | None = None,
     search: SearchOptions | None = None,
     budget: Budget | None = None,
     options: RunOptions | None = None,
@@ -45,19 +47,23 @@ def optimize(
 ) -> Result:
     """Find a prompt with a small weighted sum of losses.
 
-    An interrupt (Ctrl-C) ends the run after the step it is in and returns the best so far; a second
+    Without a method the one that did best in the benchmarks is taken for the models and the budget
+    at hand (:func:`fuse_index.optimize.choose`); ``Result.chosen`` says which, and why.
+
+    An interrupt (Ctrl-C) ends the run after its current step and returns the best so far; a second
     one ends it at once.
 
     Args:
         problem: source, objectives, filters.
         initial: the prompt to begin from, or several: texts or source ids.
-        method: how candidates are proposed; by default :class:`GCG`.
-        search: which prompts are kept; by default :class:`Greedy`.
+        method: how candidates are proposed, or a :class:`Choice`; by default the measured best.
+        search: which prompts are kept; by default what suits the chosen method,
+            :class:`Greedy` with a given one.
         budget: when to stop; by default after 100 steps.
         options: seed and the rest.
         probe: a draft that ranks candidates, so that fewer are scored (probe sampling).
         checkpoint: file that is written every ``checkpoint_every`` steps and at the end. If it is
-            there already, the run goes on from it, bit for bit as if it had not been stopped.
+            there already, the run continues from it, bit for bit as if it had not been stopped.
         checkpoint_every: steps between two checkpoints.
         callbacks: called after every step.
 
@@ -75,13 +81,21 @@ def optimize(
     if checkpoint_every < 1:
         raise OptionError(f"checkpoint_every={checkpoint_every}", expected="at least 1")
     budget = budget or Budget()
+    chosen = ""
+    if method is None:
+        method = choose(problem, budget)
+        logger.info("%s", method.reason)
+    if isinstance(method, Choice):
+        search, chosen = search or method.search, method.reason
+        method = method.method
     run = Run(
         problem,
         as_prompts(problem, initial),
-        method=method or GCG(),
+        method=method,
         search=search or Greedy(),
         options=options or RunOptions(),
         probe=probe,
+        chosen=chosen,
     )
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():

@@ -7,18 +7,18 @@ any models: they read the prompts as text, as the problem's own models do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
+from fuse_index.common.options import Share, options
 from fuse_index.errors import OptionError
-from fuse_index.optimize.budget import Spent
 from fuse_index.optimize.problem import Problem, Term
 from fuse_index.optimize.scoring import Scorer
+from fuse_index.predict.spent import Spent
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -28,35 +28,30 @@ _LEAST = 4
 """Candidates of the smallest probe set: of fewer, an agreement of ranks says nothing."""
 
 
-@dataclass(frozen=True, eq=False)
+@options(label="probe")
 class Probe:
     """Options of probe sampling.
 
     Attributes:
-        terms: the draft: objectives with weights, and the models to ask. They need no adapter.
+        terms: the draft: objectives with weights, and their models. They need no adapter.
         share: of a step's candidates, how many make up the probe set.
         reduction: the more, the fewer candidates the draft passes on.
     """
 
-    terms: Sequence[Term]
-    share: float = 1 / 16
-    reduction: float = 8.0
+    terms: tuple[Term, ...]
+    share: Share = 1 / 16
+    reduction: Annotated[float, Field(strict=True, ge=1)] = 8.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))
         if not self.terms:
             raise OptionError("probe: no terms", expected="the draft's objectives")
-        if not 0 < self.share <= 1:
-            raise OptionError(f"probe: share={self.share}", expected="more than 0, at most 1")
-        if not self.reduction >= 1:
-            raise OptionError(f"probe: reduction={self.reduction}", expected="at least 1")
 
 
 class ProbeSampler:
     """Chooses which candidates of a problem are scored, and scores them.
 
     Args:
-        options: the draft, and how much of it to believe.
+        probe: the draft, and how far it is trusted.
         scorer: of the problem.
         generator: draws the probe sets.
         batch_size: the draft's prompts of one forward pass, at most; None chooses by device.
@@ -69,18 +64,18 @@ class ProbeSampler:
 
     def __init__(
         self,
-        options: Probe,
+        probe: Probe,
         scorer: Scorer,
         generator: torch.Generator,
         *,
         batch_size: int | None = None,
         remember: int = 1 << 17,
     ) -> None:
-        self.options = options
+        self.probe = probe
         self.scorer = scorer
         self.generator = generator
         problem = scorer.problem
-        self.draft = Problem(problem.source, options.terms, tokens=problem.tokens)
+        self.draft = Problem(problem.source, probe.terms, tokens=problem.tokens)
         self._drafted = Spent()
         self.draft_scorer = Scorer(
             self.draft, self._drafted, batch_size=batch_size, remember=remember
@@ -101,7 +96,7 @@ class ProbeSampler:
         """
         known = self.scorer.remembers(prompts)
         fresh = np.flatnonzero(~known)
-        size = max(_LEAST, round(self.options.share * len(fresh)))
+        size = max(_LEAST, round(self.probe.share * len(fresh)))
         if len(fresh) > size:
             fresh = self._chosen(prompts, fresh, size, weights, base)
         rows = np.sort(np.concatenate([np.flatnonzero(known), fresh]))
@@ -120,7 +115,7 @@ class ProbeSampler:
         probe = torch.randperm(len(fresh), generator=self.generator)[:size].numpy()
         totals = self.scorer.score(prompts.select(fresh[probe]), base) @ weights
         alpha = agreement(draft[probe], totals)
-        count = filtered_size(len(fresh), alpha, self.options.reduction)
+        count = filtered_size(len(fresh), alpha, self.probe.reduction)
         best = np.argsort(draft, kind="stable")[:count]
         chosen: NDArray[np.int64] = fresh[np.union1d(probe, best)]
         return chosen
@@ -137,8 +132,8 @@ class ProbeSampler:
         described = self.draft.describe()
         return {
             "terms": described["terms"],
-            "share": self.options.share,
-            "reduction": self.options.reduction,
+            "share": self.probe.share,
+            "reduction": self.probe.reduction,
         }
 
 

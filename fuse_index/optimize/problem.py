@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.errors import ModelError, OptionError
-from fuse_index.optimize.lexicon import Lexicon
-from fuse_index.optimize.reader import Reader, SourceWords
 from fuse_index.optimize.tokens import TokenFilter
+from fuse_index.predict.target import SourceWords, Target
+from fuse_index.predict.units import TokenUnits, Unit, Units, WordUnits
 
 if TYPE_CHECKING:
     from fuse_index.adapter.adapter import Adapter
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One objective, asked of one model.
+    """One objective for one model.
 
     Attributes:
         objective: what is wanted.
-        model: in whose eyes.
-        adapter: from the source to the model, for methods that use gradients; not needed where the
-            model has the source's tokens.
+        model: the model that scores the prompt.
+        adapter: from the source to the model, for predictors that go through it; not needed where
+            the model has the source's tokens.
     """
 
     objective: Objective
@@ -49,7 +49,7 @@ class Problem:
 
     Attributes:
         losses: the objectives bound to their models, in the order of the terms.
-        readers: who reads the prompts for each term; terms of one model share a reader.
+        targets: the target that reads the prompts of each term; terms of one model share it.
         weights: ``(terms,)``, as the objectives have them.
 
     Raises:
@@ -74,7 +74,7 @@ class Problem:
         self.source = source
         self.terms = tuple(terms)
         self.tokens = tokens or TokenFilter()
-        self.readers = _readers(source, self.terms)
+        self.targets = _targets(source, self.terms)
         self.losses: tuple[Loss, ...] = tuple(
             term.objective.prepare(term.model) for term in self.terms
         )
@@ -90,26 +90,45 @@ class Problem:
         """``(vocabulary size,)``: tokens of the source that may be used."""
         return self.tokens.allowed(self.source)
 
-    @cached_property
-    def lexicon(self) -> Lexicon:
-        """The words of word-level moves.
+    def units(self, unit: Unit) -> Units:
+        """Return the candidates of moves.
+
+        Args:
+            unit: tokens that may be used, or words.
 
         Raises:
-            OptionError: none were given, and no adapter comes from a bundle.
+            OptionError: no words were given, and no adapter comes from a bundle.
             VocabularyError: the filters leave none.
         """
-        words = self._given_words
-        if words is None:
-            adapters = [reader.adapter for reader in self.readers if reader.adapter is not None]
-            bundles = [adapter.bundle for adapter in adapters if adapter.bundle is not None]
-            words = [word for bundle in bundles for word in bundle.table.words]
+        return self.word_units if unit is Unit.WORD else self._token_units
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there are words for word-level moves."""
+        return bool(self._candidate_words())
+
+    @cached_property
+    def _token_units(self) -> TokenUnits:
+        return TokenUnits(self.source, self.allowed)
+
+    def _candidate_words(self) -> Sequence[str]:
+        if self._given_words is not None:
+            return self._given_words
+        adapters = [target.adapter for target in self.targets if target.adapter is not None]
+        bundles = [adapter.bundle for adapter in adapters if adapter.bundle is not None]
+        return [word for bundle in bundles for word in bundle.table.words]
+
+    @cached_property
+    def word_units(self) -> WordUnits:
+        """The words of word-level moves; see :meth:`units`."""
+        words = self._candidate_words()
         if not words:
             raise OptionError(
                 "word-level moves without words",
                 expected="words, or an adapter that comes from a bundle",
                 remedy="give the words to the problem",
             )
-        return Lexicon(self, words)
+        return WordUnits(self, words, self.allowed)
 
     def encode(self, text: str) -> Ids:
         """Tokenize a text as the beginning of a prompt: as it stands inside running text."""
@@ -161,13 +180,13 @@ class Problem:
         }
 
 
-def _readers(source: Model, terms: tuple[Term, ...]) -> tuple[Reader, ...]:
-    """One reader a model, with the adapter of the first term that brings one."""
-    made: dict[int, Reader] = {}
+def _targets(source: Model, terms: tuple[Term, ...]) -> tuple[Target, ...]:
+    """One target a model, with the adapter of the first term that has one."""
+    made: dict[int, Target] = {}
     for term in terms:
         known = made.get(id(term.model))
         if known is None or (known.adapter is None and term.adapter is not None):
-            made[id(term.model)] = Reader(source, term.model, term.adapter)
+            made[id(term.model)] = Target(source, term.model, term.adapter)
     return tuple(made[id(term.model)] for term in terms)
 
 

@@ -11,8 +11,8 @@ from fuse_index.optimize.result import ParetoPoint, Point, pareto_front
 from fuse_index.optimize.state import Scored, State
 
 if TYPE_CHECKING:
-    from fuse_index.optimize.budget import Spent
     from fuse_index.optimize.problem import Problem
+    from fuse_index.predict.spent import Spent
 
 
 class Record:
@@ -104,7 +104,7 @@ class Record:
         }
 
     def load_json(self, value: dict[str, Any]) -> None:
-        """Go on from what :meth:`to_json` returned."""
+        """Continue from what :meth:`to_json` returned."""
         self.best = State.from_json(value["best"])
         self.pareto = [State.from_json(item) for item in value["pareto"]]
         self.trajectory = [Point.from_json(item) for item in value["trajectory"]]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fuse_index.bundle.jsontext import plain
+from fuse_index.common.files import write_atomically
 from fuse_index.errors import OptionError
 from fuse_index.optimize.budget import Stop
 from fuse_index.optimize.state import State
@@ -65,7 +66,8 @@ class Result:
         trajectory: every step.
         pareto: prompts that no other one beats in every term, with their losses, best total first.
         weights: of the terms, after balancing.
-        configuration: what the run was asked for; a run with it gives the same result.
+        configuration: the options of the run; a run with them gives the same result.
+        chosen: one line on what was chosen for what was not given, and why; "" if nothing was.
         versions: of the packages that matter.
     """
 
@@ -80,6 +82,7 @@ class Result:
     weights: dict[str, float] = field(repr=False)
     configuration: dict[str, Any] = field(repr=False)
     versions: dict[str, str] = field(repr=False)
+    chosen: str = field(default="", repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
@@ -162,14 +165,3 @@ def pareto_front(states: list[State], size: int) -> list[State]:
     # of two that are equal in every term the first beats the other
     beats = no_worse & (~no_worse.T | np.tri(len(states), k=-1, dtype=bool).T)
     return [states[i] for i in np.flatnonzero(~beats.any(axis=0))[:size]]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

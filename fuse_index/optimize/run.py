@@ -1,20 +1,20 @@
-"""The loop of a run: propose, filter, score, keep; and everything it must remember."""
+"""One run of a method: propose, filter, score, keep; and its state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.versions import package_versions
 from fuse_index.errors import OptionError
 from fuse_index.objectives.base import Loss
 from fuse_index.objectives.weights import balanced_weights
-from fuse_index.optimize.budget import Budget, Spent, Stop
-from fuse_index.optimize.gradient import Differentiator
+from fuse_index.optimize.budget import Budget, Stop
 from fuse_index.optimize.methods.base import Context, MethodOptions, Proposals
 from fuse_index.optimize.probe import Probe, ProbeSampler
 from fuse_index.optimize.record import Record
@@ -22,19 +22,20 @@ from fuse_index.optimize.result import Point, Result
 from fuse_index.optimize.scoring import Scorer, distinct_rows
 from fuse_index.optimize.state import Scored, State, require_ids
 from fuse_index.optimize.survival import PromptCheck
-from fuse_index.optimize.versions import package_versions
+from fuse_index.predict.gradients import Gradients
+from fuse_index.predict.spent import Spent
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.search.base import SearchOptions
+    from fuse_index.optimize.search import SearchOptions
     from fuse_index.optimize.state import Ids, Losses
 
 _STALE_STEPS = 100
 """Steps in a row without a prompt that is new, after which a run has come to its end."""
 
 
-@dataclass(frozen=True)
+@options(label="options")
 class RunOptions:
     """Options of a run that are neither its method's nor its search's.
 
@@ -45,7 +46,7 @@ class RunOptions:
             (:mod:`fuse_index.optimize.survival`).
         balance: whether the weights are scaled so that at the initial prompts every term's gradient
             counts as its weight says.
-        early_stop: whether the run ends once the best prompt makes the model go on with the target
+        early_stop: whether the run ends once the model continues the best prompt with the target
             of every continuation, each of its tokens being the likeliest.
         pareto_size: prompts kept of the Pareto front.
         remember: scored prompts that are remembered.
@@ -53,19 +54,14 @@ class RunOptions:
             which is several times as fast where passes are small, and keeps their memory.
     """
 
-    seed: int = 0
-    batch_size: int | None = None
+    seed: Natural = 0
+    batch_size: Count | None = None
     check_retokenization: bool = True
     balance: bool = False
     early_stop: bool = False
-    pareto_size: int = 64
-    remember: int = 1 << 17
+    pareto_size: Count = 64
+    remember: Count = 1 << 17
     cuda_graphs: bool = True
-
-    def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("pareto_size", 1), ("remember", 1)):
-            if getattr(self, name) < least:
-                raise OptionError(f"{name}={getattr(self, name)}", expected=f"at least {least}")
 
 
 class Run:
@@ -78,6 +74,7 @@ class Run:
         search: which prompts are kept.
         options: the rest.
         probe: the draft of probe sampling, None without it.
+        chosen: one line on what was chosen for what was not given, for the result.
 
     Raises:
         OptionError: there is no initial prompt, or one has ids that are no tokens; or the method
@@ -94,15 +91,14 @@ class Run:
         search: SearchOptions,
         options: RunOptions,
         probe: Probe | None = None,
+        chosen: str = "",
     ) -> None:
         self.problem = problem
+        self.chosen = chosen
         self.options = options
         self._method_options, self._search_options = method, search
         self.initial = tuple(tuple(ids) for ids in initial)
-        if not self.initial:
-            raise OptionError("no initial prompt", expected="at least one")
-        for ids in self.initial:
-            require_ids(ids, problem.source.vocabulary_size, problem.source.name)
+        _require_request(problem, self.initial, options)
         self.spent = Spent()
         self.weights: Losses = problem.weights.copy()
         for loss in problem.losses:
@@ -120,16 +116,11 @@ class Run:
                 batch_size=options.batch_size,
                 remember=options.remember,
             )
-        self.gradients = Differentiator(problem, self.spent, batch_size=options.batch_size)
+        self.gradients = Gradients(problem, self.spent, batch_size=options.batch_size)
         self.check = PromptCheck(problem)
-        if method.follows_gradient:
-            self.gradients.require(adapters=method.needs_adapters)
-        if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
-            raise OptionError(
-                "early_stop without an objective that can be met",
-                expected="a 'continuation' objective",
-                remedy="give the budget a target_loss instead",
-            )
+        if method.ranking is not None:
+            unit, predictor = method.ranking
+            self.gradients.require(adapters=predictor.needs_adapters(unit))
         self.stale = 0
         self.stop: Stop | None = None
         self._begin()
@@ -239,17 +230,17 @@ class Run:
         likely = [*promising, *(scored.state(int(i)) for i in scored.order[:1])]
         scored.prepare([state.ids for state in likely])  # all that are likely to be asked for
         self.search.update(scored, grown=grown)
-        self.context.recent = scored
+        self.method.observe(scored)
         kept, better = self.record.keep(scored, promising)
-        if better and self.options.early_stop and self._met(self.best.ids):
+        if better and self.options.early_stop and self._satisfied(self.best.ids):
             self.stop = Stop.MET
         return kept
 
-    def _met(self, ids: Ids) -> bool:
+    def _satisfied(self, ids: Ids) -> bool:
         """Whether a prompt has what every objective wants that can be met, if one can."""
         row = Ragged.from_lists([ids])
-        pairs = zip(self.problem.losses, self.problem.readers, strict=True)
-        found = [loss.met(reader.read(row).contents) for loss, reader in pairs]
+        pairs = zip(self.problem.losses, self.problem.targets, strict=True)
+        found = [loss.is_satisfied(target.read(row).contents) for loss, target in pairs]
         told = [bool(answer.all()) for answer in found if answer is not None]
         return bool(told) and all(told)
 
@@ -267,7 +258,7 @@ class Run:
         self.record.add_step(self.search.frontier[0], self.spent, candidates, survived)
 
     def configuration(self) -> dict[str, Any]:
-        """Return what the run was asked for, without its budget, as a JSON object."""
+        """Return the options of the run, without its budget, as a JSON object."""
         return {
             "problem": self.problem.describe(),
             "initial": [list(ids) for ids in self.initial],
@@ -292,8 +283,28 @@ class Run:
             weights=dict(zip(names, self.weights.tolist(), strict=True)),
             configuration=self.configuration() | {"budget": dict(vars(budget))},
             versions=package_versions(),
+            chosen=self.chosen,
+        )
+
+
+def _require_request(problem: Problem, initial: Sequence[Ids], options: RunOptions) -> None:
+    """Refuse initial prompts and options that no run can have.
+
+    Raises:
+        OptionError: there is no initial prompt, one has ids that are no tokens, or no objective
+            can end the run early.
+    """
+    if not initial:
+        raise OptionError("no initial prompt", expected="at least one")
+    for ids in initial:
+        require_ids(ids, problem.source.vocabulary_size, problem.source.name)
+    if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
+        raise OptionError(
+            "early_stop without an objective that can be met",
+            expected="a 'continuation' objective",
+            remedy="give the budget a target_loss instead",
         )
 
 
 def _can_be_met(loss: Loss) -> bool:
-    return type(loss).met is not Loss.met
+    return type(loss).is_satisfied is not Loss.is_satisfied

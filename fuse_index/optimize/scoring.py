@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fuse_index.models.batching import BatchSize
 from fuse_index.objectives.base import require_finite
-from fuse_index.optimize.batching import BatchSize
-from fuse_index.optimize.budget import Spent
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from fuse_index.models.batch import Batch
     from fuse_index.objectives.base import Loss
     from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.reader import Reader, Reading
     from fuse_index.optimize.state import Ids, Losses
+    from fuse_index.predict.spent import Spent
+    from fuse_index.predict.target import Target, TargetPrompts
 
     _Part = tuple[Batch, Tensor]
     """A batch, and its losses (b,), which may be under way still."""
@@ -36,7 +36,7 @@ class Scorer:
 
     Args:
         problem: the terms.
-        spent: where prompts are counted.
+        spent: counts the prompts.
         batch_size: prompts of one forward pass, at most; None takes 512 on a GPU and 64 on a CPU.
         remember: prompts whose losses are remembered; the oldest are forgotten.
 
@@ -102,13 +102,13 @@ class Scorer:
         """
         problem = self.problem
         rows = np.arange(len(prompts))
-        readings: dict[int, Reading] = {}
+        read: dict[int, TargetPrompts] = {}
         started: dict[int, tuple[NDArray[np.int64], list[_Part]]] = {}
-        for term in _source_first(problem.readers):
-            loss, reader = problem.losses[term], problem.readers[term]
-            if id(reader) not in readings:
-                readings[id(reader)] = reader.read(prompts)
-            contents = readings[id(reader)].contents
+        for term in _source_first(problem.targets):
+            loss, target = problem.losses[term], problem.targets[term]
+            if id(target) not in read:
+                read[id(target)] = target.read(prompts)
+            contents = read[id(target)].contents
             rows = rows[problem.has_room(term, contents.lengths[rows])]
             started[term] = rows, self._start(term, loss, contents.select(rows))
         self.spent.scored += len(rows)
@@ -146,9 +146,9 @@ def on_gpu(loss: Loss) -> bool:
     return loss.model.device.type == "cuda"
 
 
-def _source_first(readers: Sequence[Reader]) -> list[int]:
+def _source_first(targets: Sequence[Target]) -> list[int]:
     """The terms in the order they are launched: first those whose rows need not be read anew."""
-    return sorted(range(len(readers)), key=lambda term: not readers[term].same_tokens)
+    return sorted(range(len(targets)), key=lambda term: not targets[term].same_tokens)
 
 
 def _finished(parts: Sequence[_Part], kept: NDArray[np.bool_], loss: Loss) -> Losses:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fuse_index.errors import OptionError
 from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Ids = tuple[int, ...]
 Losses = NDArray[np.float64]
@@ -53,9 +57,9 @@ class Scored:
         prompts: ``n`` rows of source ids.
         losses: ``(n, terms)``.
         totals: ``(n,)``, their weighted sums.
-        accept: whether a prompt may be kept; asked only of those a search wants to keep.
-        prepare: told of prompts that :attr:`accept` will be asked of, which may be cheaper together
-            than one by one.
+        accept: whether a prompt may be kept; called only for those a search wants to keep.
+        prepare: checks prompts together before :attr:`accept` is called for each, which may be
+            cheaper.
     """
 
     prompts: Ragged
@@ -106,3 +110,20 @@ def require_ids(ids: Ids, size: int, name: str) -> None:
             f"an initial prompt with token ids from {min(ids)} to {max(ids)}",
             expected=f"ids from 0 to {size - 1}, the tokens of {name}",
         )
+
+
+def pack_rows(name: str, rows: Ragged, losses: Losses) -> dict[str, Tensor]:
+    """Return rows of ids and their losses as tensors."""
+    return {
+        f"{name}.offsets": torch.from_numpy(rows.offsets),
+        f"{name}.values": torch.from_numpy(rows.values),
+        f"{name}.losses": torch.from_numpy(np.ascontiguousarray(losses)),
+    }
+
+
+def unpack_rows(name: str, tensors: Mapping[str, Tensor]) -> tuple[Ragged, Losses]:
+    """Return what :func:`pack_rows` packed."""
+    offsets, values, losses = (
+        tensors[f"{name}.{part}"].numpy() for part in ("offsets", "values", "losses")
+    )
+    return Ragged(offsets, values), losses

@@ -19,8 +19,8 @@ from fuse_index.words.ragged import Ragged
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
     from fuse_index.optimize.problem import Problem
-    from fuse_index.optimize.reader import Reader
     from fuse_index.optimize.state import Ids
+    from fuse_index.predict.target import Target
 
 _REMEMBERED = 1 << 16
 _EMPTY_STEPS = 5
@@ -33,7 +33,7 @@ class PromptCheck:
     """Checks prompts exactly, and remembers what it found.
 
     Args:
-        problem: whose models read the prompts.
+        problem: its models read the prompts.
 
     Attributes:
         refusals: how often each model refused a prompt, by name.
@@ -45,8 +45,8 @@ class PromptCheck:
         self._known: dict[Ids, bool] = {}
         self.empty_steps = self.lost_candidates = 0
         places = {
-            (id(reader), loss.surroundings()): _Place(reader, loss.surroundings())
-            for reader, loss in zip(problem.readers, problem.losses, strict=True)
+            (id(target), loss.surroundings()): _FullPrompts(target, loss.surroundings())
+            for target, loss in zip(problem.targets, problem.losses, strict=True)
         }
         self._places = tuple(places.values())
 
@@ -117,18 +117,18 @@ class PromptCheck:
         return [bool(kept) for kept in survives]
 
 
-class _Place:
-    """The full prompts of one term: a reader's rows with what stands around them."""
+class _FullPrompts:
+    """The full prompts of one term: a target's rows with the text around them."""
 
-    def __init__(self, reader: Reader, around: tuple[str, str]) -> None:
-        self._reader, self._around = reader, around
-        self.name = reader.model.name
+    def __init__(self, target: Target, around: tuple[str, str]) -> None:
+        self._target, self._around = target, around
+        self.name = target.model.name
 
     def read(self, prompts: Ragged, texts: list[str]) -> list[bool]:
         """Whether the model's tokens of every full prompt are those that are scored."""
-        reader = self._reader
-        contents = reader.read(prompts).contents.to_lists()
-        return read_the_same(reader.model, texts, contents, self._around, decoded=reader.is_source)
+        target = self._target
+        contents = target.read(prompts).contents.to_lists()
+        return read_the_same(target.model, texts, contents, self._around, decoded=target.is_source)
 
 
 def read_the_same(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.common.options import options
 from fuse_index.errors import OptionError, VocabularyError
 
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
 
 
-@dataclass(frozen=True)
+@options(label="tokens")
 class TokenFilter:
     """Options that leave tokens out; special tokens are always left out.
 

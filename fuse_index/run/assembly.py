@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fuse_index.common.progress import Progress, silent, stage
 from fuse_index.errors import ImageError
 from fuse_index.models import load_model
 from fuse_index.objectives import ImageSimilarity, Objective
-from fuse_index.optimize import Probe, Problem, Result, Term, optimize
-from fuse_index.run.adapters import AdapterStore, Progress
+from fuse_index.optimize import (
+    Choice,
+    MethodOptions,
+    Predictor,
+    Probe,
+    Problem,
+    Result,
+    Term,
+    choose,
+    optimize,
+)
+from fuse_index.predict.states import states_cost
+from fuse_index.predict.units import Unit
+from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.start import initial_prompts
 
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
+    from fuse_index.optimize import Budget
     from fuse_index.optimize.optimize import Callback
     from fuse_index.run.config import ModelConfig, RunConfig, SearchConfig
 
@@ -36,7 +49,7 @@ class ModelPool:
 
     def __init__(self, *, offline: bool = False, progress: Progress | None = None) -> None:
         self._offline = offline
-        self._progress = progress
+        self._progress = progress or silent
         self._loaded: dict[ModelConfig, Model] = {}
 
     def load(self, config: ModelConfig) -> Model:
@@ -47,8 +60,7 @@ class ModelPool:
         """
         key = replace(config, adapter=None)
         if key not in self._loaded:
-            if self._progress is not None:
-                self._progress(f"loading {config.model}", 0, None)
+            self._progress(f"loading {config.model}", 0, None)
             self._loaded[key] = load_model(
                 config.model,
                 kind=config.kind,
@@ -68,12 +80,14 @@ class Assembly:
         problem: source, objectives, filters.
         initial: prompts to begin from, as source ids.
         config: the run file.
+        method: how candidates are proposed; with the reason where it was chosen.
         probe: the draft of probe sampling, or None.
     """
 
     problem: Problem
     initial: Sequence[tuple[int, ...]]
     config: RunConfig
+    method: MethodOptions | Choice
     probe: Probe | None = None
 
     def run(self, callbacks: Sequence[Callback] = (), **checkpoint: Any) -> Result:
@@ -82,7 +96,7 @@ class Assembly:
         return optimize(
             self.problem,
             self.initial,
-            method=config.method,
+            method=self.method,
             search=config.search,
             budget=config.budget,
             options=config.options,
@@ -103,24 +117,54 @@ def assemble(
         progress: called while models are loaded and adapters built.
 
     Raises:
-        FuseIndexError: a model, an adapter, an image or a text does not do; the message says which.
+        FuseIndexError: a model, an adapter, an image or a text is unusable; the message says which.
     """
     objectives = [with_images(item.objective) for item in config.objectives]
     pool = ModelPool(offline=offline, progress=progress)
     models = {name: pool.load(item) for name, item in config.models.items()}
     source = models[config.source]
     store = AdapterStore(source, config.adapters, progress)
-    gradient = needs_gradient(config.method)
-    terms = []
-    for item, objective in zip(config.objectives, objectives, strict=True):
-        model, given = models[item.model], config.models[item.model].adapter
-        adapter = store.get(model, given) if gradient or given is not None else None
-        terms.append(Term(objective, model, adapter))
-    problem = make_problem(source, terms, config, store)
-    prepare_words(problem, config.method, progress)
-    prefix = source_prefix(terms, source)
+    pairs = [
+        (objective, models[item.model], config.models[item.model].adapter)
+        for item, objective in zip(config.objectives, objectives, strict=True)
+    ]
+
+    def problem_with(adapted: bool) -> Problem:
+        terms = [
+            Term(objective, model, store.get(model, given) if adapted or given else None)
+            for objective, model, given in pairs
+        ]
+        return make_problem(source, terms, config, store)
+
+    problem, method = with_method(config, problem_with, choose)
+    prepare_states(problem, method, progress)
+    prefix = source_prefix(problem.terms, source)
     initial = initial_prompts(problem, config.initial, config.options.seed, prefix)
-    return Assembly(problem, initial, config, _probe(config, models))
+    return Assembly(problem, initial, config, method, _probe(config, models))
+
+
+def with_method(
+    config: SearchConfig,
+    problem_with: Callable[[bool], Problem],
+    chooser: Callable[[Problem, Budget], Choice],
+) -> tuple[Problem, MethodOptions | Choice]:
+    """Return the problem and its method, with adapters only where the method needs them.
+
+    Args:
+        config: has the method, or None to choose one.
+        problem_with: makes the problem, with all adapters or only with given bundles.
+        chooser: chooses a method.
+    """
+    method = config.method
+    if method is not None:
+        return problem_with(needs_adapters(method)), method
+    problem = problem_with(False)
+    choice = chooser(problem, config.budget)
+    ranking = choice.method.ranking
+    if ranking is not None and ranking[1] is not Predictor.LAYERS:
+        problem = problem_with(True)  # the corrected mixture, or tokens, need them
+        choice = chooser(problem, config.budget)
+    return problem, choice
 
 
 def _probe(config: RunConfig, models: Mapping[str, Model]) -> Probe | None:
@@ -129,7 +173,7 @@ def _probe(config: RunConfig, models: Mapping[str, Model]) -> Probe | None:
     if draft is None:
         return None
     terms = [Term(with_images(item.objective), models[item.model]) for item in draft.objectives]
-    return Probe(terms, draft.share, draft.reduction)
+    return Probe(tuple(terms), draft.share, draft.reduction)
 
 
 def make_problem(
@@ -145,26 +189,32 @@ def make_problem(
     return Problem(source, terms, tokens=config.tokens, words=words)
 
 
-def prepare_words(problem: Problem, method: Any, progress: Progress | None = None) -> None:
-    """Make what a method looks words up in beforehand, while progress can be shown.
+def prepare_states(
+    problem: Problem, method: MethodOptions | Choice, progress: Progress | None = None
+) -> None:
+    """Compute the hidden states that a method needs beforehand, while progress can be shown.
 
     Raises:
         ModelError: a model's layers cannot be told apart.
         VocabularyError: the filters leave no word.
     """
-    if not method.needs_layers:
+    options = method.method if isinstance(method, Choice) else method
+    if options.ranking is None or options.ranking[1] is not Predictor.LAYERS:
         return
-    for term in problem.terms:
+    units = problem.units(options.ranking[0])
+    for term, target in zip(problem.terms, problem.targets, strict=True):
         if not term.objective.differentiable or not term.objective.weight:
             continue
-        label = f"words in the layers of {term.model.name}"
-        report = None if progress is None else partial(progress, label)
-        problem.lexicon.layers_of(term.model, report)
+        if units.unit is Unit.TOKEN and not target.same_tokens:
+            continue
+        cost = states_cost(term.model, len(units))
+        label = f"states of {len(units):,} {units.unit.value}s in {term.model.name} ({cost})"
+        units.states(term.model, stage(progress, label))
 
 
-def needs_gradient(method: Any) -> bool:
-    """Whether a method needs adapters, as its options say."""
-    return bool(method.needs_adapters)
+def needs_adapters(method: MethodOptions) -> bool:
+    """Whether a method needs adapters to models with other tokens."""
+    return method.ranking is not None and method.ranking[1].needs_adapters(method.ranking[0])
 
 
 def source_prefix(terms: Iterable[Term], source: Model) -> str:

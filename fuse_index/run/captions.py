@@ -1,13 +1,15 @@
-"""Captions of images: prompts that a language model finds fluent and CLIP finds alike."""
+"""Captions of images: prompts that are fluent to a language model and similar to CLIP."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fuse_index.bundle.jsontext import plain
+from fuse_index.common.options import options
+from fuse_index.common.progress import Progress
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives import (
@@ -16,34 +18,44 @@ from fuse_index.objectives import (
     ImageSimilarity,
     Objective,
     TextSimilarity,
+    TokenReduction,
 )
 from fuse_index.optimize import (
-    METHODS,
-    SEARCHES,
     Budget,
-    MethodOptions,
     Problem,
     Result,
-    SearchOptions,
     Term,
+    choose_moves,
 )
 from fuse_index.optimize.optimize import optimize
-from fuse_index.run.adapters import AdapterStore, Progress
-from fuse_index.run.assembly import ModelPool, make_problem, needs_gradient, prepare_words
-from fuse_index.run.config import Draw, ModelConfig, SearchConfig, StartConfig, read_search
-from fuse_index.run.fields import read_options, require_known
+from fuse_index.run.adapters import AdapterStore
+from fuse_index.run.assembly import ModelPool, make_problem, prepare_states, with_method
+from fuse_index.run.config import (
+    Initial,
+    Limits,
+    ModelConfig,
+    SearchConfig,
+    StartConfig,
+    StartDraw,
+    read_config,
+)
+from fuse_index.run.fields import Section
 from fuse_index.run.start import initial_prompts
 
 if TYPE_CHECKING:
+    from fuse_index.adapter.adapter import Adapter
+    from fuse_index.common.progress import Progress
+    from fuse_index.models.base import Model
     from fuse_index.optimize.optimize import Callback
 
-IMAGE_WEIGHT = 22.0
-"""Weight of ``1 - cosine`` against the mean negative log-likelihood of a token, as Williams and
-Kolter (2024) have it: CLIP's cosines differ by about a tenth between captions, likelihoods by a few
-nats."""
+IMAGE_WEIGHT = 40.0
+"""Weight of ``1 - cosine`` against the log-likelihood of a caption, which captioned best."""
+TYPICAL_TOKENS = 12
+"""Tokens of a caption: for one of that length, its log-likelihood counts as that of a mean token.
+A sum over the tokens, since a mean falls with every likely phrase that says nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class RoleConfig(ModelConfig):
     """A model of a captioning run and what it counts.
 
@@ -58,14 +70,29 @@ class RoleConfig(ModelConfig):
     suffix: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
+class LanguageRole(RoleConfig):
+    """The language model, whose tokens captions consist of.
+
+    Attributes:
+        reduction: sum, mean or length, over the tokens of a caption.
+        include_end: whether a caption is to be a whole sentence; by default where the model begins
+            its texts with a token.
+    """
+
+    weight: float = 1 / TYPICAL_TOKENS
+    reduction: TokenReduction = TokenReduction.SUM
+    include_end: bool | None = None
+
+
+@options(kw_only=True)
 class ClipRole(RoleConfig):
     """CLIP, which compares the caption with the image."""
 
     weight: float = IMAGE_WEIGHT
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ClassifierRole(RoleConfig):
     """A classifier, whose label the caption shall get.
 
@@ -77,14 +104,14 @@ class ClassifierRole(RoleConfig):
 
 
 ROLES: dict[str, type[RoleConfig]] = {
-    "lm": RoleConfig,
+    "lm": LanguageRole,
     "clip": ClipRole,
     "classifier": ClassifierRole,
 }
 """Sections of a captioning file for its models."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class CaptionConfig(SearchConfig):
     """What captions are asked for.
 
@@ -94,13 +121,11 @@ class CaptionConfig(SearchConfig):
         classifier: the model whose label they shall get, or None.
     """
 
-    lm: RoleConfig
-    clip: ClipRole
-    classifier: ClassifierRole | None = None
-    initial: StartConfig = field(default_factory=lambda: StartConfig(count=16, draw=Draw.MODEL))
-    method: MethodOptions = field(default_factory=METHODS["words"])
-    search: SearchOptions = field(default_factory=SEARCHES["beam"])
-    budget: Budget = field(default_factory=lambda: Budget(steps=30))
+    lm: Annotated[LanguageRole, Section("model")]
+    clip: Annotated[ClipRole, Section("model")]
+    classifier: Annotated[ClassifierRole, Section("model")] | None = None
+    initial: Initial = field(default_factory=lambda: StartConfig(draw=StartDraw.MODEL))
+    budget: Limits = field(default_factory=lambda: Budget(forward_passes=1500))
 
     def __post_init__(self) -> None:
         if self.classifier is not None and self.classifier.label is None:
@@ -115,18 +140,10 @@ def read_captions(value: Mapping[str, Any]) -> CaptionConfig:
     Raises:
         OptionError: a name is unknown, or a value is of another type or outside its range.
     """
-    known = [item.name for item in fields(CaptionConfig)]
-    for name in value:
-        require_known(name, known, "section")
     for name in ("lm", "clip"):
         if value.get(name) is None:
             raise OptionError(f"no {name}", expected=f"a model, under {name!r} or by --{name}")
-    roles: dict[str, Any] = {}
-    for name, cls in ROLES.items():
-        if value.get(name) is not None:
-            roles[name] = read_options(cls, value[name], name, shorthand="model")
-    plainest = CaptionConfig(lm=roles["lm"], clip=roles["clip"])
-    return CaptionConfig(**roles, **read_search(value, plainest))
+    return read_config(CaptionConfig, value)
 
 
 @dataclass(frozen=True)
@@ -200,28 +217,43 @@ class Captioner:
         self.lm = pool.load(_as(config.lm, ModelKind.CAUSAL))
         self.clip = pool.load(_as(config.clip, ModelKind.CLIP))
         self._store = AdapterStore(self.lm, config.adapters, progress)
-        self._terms = [Term(Fluency(**_around(config.lm)), self.lm)]
-        self._clip_adapter = self._adapter(self.clip, config.clip)
-        if config.classifier is not None:
-            role = config.classifier
+        role = config.classifier
+        self.classifier = None if role is None else pool.load(_as(role, ModelKind.CLASSIFIER))
+        # the images come later; any objective has the same words
+        anything = TextSimilarity(texts="a", **_around(config.clip))
+        self._terms: list[Term] = []
+        problem, self.method = with_method(
+            config, lambda adapted: self._problem_with(anything, adapted), choose_moves
+        )
+        prepare_states(problem, self.method, progress)
+
+    def _problem_with(self, likeness: Objective, adapted: bool) -> Problem:
+        """The problem, with all adapters or only with given bundles."""
+        config = self.config
+        end = bool(self.lm.frame.head) if config.lm.include_end is None else config.lm.include_end
+        fluency = Fluency(reduction=config.lm.reduction, include_end=end, **_around(config.lm))
+        self._terms = [
+            Term(fluency, self.lm),
+            Term(likeness, self.clip, self._adapter(self.clip, config.clip, adapted)),
+        ]
+        role = config.classifier
+        if role is not None:
             assert role.label is not None
-            model = pool.load(_as(role, ModelKind.CLASSIFIER))
+            assert self.classifier is not None
             objective = ClassifierLabel(label=role.label, **_around(role))
-            objective.prepare(model)  # a label it does not have is refused before any adapter
-            self._terms.append(Term(objective, model, self._adapter(model, role)))
-        if config.method.needs_layers:  # the images come later; any objective has the same words
-            anything = TextSimilarity(texts="a", **_around(config.clip))
-            prepare_words(self._problem(anything), config.method, progress)
+            objective.prepare(self.classifier)  # refuse an unknown label before any adapter
+            adapter = self._adapter(self.classifier, role, adapted)
+            self._terms.append(Term(objective, self.classifier, adapter))
+        return make_problem(self.lm, self._terms, config, self._store)
 
     def _problem(self, likeness: Objective) -> Problem:
         """The problem with what is asked of CLIP."""
-        terms = [self._terms[0], Term(likeness, self.clip, self._clip_adapter), *self._terms[1:]]
+        lm, clip, *others = self._terms
+        terms = [lm, Term(likeness, self.clip, clip.adapter), *others]
         return make_problem(self.lm, terms, self.config, self._store)
 
-    def _adapter(self, model: Any, role: RoleConfig) -> Any:
-        if role.adapter is None and not needs_gradient(self.config.method):
-            return None
-        return self._store.get(model, role.adapter)
+    def _adapter(self, model: Model, role: RoleConfig, adapted: bool) -> Adapter | None:
+        return self._store.get(model, role.adapter) if adapted or role.adapter else None
 
     def caption(
         self,
@@ -230,7 +262,7 @@ class Captioner:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
     ) -> Caption:
-        """Look for the caption of one image; every image begins from the same seed.
+        """Search the caption of one image; every image begins from the same seed.
 
         Args:
             image: a path or PIL image.
@@ -248,7 +280,7 @@ class Captioner:
         result = optimize(
             problem,
             initial_prompts(problem, config.initial, seed, config.lm.prefix),
-            method=config.method,
+            method=self.method,
             search=config.search,
             budget=config.budget,
             options=config.options,

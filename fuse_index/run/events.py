@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuse_index.bundle.jsontext import plain
+from fuse_index.common.versions import package_versions
 from fuse_index.errors import StorageError
-from fuse_index.optimize.versions import package_versions
 
 if TYPE_CHECKING:
     from fuse_index.optimize import Result, Run

@@ -62,6 +62,11 @@ class Ragged:
         return cls(offsets, values)
 
     @classmethod
+    def from_rows(cls, rows: Int64) -> Ragged:
+        """Pack a rectangle ``(n, L)`` of values."""
+        return cls(np.arange(len(rows) + 1) * rows.shape[1], rows.reshape(-1))
+
+    @classmethod
     def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
         """Join rows of rows, one after the other."""
         if len(parts) == 1:

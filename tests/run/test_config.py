@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from fuse_index.common.reading import FlagText
 from fuse_index.errors import OptionError
 from fuse_index.models import ModelKind
 from fuse_index.objectives import OBJECTIVES
 from fuse_index.optimize import METHODS, SEARCHES
 from fuse_index.run import load_file, override, read_run
 from fuse_index.run.captions import IMAGE_WEIGHT, read_captions
-from fuse_index.run.config import Draw, Precision
+from fuse_index.run.config import Precision, StartDraw
 from fuse_index.run.describe import describe_captions, describe_fields
-from fuse_index.run.fields import FlagText
 
 RUN = {
     "models": {
@@ -71,7 +71,7 @@ def test_every_search_can_be_named(name):
         ({"modles": {}}, "section 'modles' is unknown; expected one of"),
         ({"modles": {}}, "did you mean 'models'?"),
         ({"models": {}}, "no models; expected at least one"),
-        ({"models": ["gpt2"]}, "models: ['gpt2']; expected a mapping of names to models"),
+        ({"models": ["gpt2"]}, "models: ['gpt2']; expected a mapping of names to values"),
         ({"models": {"lm": {"modell": "x"}}}, "models.lm: field 'modell' is unknown"),
         ({"models": {"lm": {"model": "x", "kind": "big"}}}, "models.lm.kind: 'big'; expected one"),
         ({"objectives": []}, "no objectives; expected at least one"),
@@ -151,7 +151,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
 def over(*settings):
     value = changed()
     texts = [(path, FlagText(item) if isinstance(item, str) else item) for path, item in settings]
-    override(value, texts, {"method": "gcg", "search": "greedy"})
+    override(value, texts)
     return read_run(value)
 
 
@@ -209,7 +209,7 @@ def test_captions_have_defaults_of_their_own():
     assert (run.lm.weight, run.clip.weight) == (1.0, IMAGE_WEIGHT)
     assert run.method == METHODS["words"]()
     assert (run.search.type, run.budget.steps) == ("beam", 30)
-    assert (run.initial.count, run.initial.draw) == (16, Draw.MODEL)
+    assert (run.initial.count, run.initial.draw) == (16, StartDraw.MODEL)
     other = read_captions(
         {"lm": "gpt2", "clip": {"model": "x", "weight": 3}, "initial": {"length": 5}}
     )
@@ -234,6 +234,7 @@ def test_mistakes_in_captions(value, message):
 
 
 def test_every_field_is_described():
+    captions = read_captions({"lm": "gpt2", "clip": "x"})
     sections = dict(describe_fields())
     for registry, section in ((METHODS, "method"), (SEARCHES, "search")):
         for name, cls in registry.items():
@@ -242,10 +243,11 @@ def test_every_field_is_described():
             assert all(row[3] for row in rows), name
     for name, rows in [*describe_fields(), *describe_captions()]:
         assert all(all((row[0], row[1], row[3])) for row in rows), name
-    for found, default in ((describe_captions(), "words"), (describe_fields(), "gcg")):
-        marked = [title for title, _ in found if "(the default)" in title]
-        assert marked[0].startswith(f"method, type {default} (the default): ")
-        assert len(marked) == 2
+    marked = [title for title, _ in describe_captions() if "(the default)" in title]
+    assert [title.partition(" (")[0] for title in marked] == [
+        f"{section}, type {getattr(captions, section).type}" for section in ("method", "search")
+    ]
+    assert not [title for title, _ in describe_fields() if "(the default)" in title]
 
 
 def test_the_documentation_has_every_field():

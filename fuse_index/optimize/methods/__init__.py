@@ -1,4 +1,4 @@
-"""Methods: how candidates are proposed; one file each."""
+"""Methods: how candidates are proposed; one file each, for tokens and for words."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Pro
 from fuse_index.optimize.methods.gcg import GCG, Draw
 from fuse_index.optimize.methods.pez import PEZ
 from fuse_index.optimize.methods.random_search import Norm, RandomSearch
-from fuse_index.optimize.methods.word_edits import WordEdits
-from fuse_index.optimize.methods.word_pez import WordPEZ
-from fuse_index.optimize.methods.word_swaps import Guide, WordSwaps
-from fuse_index.optimize.methods.word_writer import WordWriter
+from fuse_index.optimize.methods.schedule import Moves
 
 METHODS: dict[str, type[MethodOptions]] = {
-    options.type: options
-    for options in (GCG, WordSwaps, AutoDAN, WordWriter, WordEdits, PEZ, WordPEZ, RandomSearch)
+    options.type: options for options in (GCG, Moves, AutoDAN, PEZ, RandomSearch)
 }
 """Every method by its name in files and on the command line."""
 
@@ -25,14 +21,10 @@ __all__ = [
     "AutoDAN",
     "Context",
     "Draw",
-    "Guide",
     "Method",
     "MethodOptions",
+    "Moves",
     "Norm",
     "Proposals",
     "RandomSearch",
-    "WordEdits",
-    "WordPEZ",
-    "WordSwaps",
-    "WordWriter",
 ]

@@ -1,88 +1,97 @@
-"""AutoDAN: write a readable prompt token by token, from left to right.
+"""AutoDAN: write a readable prompt from left to right, token by token or word by word.
 
 "AutoDAN: Interpretable Gradient-Based Adversarial Attacks on Large Language Models" (Zhu et al.
-2023): the tokens tried in a position are those that a causal language model finds likely there
-and the gradient of the objectives finds helpful. The source itself is the language model.
+2023): the units tried in a position are those that a causal language model finds likely there and
+the gradient of the objectives finds helpful. The source itself is the language model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
+from fuse_index.common.options import Count, Natural, NonNegative, options
 from fuse_index.errors import OptionError
-from fuse_index.optimize.anchored import TokenAnchors
-from fuse_index.optimize.anchors import AnchorOptions, AnchorSource
-from fuse_index.optimize.hindsight import corrected, directions
-from fuse_index.optimize.likelihood import Likelihood
-from fuse_index.optimize.merit import draw_ranked, merits_of, require_causal
-from fuse_index.optimize.methods.base import (
-    Context,
-    Method,
-    MethodOptions,
-    Proposals,
-    require,
-    shares,
-)
+from fuse_index.optimize.merit import UnitMerit, draw_ranked, merits_of
+from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals, shares
 from fuse_index.optimize.state import State
+from fuse_index.predict.predictor import require_predictor
+from fuse_index.predict.ranking import Predictor
+from fuse_index.predict.units import Unit, Units
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fuse_index.models.causal import CausalModel
     from fuse_index.optimize.state import Ids
 
 _SPARE = 8
-"""Ranked tokens looked at for every candidate, so that those scored before can be left out."""
+"""Ranked units looked at for every candidate, so that those scored before can be left out."""
 
 
-@dataclass(frozen=True)
-class AutoDAN(AnchorOptions, MethodOptions):
+@options()
+class AutoDAN(MethodOptions):
     """Options of AutoDAN.
 
-    One step writes one position of every prompt the search works on. A token's merit is its
+    One step writes one position of every prompt the search works on. The merit of a unit is its
     log-probability less ``weight`` times its predicted change of the loss, the latter in standard
-    deviations over the tokens that may be used, so that the weight means the same for any losses.
-    Tokens are drawn by merit and scored, and again with the gradient at the best of them, until no
-    better one turns up or ``iterations`` times. The gradients of all iterations are averaged:
-    taken at one token, the prediction for others is a poor one. Those of the anchors, which stand
-    in the position before the first iteration, count besides.
+    deviations over the units. Units are drawn by merit and scored; then the gradient is taken
+    again at the best of them, until no better one turns up or ``iterations`` times. The gradients
+    of all iterations are averaged: one unit predicts poorly for others. Give it a beam.
 
     Attributes:
-        length: tokens of the finished prompt, the initial ones included.
-        search_width: candidates of one iteration, over all prompts the search works on.
-        weight: of the gradient against the likelihood; 0 does without the gradient, which is the
-            sampling of BEAST (Sadasivan et al. 2024).
+        unit: what is written, tokens or words.
+        predictor: what predicts the change of the loss; by default ``adapter`` for tokens,
+            ``layers`` for words.
+        length: units of the finished prompt, the initial ones included.
+        search_width: candidates of one iteration, over all prompts the search works on; by default
+            256 tokens, 32 words.
+        weight: nats that one standard deviation of the predicted change counts against the
+            log-probability, by default 1 for tokens, 2 for words; 0 takes no gradient, which is
+            the sampling of BEAST (Sadasivan et al. 2024).
         temperature: candidates are drawn without repeats with probabilities in proportion to
-            ``exp(merit / temperature)``; 0 takes the best.
-        iterations: rounds of candidates in one position, at most.
-        sweeps: how often the finished prompt is gone over again from left to right, each token
-            chosen anew with regard to those on both sides of it.
+            ``exp(merit / temperature)``; 0 takes the best. By default 1 for tokens, 0 for words.
+        iterations: rounds of candidates in one position, at most; by default 4 for tokens, 1 for
+            words, whose first gradient is taken with the mean word in the position.
+        sweeps: how often the finished prompt is revised from left to right, each unit chosen anew
+            with regard to those on both sides of it.
+        margin: the writing ends once the best of the prompts just written is worse than the best
+            so far by more than this, in units of the total loss; None writes to the last position.
     """
 
-    length: int = 16
-    search_width: int = 256
-    weight: float = 1.0
-    temperature: float = 1.0
-    iterations: int = 4
-    sweeps: int = 0
+    unit: Unit = Unit.TOKEN
+    predictor: Predictor | None = None
+    length: Count = 16
+    search_width: Count | None = None
+    weight: NonNegative | None = None
+    temperature: NonNegative | None = None
+    iterations: Count | None = None
+    sweeps: Natural = 0
+    margin: NonNegative | None = None
 
     type: ClassVar[str] = "autodan"
 
     def __post_init__(self) -> None:
-        require(self, length=1, search_width=1, weight=0, temperature=0, iterations=1, sweeps=0)
-        self.check_anchors()
+        words = self.unit is Unit.WORD
+        self.fill(
+            predictor=Predictor.LAYERS if words else Predictor.ADAPTER,
+            search_width=32 if words else 256,
+            weight=2.0 if words else 1.0,
+            temperature=0.0 if words else 1.0,
+            iterations=1 if words else 4,
+        )
+        assert self.predictor is not None
+        require_predictor(self.unit, self.predictor)
 
     @property
-    def follows_gradient(self) -> bool:
-        """Whether it needs an adapter for every model with other tokens than the source."""
-        return self.weight > 0
+    def ranking(self) -> tuple[Unit, Predictor] | None:
+        """What is ranked, and how; None without the gradient."""
+        assert self.predictor is not None
+        return (self.unit, self.predictor) if self.weight else None
 
     def start(self, context: Context, states: Sequence[State]) -> Method:
         """Begin from scored prompts.
@@ -91,14 +100,15 @@ class AutoDAN(AnchorOptions, MethodOptions):
             ModelError: the source is not a causal language model.
             OptionError: an initial prompt is longer than the finished one.
         """
-        source = require_causal(context.problem.source, self.type)
-        longest = max(len(state.ids) for state in states)
+        method = _AutoDANMethod(self, context)
+        longest = max(len(method.units.spans(state.ids)) for state in states)
         if longest > self.length:
             raise OptionError(
-                f"autodan: an initial prompt of {longest} tokens with length={self.length}",
+                f"autodan: an initial prompt of {longest} {self.unit.value}s with "
+                f"length={self.length}",
                 expected="initial prompts no longer than the finished one",
             )
-        return _AutoDANMethod(self, context, source)
+        return method
 
 
 @dataclass(eq=False)
@@ -106,166 +116,169 @@ class _Slot:
     """One position of one prompt, and what was tried there.
 
     Attributes:
-        ids: ``(L,)`` int64, the prompt with the token that stands in the position now.
-        position: which position.
-        likelihoods: ``(V,)`` float32 on the CPU, log-probabilities of tokens in the position.
-        taken: tokens at which the gradient was taken.
-        gradient: ``(V,)`` float32 on the CPU, the sum of the predicted changes there.
-        totals: scored tokens with the total of the prompt they make.
-        open: whether the search goes on.
+        before: ids before the position.
+        after: ids behind it.
+        position: index of the position among the units.
+        likelihoods: ``(N,)`` float32 on the CPU, log-probabilities of units in the position.
+        standing: ids in the position now; empty before the first unit of an appended position.
+        taken: ids at which the gradient was taken.
+        gradients: ``(N,)`` float32 on the CPU, the sum of the predicted changes there.
+        totals: scored units with the total of the prompt they make.
+        open: whether the search continues.
     """
 
-    ids: Tensor
+    before: Ids
+    after: Ids
     position: int
     likelihoods: Tensor
-    taken: set[int] = field(default_factory=set)
-    gradient: Tensor | None = None
+    standing: Ids
+    taken: set[Ids] = field(default_factory=set)
+    gradients: Tensor | None = None
     totals: dict[int, float] = field(default_factory=dict)
+    own_total: float = float("inf")
     open: bool = True
 
-    def with_tokens(self, tokens: Tensor) -> Tensor:
-        """``(n, L)``: the prompt with each of ``n`` tokens in the position."""
-        rows = self.ids.repeat(len(tokens), 1)
-        rows[:, self.position] = tokens
-        return rows
+    def with_ids(self, ids: Sequence[int]) -> Ids:
+        """The prompt with ids in the position."""
+        return (*self.before, *ids, *self.after)
 
-    def move(self) -> None:
-        """Put the best token scored so far in the position; with none new, be done."""
-        best = min(self.totals, key=lambda token: self.totals[token], default=None)
-        self.open = best is not None and best not in self.taken
-        if best is not None:
-            self.ids[self.position] = best
+    def move(self, units: Units) -> None:
+        """Put the best unit scored so far in the position; close the slot if it is not new."""
+        best = min(self.totals, key=lambda unit: self.totals[unit], default=None)
+        if best is None or self.totals[best] >= self.own_total:
+            self.open = False
+            return
+        ids = tuple(units.source[best].tolist())
+        self.open = ids not in self.taken
+        self.standing = ids
 
 
 class _AutoDANMethod(Method):
-    def __init__(self, options: AutoDAN, context: Context, source: CausalModel) -> None:
+    def __init__(self, options: AutoDAN, context: Context) -> None:
         super().__init__(context)
         self.options = options
-        self._allowed = torch.from_numpy(context.problem.allowed)
-        self._likelihood = Likelihood(context.problem, source, context.gradients.spent)
-        self._anchors = TokenAnchors(options, context)
-        self._usable = torch.from_numpy(self._anchors.drawer.pool.values)
+        self.units = context.problem.units(options.unit)
+        predictor = options.ranking[1] if options.ranking else None
+        weight = float(options.weight or 0)
+        self._merit = UnitMerit(context, self.units, predictor, weight, options.type)
         self._swept = 0
-        """Positions gone over since the prompts were finished."""
+        """Positions revised since the prompts were finished."""
+        self._best = float("inf")
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals | None:
-        short = [state for state in states if len(state.ids) < self.options.length]
+        options, sizes = self.options, [len(self.units.spans(state.ids)) for state in states]
+        pairs = zip(states, sizes, strict=True)
+        short = [(state, size) for state, size in pairs if size < options.length]
         if short:
+            if self._hopeless(states):
+                return None
             return Proposals(self._written(self._appended(short), most), grown=True)
-        if self._swept >= self.options.sweeps * self.options.length:
+        if self._swept >= options.sweeps * options.length:
             return None
-        slots = self._revised(states, self._swept % self.options.length)
+        slots = self._revised(states, self._swept % options.length)
         self._swept += 1
         return Proposals(self._written(slots, most))
 
-    def _appended(self, states: Sequence[State]) -> list[_Slot]:
-        """Slots behind prompts; the likeliest token stands there first."""
-        next_tokens = self._likelihood.next_tokens([state.ids for state in states])
+    def _hopeless(self, states: Sequence[State]) -> bool:
+        """Whether the prompts written last are worse than the best by more than the margin."""
+        now = min(state.total for state in states)
+        self._best = min(self._best, now)
+        return self.options.margin is not None and now > self._best + self.options.margin
+
+    def _appended(self, states: Sequence[tuple[State, int]]) -> list[_Slot]:
+        """Slots behind prompts; for tokens the likeliest stands there first."""
+        next_tokens = self._merit.likelihood.next_tokens([state.ids for state, _ in states])
         slots = []
-        for state, own in zip(states, next_tokens, strict=True):
-            usable = own.masked_fill(~self._allowed, -torch.inf)
-            ids = torch.tensor([*state.ids, int(usable.argmax())])
-            slots.append(_Slot(ids, len(state.ids), usable))
+        for (state, size), own in zip(states, next_tokens[:, self.units.firsts], strict=True):
+            first: Ids = ()
+            if self.options.unit is Unit.TOKEN:
+                first = tuple(self.units.source[int(own.argmax())].tolist())
+            slots.append(_Slot(state.ids, (), size, own, first))
         return slots
 
     def _revised(self, states: Sequence[State], position: int) -> list[_Slot]:
-        """Slots inside finished prompts; what stands there is a candidate too."""
-        found = self._likelihood.tokens_within([state.ids for state in states], position)
+        """Slots inside finished prompts; the unit that stands there is a candidate too."""
+        prompts = [self.units.spans(state.ids) for state in states]
+        likelihood = self._merit.likelihood
+        if self.options.unit is Unit.TOKEN:
+            found = likelihood.tokens_within([state.ids for state in states], position)
+        else:
+            rows = [likelihood.along(own.ids)[int(own.offsets[position])] for own in prompts]
+            found = torch.stack(rows)
         slots = []
-        for state, own in zip(states, found, strict=True):
-            usable = own.masked_fill(~self._allowed, -torch.inf)
-            slot = _Slot(torch.tensor(state.ids), position, usable)
-            slot.totals[state.ids[position]] = state.total
+        for state, prompt, own in zip(states, prompts, found, strict=True):
+            begin, end = (int(at) for at in prompt.offsets[position : position + 2])
+            standing = state.ids[begin:end]
+            likely = own[self.units.firsts]
+            slot = _Slot(state.ids[:begin], state.ids[end:], position, likely, standing)
+            slot.own_total = state.total
             slots.append(slot)
         return slots
 
     def _written(self, slots: list[_Slot], most: int | None) -> Ragged:
-        """Search the slots' tokens; returns every prompt that was scored.
+        """Search the units of the slots; returns every prompt that was scored.
 
         The first iteration is never cut short: a step must make a prompt of every slot.
         """
-        spent, width = self.context.gradients.spent, self.options.search_width
+        options, spent = self.options, self.context.gradients.spent
+        assert options.search_width is not None
+        assert options.iterations is not None
+        width = options.search_width
         end = None if most is None else spent.forward_passes + most
-        for _ in range(self.options.iterations):
+        for _ in range(options.iterations):
             working = [slot for slot in slots if slot.open]
             if not working or width < 1:
                 break
             self._take_gradients(working)
-            drawn = [
-                self._draw(slot, count)
-                for slot, count in zip(working, shares(width, len(working)), strict=True)
-            ]
+            counts = shares(max(width, len(working)), len(working))
+            drawn = [self._draw(slot, n) for slot, n in zip(working, counts, strict=True)]
             self._score(working, drawn)
             if end is not None:
                 width = min(width, end - spent.forward_passes)
-        rows = [slot.with_tokens(torch.tensor(list(slot.totals))) for slot in slots if slot.totals]
-        return Ragged.from_lists([row for part in rows for row in part.tolist()])
+        rows = [slot.with_ids(self.units.source[u].tolist()) for slot in slots for u in slot.totals]
+        return Ragged.from_lists(rows)
 
     def _take_gradients(self, slots: list[_Slot]) -> None:
-        """Add each slot's own predicted change of the loss at the token that stands there now."""
+        """Add the changes predicted at the units that stand in the slots now."""
+        mean = not slots[0].standing
+        filler = self.units.source[0].tolist()
+        rows = [slot.with_ids(slot.standing or filler) for slot in slots]
+        positions = np.array([slot.position for slot in slots], dtype=np.int64)
         for slot in slots:
-            slot.taken.add(int(slot.ids[slot.position]))
-        if not self.options.follows_gradient:
-            return
-        prompts = Ragged.from_lists([slot.ids.tolist() for slot in slots])
-        scores = self.context.gradients.tokens(prompts, self.context.weights)
-        for slot, own in zip(slots, scores, strict=True):
-            if slot.gradient is None:
-                slot.gradient = self._at_anchors(slot)
-            slot.gradient = slot.gradient + own[slot.position].cpu()
-
-    def _at_anchors(self, slot: _Slot) -> Tensor:
-        """``(V,)``: the sum of what is predicted from anchors, which the source may suggest."""
-        options, anchors = self.options, self._anchors
-        if not options.anchors or options.from_scored:
-            return torch.zeros(len(self._allowed))
-        ids, slots = tuple(slot.ids.tolist()), [slot.position]
-        if options.anchor_source is AnchorSource.MODEL and options.anchor_places.own:
-            likely = slot.likelihoods[self._usable][None]
-            drawn = anchors.drawer.own(ids, np.arange(len(ids) + 1), slots, likely)
-        else:
-            drawn = anchors.draw(ids, slots)
-        return anchors.scores(drawn, slots)[0].cpu() * len(drawn.rows)
+            slot.taken.add(slot.standing)
+        found = self._merit.changes(Ragged.from_lists(rows), positions, mean=mean)
+        for slot, own in zip(slots, () if found is None else found, strict=found is not None):
+            slot.gradients = own if slot.gradients is None else slot.gradients + own
 
     def _draw(self, slot: _Slot, count: int) -> Tensor:
-        """Draw tokens by merit, those that are new and survive as text."""
+        """Draw units by merit, those that are new and survive as text."""
         options = self.options
-        change = self._with_hindsight(slot) if options.from_scored else slot.gradient
-        merits = merits_of(slot.likelihoods, change, self._allowed, options.weight)
-        ranked = draw_ranked(merits, _SPARE * count, options.temperature, self.context.generator)
+        merits = merits_of(slot.likelihoods, slot.gradients, self._merit.weight)
+        temperature = float(options.temperature or 0)
+        ranked = draw_ranked(merits, _SPARE * count, temperature, self.context.generator)
         if not count or not len(ranked):
             return ranked[:0]
-        rows = Ragged.from_lists(slot.with_tokens(ranked).tolist())
-        new = torch.from_numpy(np.flatnonzero(self.context.is_new(rows))[:count])
-        return ranked[new]
-
-    def _with_hindsight(self, slot: _Slot) -> Tensor | None:
-        """The predicted changes, corrected by the tokens scored in the slot."""
-        if slot.gradient is None:
-            return None
-        known = list(slot.totals.items())[-self.options.anchors :]
-        tokens = torch.tensor([token for token, _ in known], dtype=torch.int64)
-        values = torch.tensor([total for _, total in known])
-        units = self._units
-        return corrected(slot.gradient.to(units.device), tokens, values, [units]).cpu()
-
-    @cached_property
-    def _units(self) -> Tensor:
-        return directions(self.context.problem.source.table().detach())
+        rows = [slot.with_ids(self.units.source[unit].tolist()) for unit in ranked.tolist()]
+        new = np.flatnonzero(self.context.is_new(Ragged.from_lists(rows)))[:count]
+        return ranked[torch.from_numpy(new)]
 
     def _score(self, slots: list[_Slot], drawn: list[Tensor]) -> None:
-        """Score the tokens drawn for each slot, and let it take the best."""
-        rows: list[Ids] = []
-        for slot, tokens in zip(slots, drawn, strict=True):
-            rows += [tuple(row) for row in slot.with_tokens(tokens).tolist()]
+        """Score the units drawn for each slot, and move it to the best."""
+        rows = [
+            slot.with_ids(self.units.source[unit].tolist())
+            for slot, units in zip(slots, drawn, strict=True)
+            for unit in units.tolist()
+        ]
         totals = iter(self.context.totals(Ragged.from_lists(rows)).tolist()) if rows else iter(())
-        for slot, tokens in zip(slots, drawn, strict=True):
-            scored = {token: next(totals) for token in tokens.tolist()}
-            slot.totals |= {token: total for token, total in scored.items() if np.isfinite(total)}
-            slot.move()
+        for slot, units in zip(slots, drawn, strict=True):
+            scored = {unit: next(totals) for unit in units.tolist()}
+            slot.totals |= {unit: total for unit, total in scored.items() if np.isfinite(total)}
+            slot.move(self.units)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"swept": torch.tensor(self._swept)}
+        best = torch.tensor(self._best, dtype=torch.float64)
+        return {"swept": torch.tensor(self._swept), "best": best}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         self._swept = int(tensors["swept"])
+        self._best = float(tensors["best"])

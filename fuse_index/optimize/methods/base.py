@@ -1,4 +1,4 @@
-"""What a method is: it proposes candidates for the prompts a search has chosen."""
+"""Methods: they propose candidates for the prompts that a search has selected."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from fuse_index.errors import OptionError
+from fuse_index.common.options import options
 from fuse_index.optimize.state import State
+from fuse_index.predict.ranking import Predictor
+from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from fuse_index.optimize.gradient import Differentiator
     from fuse_index.optimize.problem import Problem
     from fuse_index.optimize.state import Losses, Scored
+    from fuse_index.predict.gradients import Gradients
 
 
 @dataclass(eq=False)
 class Context:
-    """What a method works with.
+    """The parts of a run that a method uses.
 
     Attributes:
         problem: what is optimized.
         gradients: its gradients, counted.
         is_new: ``n`` rows -> ``(n,)``: which were not scored yet and survive as text, so that a
-            method that ranks candidates does not propose the same ones again and again.
+            method that ranks candidates does not propose the same ones again.
         generator: the run's only source of randomness, on the CPU so that devices do not matter.
         weights: ``(terms,)``, the weights of the terms now.
         totals: ``n`` rows -> ``(n,)`` weighted losses, counted and remembered like those of
             proposals, for methods that score within a step; infinite where a prompt does not
             survive as text, or probe sampling leaves it out.
-        recent: the candidates of the last step, until a method has looked at them.
     """
 
     problem: Problem
-    gradients: Differentiator
+    gradients: Gradients
     is_new: Callable[[Ragged], NDArray[np.bool_]]
     generator: torch.Generator
     weights: Losses
     totals: Callable[[Ragged], Losses]
-    recent: Scored | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,30 +63,20 @@ class Proposals:
     grown: bool = False
 
 
-@dataclass(frozen=True)
+@options()
 class MethodOptions(ABC):
-    """Options of a method; a subclass a method."""
+    """Options of a method; one subclass for each method."""
 
     type: ClassVar[str] = ""
     """Name in files and on the command line."""
 
-    uses_gradient: ClassVar[bool] = True
-    """Whether the method follows the gradient, whatever its options."""
-
     @property
-    def follows_gradient(self) -> bool:
-        """Whether it takes the gradient of the objectives."""
-        return self.uses_gradient
+    @abstractmethod
+    def ranking(self) -> tuple[Unit, Predictor] | None:
+        """The units that a gradient ranks, and by which predictor; None without a gradient.
 
-    @property
-    def needs_adapters(self) -> bool:
-        """Whether it needs an adapter for every model with other tokens than the source."""
-        return self.follows_gradient
-
-    @property
-    def needs_layers(self) -> bool:
-        """Whether words are met at their hidden states, which take a while to be made once."""
-        return False
+        It says whether adapters are needed, and hidden states of which units.
+        """
 
     @abstractmethod
     def start(self, context: Context, states: Sequence[State]) -> Method:
@@ -98,12 +88,18 @@ class MethodOptions(ABC):
         plain = {k: v.value if isinstance(v, Enum) else v for k, v in values.items()}
         return {"type": self.type, **plain}
 
+    def fill(self, **defaults: Any) -> None:
+        """Replace options that are None by defaults, in ``__post_init__``."""
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
 
 class Method(ABC):
     """Proposes candidates.
 
     Args:
-        context: what it works with.
+        context: the parts of the run it uses.
     """
 
     def __init__(self, context: Context) -> None:
@@ -115,24 +111,23 @@ class Method(ABC):
 
         Args:
             states: the prompts, at least one.
-            most: how many candidates the budget still has room for, None without a limit.
+            most: forward passes that the budget still has, None without a limit.
 
         Returns:
-            The candidates, or None if the method has come to its end.
+            The candidates, or None if the method is finished.
         """
+
+    def observe(self, scored: Scored) -> None:
+        """Learn from the scored candidates of a step."""
+        del scored
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs, beside the frontier and the generator."""
         return {}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`tensors` returned."""
+        """Continue from what :meth:`tensors` returned."""
         del tensors
-
-
-def rows_of(states: Sequence[State]) -> Ragged:
-    """Return the prompts of states as rows."""
-    return Ragged.from_lists([state.ids for state in states])
 
 
 def shares(total: int, parts: int) -> list[int]:
@@ -140,21 +135,14 @@ def shares(total: int, parts: int) -> list[int]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def require(options: MethodOptions, **least: float) -> None:
-    """Refuse options below their least value.
-
-    Raises:
-        OptionError: one is.
-    """
-    for name, value in least.items():
-        given = getattr(options, name)
-        if isinstance(given, bool) or given < value:
-            raise OptionError(f"{options.type}: {name}={given}", expected=f"at least {value}")
+def width_of(search_width: int, most: int | None) -> int:
+    """Return the candidates of a step: the search width, or what the budget still allows."""
+    return search_width if most is None else min(search_width, max(most, 1))
 
 
-def packed(rows: Sequence[NDArray[np.int64]]) -> Ragged:
-    """Pack rectangles ``(n_i, L_i)`` of prompts one after another."""
-    lengths = np.concatenate([np.full(len(part), part.shape[1], np.int64) for part in rows])
-    values = np.concatenate([part.reshape(-1) for part in rows])
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return Ragged(offsets, values)
+def random_positions(count: int, most: int | None, generator: torch.Generator) -> list[int]:
+    """Draw at most ``most`` of ``count`` positions; all of them, in order, without a limit."""
+    if most is None or most >= count:
+        return list(range(count))
+    chosen: list[int] = torch.randperm(count, generator=generator)[:most].tolist()
+    return chosen

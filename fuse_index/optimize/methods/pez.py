@@ -1,4 +1,4 @@
-"""PEZ: descend with a soft prompt, along gradients taken at its projection to tokens.
+"""PEZ: descend with a soft prompt, along gradients taken at its projection to tokens or words.
 
 "Hard Prompts Made Easy" (Wen et al. 2023): the gradient of the nearest tokens moves a continuous
 prompt, so that small steps add up until a token flips.
@@ -6,21 +6,21 @@ prompt, so that small steps add up until a token flips.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch.nn import functional
 
+from fuse_index.common.options import Natural, NonNegative, Positive, options
 from fuse_index.errors import OptionError
-from fuse_index.optimize.anchored import TokenAnchors
-from fuse_index.optimize.anchors import AnchorAverage, AnchorOptions
-from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals, require
-from fuse_index.optimize.nearest import Distance, NearestTokens
-from fuse_index.optimize.state import State
+from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
+from fuse_index.optimize.spaces import SoftSpace, TokenSpace, WordSpace
+from fuse_index.optimize.state import Scored, State
+from fuse_index.predict.predictor import require_predictor
+from fuse_index.predict.ranking import Predictor
+from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -29,145 +29,85 @@ if TYPE_CHECKING:
     from fuse_index.optimize.state import Ids
 
 
-@dataclass(frozen=True)
-class DescentOptions(AnchorOptions, MethodOptions):
-    """Options of descents with soft prompts.
+@options()
+class PEZ(MethodOptions):
+    """Options of PEZ.
+
+    The soft prompts take their course, whatever prompts the search keeps: one begins at each
+    initial prompt, and their projections are proposed wherever a token or word of them has flipped.
 
     Attributes:
+        unit: what a point of a soft prompt projects to, a token or a word.
+        predictor: how gradients reach the points; not ``layers``, since points live among
+            embeddings. By default ``adapter`` for tokens. For words, ``embedding`` (the default)
+            puts the points in the embeddings of every model with a gradient, side by side;
+            ``adapter`` in those of the source; ``mixture`` makes soft prompts of both kinds.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         relative: whether the learning rate is in units of the root mean square of the embeddings'
             entries, so that it does not depend on how large a model's embeddings are.
-        restarts: soft prompts besides, that begin at random tokens or words, with the lengths of
+        restarts: additional soft prompts that begin at random tokens or words, with the lengths of
             the initial prompts.
     """
 
-    learning_rate: float = 0.3
-    weight_decay: float = 0.1
+    unit: Unit = Unit.TOKEN
+    predictor: Predictor | None = None
+    learning_rate: Positive = 0.3
+    weight_decay: NonNegative = 0.1
     relative: bool = True
-    restarts: int = 0
-
-    def __post_init__(self) -> None:
-        require(self, weight_decay=0, restarts=0)
-        self.check_anchors(swaps=False)
-        if self.anchor_average is AnchorAverage.WEIGHTED:
-            raise OptionError(
-                f"{self.type}: anchor_average 'weighted'",
-                expected="'plain': it follows the gradient and ranks no candidates",
-            )
-        if not self.learning_rate > 0:
-            raise OptionError(
-                f"{self.type}: learning_rate={self.learning_rate}", expected="more than 0"
-            )
-
-
-@dataclass(frozen=True)
-class PEZ(DescentOptions):
-    """Options of PEZ.
-
-    The soft prompts go their own way, whatever prompts the search keeps: one begins at each initial
-    prompt, and their projections are proposed wherever a token of them has flipped.
-    """
+    restarts: Natural = 0
 
     type: ClassVar[str] = "pez"
 
+    def __post_init__(self) -> None:
+        words = self.unit is Unit.WORD
+        self.fill(predictor=Predictor.EMBEDDING if words else Predictor.ADAPTER)
+        assert self.predictor is not None
+        require_predictor(self.unit, self.predictor)
+        if self.predictor is Predictor.LAYERS:
+            raise OptionError(
+                "pez: predictor 'layers'",
+                expected="embedding, adapter or mixture: its points live among embeddings",
+            )
+
+    @property
+    def ranking(self) -> tuple[Unit, Predictor]:
+        """What the gradient moves, and how it gets there."""
+        assert self.predictor is not None
+        return self.unit, self.predictor
+
     def start(self, context: Context, states: Sequence[State]) -> Method:
-        """Begin from scored prompts."""
-        space = TokenSpace(self, context)
-        return SoftDescent(self, context, space, [state.ids for state in states])
+        """Begin from scored prompts.
+
+        Raises:
+            OptionError: no term has a gradient, a model has no adapter, or there are no words.
+        """
+        prompts = [state.ids for state in states]
+        parts = [_SoftDescent(self, context, space, prompts) for space in self._spaces(context)]
+        return parts[0] if len(parts) == 1 else _Together(context, parts)
+
+    def _spaces(self, context: Context) -> list[SoftSpace]:
+        problem, gradients = context.problem, context.gradients
+        if self.unit is Unit.TOKEN:
+            return [TokenSpace(problem, gradients, relative=self.relative)]
+        kinds = [self.ranking[1]]
+        if self.predictor is Predictor.MIXTURE:
+            kinds = [Predictor.EMBEDDING, Predictor.ADAPTER]
+        return [WordSpace(problem, gradients, kind, relative=self.relative) for kind in kinds]
 
 
-class SoftSpace(ABC):
-    """Where soft prompts live: a point for each place, and what they project to.
-
-    Attributes:
-        unit: of the learning rate; points are counted in it.
-        units: how many tokens or words a point can project to.
-    """
-
-    unit: float
-    units: int
-
-    @abstractmethod
-    def begin(self, ids: Ids) -> Tensor:
-        """Return the points ``(W, d)`` of a prompt, in the unit of the learning rate."""
-
-    @abstractmethod
-    def drawn(self, places: int, generator: torch.Generator) -> Tensor:
-        """Return the points ``(W, d)`` of random tokens or words."""
-
-    @abstractmethod
-    def nearest(self, points: Tensor) -> Tensor:
-        """Project points ``(n, d)``: ``(n,)`` int64 on the CPU."""
-
-    @abstractmethod
-    def prompt(self, units: Sequence[int]) -> list[int]:
-        """Return the source ids of what a soft prompt projects to."""
-
-    @abstractmethod
-    def gradients(self, units: Sequence[Sequence[int]]) -> Tensor:
-        """Return the gradients ``(b, W, d)`` at projections, zeros past their ends."""
-
-
-class TokenSpace(SoftSpace):
-    """The source's embeddings, a point a token."""
-
-    def __init__(self, options: PEZ, context: Context) -> None:
-        self._context = context
-        self._anchors = TokenAnchors(options, context)
-        self._anchored = options.anchors > 0
-        self._nearest = NearestTokens(context.problem, Distance.COSINE)
-        self._table = context.problem.source.table().detach()
-        self.unit = self._nearest.scale if options.relative else 1.0
-        self.units = len(self._nearest.ids)
-
-    def begin(self, ids: Ids) -> Tensor:
-        """Return the points of a prompt's tokens."""
-        return self._table[torch.tensor(ids, device=self._table.device)].float() / self.unit
-
-    def drawn(self, places: int, generator: torch.Generator) -> Tensor:
-        """Return the points of random tokens."""
-        draw = torch.randint(0, self.units, (places,), generator=generator)
-        return self.begin(tuple(self._nearest.ids[draw].tolist()))
-
-    def nearest(self, points: Tensor) -> Tensor:
-        """Project points to the nearest tokens by cosine."""
-        return self._nearest(points)
-
-    def prompt(self, units: Sequence[int]) -> list[int]:
-        """Return the tokens themselves."""
-        return list(units)
-
-    def gradients(self, units: Sequence[Sequence[int]]) -> Tensor:
-        """Return gradients at the tokens, or averaged over their anchors."""
-        if not self._anchored:
-            rows = Ragged.from_lists(units)
-            return self._context.gradients.embeddings(rows, self._context.weights)
-        found = [
-            self._anchors.embeddings(self._anchors.draw(tuple(ids), range(len(ids))))
-            for ids in units
-        ]
-        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
-
-
-class SoftDescent(Method):
-    """Descends with soft prompts ``(r, C, d)``, zero past their ends, in a space.
-
-    Args:
-        options: of the descent.
-        context: of the run.
-        space: where the soft prompts live.
-        prompts: where they begin.
-    """
+class _SoftDescent(Method):
+    """Descends with soft prompts ``(r, C, d)``, zero past their ends, in a space."""
 
     def __init__(
-        self, options: DescentOptions, context: Context, space: SoftSpace, prompts: list[Ids]
+        self, options: PEZ, context: Context, space: SoftSpace, prompts: list[Ids]
     ) -> None:
         super().__init__(context)
         self._space = space
         rows = [space.begin(ids) for ids in prompts]
-        restarts = list(islice(cycle([len(own) for own in rows]), options.restarts))
-        rows += [space.drawn(places, context.generator) for places in restarts]
+        for count in list(islice(cycle([len(own) for own in rows]), options.restarts)):
+            drawn = torch.randint(0, space.size, (count,), generator=context.generator)
+            rows.append(space.points_of(drawn))
         self._lengths = [len(own) for own in rows]
         self._soft = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).requires_grad_()
         self._optimizer = torch.optim.AdamW(
@@ -200,17 +140,18 @@ class SoftDescent(Method):
         return torch.where(here, found, -1)
 
     def _take_gradients(self) -> None:
-        """Take the gradients at the projections that have changed; the others are still right."""
+        """Take the gradients at the projections that have changed."""
         rows = (self._ids != self._taken).any(dim=1).nonzero()[:, 0]
         if len(rows):
-            found = self._space.gradients([self._units(row) for row in rows.tolist()])
+            units = [self._units(row) for row in rows.tolist()]
+            found = self._space.gradients(units, self.context.weights)
             missing = self._soft.shape[1] - found.shape[1]
             padded = functional.pad(found, (0, 0, 0, missing))
             self._gradient[rows.to(padded.device)] = padded
             self._taken = self._ids.clone()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the soft prompts, what they project to, and AdamW's moments."""
+        """Return the soft prompts, their projections, and AdamW's moments."""
         moments = self._optimizer.state.get(self._soft, {})
         own = {
             "soft": self._soft.detach(),
@@ -221,7 +162,7 @@ class SoftDescent(Method):
         return own | {f"adamw.{name}": value for name, value in moments.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`tensors` returned."""
+        """Continue from what :meth:`tensors` returned."""
         device = self._soft.device
         with torch.no_grad():
             self._soft.copy_(tensors["soft"])
@@ -237,3 +178,29 @@ class SoftDescent(Method):
                 name: value if name == "step" else value.to(device)
                 for name, value in moments.items()
             }
+
+
+class _Together(Method):
+    """Several descents whose proposals are scored together."""
+
+    def __init__(self, context: Context, parts: Sequence[Method]) -> None:
+        super().__init__(context)
+        self._parts = parts
+
+    def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
+        found = [part.propose(states, most) for part in self._parts]
+        return Proposals(Ragged.concatenate([own.prompts for own in found if own is not None]))
+
+    def observe(self, scored: Scored) -> None:
+        for part in self._parts:
+            part.observe(scored)
+
+    def tensors(self) -> dict[str, Tensor]:
+        parts = [(i, part.tensors()) for i, part in enumerate(self._parts)]
+        return {f"{i}.{name}": value for i, own in parts for name, value in own.items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        for i, part in enumerate(self._parts):
+            prefix = f"{i}."
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            part.load_tensors(own)

@@ -1,53 +1,58 @@
 """Random search: candidates near the current prompt, without any gradient.
 
-Near means few tokens away (the L0 ball) or a short way in the space of embeddings (the L2 ball).
-It is what methods with a gradient are compared with, and works with objectives that have none.
+Near means few tokens or words away (the L0 ball) or a short way in the space of embeddings (the L2
+ball). Methods with a gradient are compared with it, and it works with objectives that have none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 
+from fuse_index.common.options import Count, Positive, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import (
     Context,
     Method,
     MethodOptions,
     Proposals,
-    packed,
-    require,
     shares,
+    width_of,
 )
-from fuse_index.optimize.methods.gcg import as_choice
-from fuse_index.optimize.nearest import Distance, NearestTokens
+from fuse_index.optimize.spaces import Distance, NearestTokens
 from fuse_index.optimize.state import State
+from fuse_index.predict.units import Unit
+from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fuse_index.predict.spans import Spans
 
 
 class Norm(str, Enum):
     """What near means."""
 
     L0 = "l0"
-    """Few tokens differ."""
+    """Few tokens or words differ."""
     L2 = "l2"
     """The embeddings are moved a little, and projected back to tokens."""
 
 
-@dataclass(frozen=True)
+@options()
 class RandomSearch(MethodOptions):
     """Options of random search.
 
     Attributes:
-        search_width: candidates of one step, over all prompts the search works on.
-        norm: what near means.
-        n_replace: tokens replaced in each candidate; for ``l0``.
+        unit: what is replaced, a token or a word.
+        search_width: candidates of one step, over all prompts the search works on; by default 512
+            tokens, 64 words.
+        norm: what near means; ``l2`` moves tokens.
+        n_replace: units replaced in each candidate; for ``l0``.
         radius: of the ball around each token's embedding that points are drawn from; for ``l2``.
         relative: whether the radius is in units of ``sqrt(width) / 2`` times the median distance of
             a token to its nearest neighbour. In such a ball of radius 1, points differ from its
@@ -56,23 +61,31 @@ class RandomSearch(MethodOptions):
             embeddings.
     """
 
-    search_width: int = 512
+    unit: Unit = Unit.TOKEN
+    search_width: Count | None = None
     norm: Norm = Norm.L0
-    n_replace: int = 1
-    radius: float = 0.6
+    n_replace: Count = 1
+    radius: Positive = 0.6
     relative: bool = True
 
     type: ClassVar[str] = "random"
-    uses_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require(self, search_width=1, n_replace=1)
-        object.__setattr__(self, "norm", as_choice(self, "norm", Norm))
-        if not self.radius > 0:
-            raise OptionError(f"random: radius={self.radius}", expected="more than 0")
+        self.fill(search_width=64 if self.unit is Unit.WORD else 512)
+        if self.norm is Norm.L2 and self.unit is Unit.WORD:
+            raise OptionError("random: norm 'l2' with unit 'word'", expected="unit 'token'")
+
+    @property
+    def ranking(self) -> None:
+        """Nothing is ranked."""
+        return
 
     def start(self, context: Context, states: Sequence[State]) -> Method:
-        """Begin from scored prompts."""
+        """Begin from scored prompts.
+
+        Raises:
+            OptionError: there are no words for unit ``word``.
+        """
         return _RandomMethod(self, context)
 
 
@@ -81,7 +94,7 @@ class _RandomMethod(Method):
         super().__init__(context)
         self.options = options
         problem = context.problem
-        self._allowed = torch.from_numpy(problem.allowed).nonzero()[:, 0]
+        self.units = problem.units(options.unit)
         if options.norm is Norm.L2:
             self._nearest = NearestTokens(problem, Distance.EUCLIDEAN)
             self._table = problem.source.table().detach()
@@ -91,47 +104,28 @@ class _RandomMethod(Method):
                 self._radius *= unit
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
-        options = self.options
-        width = options.search_width if most is None else min(options.search_width, max(most, 1))
-        draw = self._replaced if options.norm is Norm.L0 else self._moved
+        assert self.options.search_width is not None
+        width = width_of(self.options.search_width, most)
+        draw = self._replaced if self.options.norm is Norm.L0 else self._moved
         rows = [
-            draw(torch.tensor(state.ids), count).numpy()
+            draw(self.units.spans(state.ids), count)
             for state, count in zip(states, shares(width, len(states)), strict=True)
         ]
-        return Proposals(packed(rows))
+        return Proposals(Ragged.concatenate(rows))
 
-    def _replaced(self, ids: Tensor, count: int) -> Tensor:
-        options = self.options
-        return replace_tokens(ids, self._allowed, count, options.n_replace, self.context.generator)
+    def _replaced(self, prompt: Spans, count: int) -> Ragged:
+        generator, n_replace = self.context.generator, self.options.n_replace
+        order = torch.rand((count, len(prompt)), generator=generator)
+        positions = torch.argsort(order)[:, : min(n_replace, len(prompt))]
+        units = torch.randint(0, len(self.units), positions.shape, generator=generator)
+        return self.units.replaced(prompt, positions.numpy(), units.numpy())
 
-    def _moved(self, ids: Tensor, count: int) -> Tensor:
-        device = self._table.device
+    def _moved(self, prompt: Spans, count: int) -> Ragged:
+        ids, device = torch.tensor(prompt.ids), self._table.device
         centres = self._table[ids.to(device)].float()
         offsets = ball(count * len(ids), centres.shape[1], self._radius, self.context.generator)
         points = centres.repeat(count, 1) + offsets.to(device)
-        return self._nearest(points).reshape(count, len(ids))
-
-
-def replace_tokens(
-    ids: Tensor, allowed: Tensor, count: int, n_replace: int, generator: torch.Generator
-) -> Tensor:
-    """Draw candidates that have random tokens in random positions.
-
-    Args:
-        ids: ``(L,)`` the prompt.
-        allowed: ``(m,)`` tokens that may be used.
-        count: candidates.
-        n_replace: positions that get a random token; at most L.
-        generator: of the random numbers.
-
-    Returns:
-        ``(count, L)`` int64.
-    """
-    length = len(ids)
-    order = torch.rand((count, length), generator=generator)
-    positions = torch.argsort(order)[:, : min(n_replace, length)]
-    tokens = allowed[torch.randint(0, len(allowed), positions.shape, generator=generator)]
-    return ids.repeat(count, 1).scatter_(1, positions, tokens)
+        return Ragged.from_rows(np.asarray(self._nearest(points).reshape(count, len(ids))))
 
 
 def ball(count: int, width: int, radius: float, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,300 @@
+"""Spaces of soft prompts: points that project to the nearest tokens or words."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fuse_index.objectives.labels import label_space
+from fuse_index.predict.gradients import Gradients, Weights
+from fuse_index.predict.indexed import find_index
+from fuse_index.predict.ranking import Predictor
+from fuse_index.predict.target import Target
+from fuse_index.predict.word_predictor import TargetGradients, WordPredictor
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.optimize.problem import Problem
+    from fuse_index.optimize.state import Ids
+
+_ROWS = 8192
+"""Embeddings compared at once."""
+_POINTS = 2048
+"""Points compared at once."""
+_SAMPLE = 1024
+"""Tokens whose neighbours are searched to estimate the distance of neighbours."""
+
+
+class Distance(str, Enum):
+    """How near an embedding is."""
+
+    EUCLIDEAN = "euclidean"
+    COSINE = "cosine"
+
+
+class NearestTokens:
+    """Projects points of the source's embedding space to its tokens.
+
+    Args:
+        problem: whose tokens; only those that may be used count.
+        distance: which token is the nearest.
+
+    Attributes:
+        ids: ``(m,)`` int64 on the CPU, the tokens that may be used.
+        rows: ``(m, d)``, their embeddings.
+    """
+
+    def __init__(self, problem: Problem, distance: Distance) -> None:
+        table = problem.source.table().detach()
+        self.ids = torch.from_numpy(problem.allowed).nonzero()[:, 0]
+        self.rows = table[self.ids.to(table.device)]
+        self.distance = distance
+        norms = torch.cat([part.float().norm(dim=1) for part in torch.split(self.rows, _ROWS)])
+        self._norms: Tensor = norms
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Return the nearest token of each point; of equally near ones the first.
+
+        Args:
+            points: ``(n, d)``.
+
+        Returns:
+            ``(n,)`` int64 on the CPU.
+        """
+        points = points.to(self.rows.device)
+        parts = [self._best(part.float())[1] for part in torch.split(points, _POINTS)]
+        return self.ids[torch.cat(parts).cpu()] if parts else self.ids[:0]
+
+    @cached_property
+    def scale(self) -> float:
+        """Root mean square of the embeddings' entries."""
+        return math.sqrt(float(self._norms.square().mean()) / self.rows.shape[1])
+
+    @cached_property
+    def neighbour_distance(self) -> float:
+        """Median Euclidean distance of a token to its nearest neighbour, over up to 1024 tokens.
+
+        0 where there is no neighbour, or half of the tokens have equals.
+        """
+        count = len(self.ids)
+        if count < 2:
+            return 0.0
+        sample = torch.linspace(0, count - 1, min(count, _SAMPLE), device=self.rows.device).long()
+        nearest = self._best(self.rows[sample].float(), but=sample)[1]
+        apart = self.rows[sample].double() - self.rows[nearest].double()
+        return float(apart.norm(dim=1).median())
+
+    def _best(self, points: Tensor, but: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Score and row of the nearest token, for float32 points; rows ``but`` do not count."""
+        best = points.new_full((len(points),), -torch.inf)
+        found = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        for begin in range(0, len(self.rows), _ROWS):
+            norms = self._norms[begin : begin + _ROWS]
+            scores = points @ self.rows[begin : begin + _ROWS].float().T
+            if self.distance is Distance.COSINE:
+                scores /= norms.clamp(min=torch.finfo(torch.float32).tiny)
+            else:
+                scores -= norms.square() / 2
+            if but is not None:
+                here = ((but >= begin) & (but < begin + len(norms))).nonzero()[:, 0]
+                scores[here, but[here] - begin] = -torch.inf
+            values, rows = scores.max(dim=1)
+            better = values > best
+            best = torch.where(better, values, best)
+            found = torch.where(better, rows + begin, found)
+        return best, found
+
+
+class SoftSpace(ABC):
+    """Points of soft prompts, one for each token or word.
+
+    Attributes:
+        scale: of the points, which are counted in it.
+        size: how many tokens or words a point can project to.
+    """
+
+    scale: float
+    size: int
+
+    @abstractmethod
+    def begin(self, ids: Ids) -> Tensor:
+        """Return the points ``(P, d)`` of a prompt, in units of the scale."""
+
+    @abstractmethod
+    def points_of(self, units: Tensor) -> Tensor:
+        """Return the points ``(P, d)`` of tokens or words ``(P,)``."""
+
+    @abstractmethod
+    def nearest(self, points: Tensor) -> Tensor:
+        """Project points ``(n, d)``: ``(n,)`` int64 on the CPU."""
+
+    @abstractmethod
+    def prompt(self, units: Sequence[int]) -> list[int]:
+        """Return the source ids of tokens or words."""
+
+    @abstractmethod
+    def gradients(self, units: Sequence[Sequence[int]], weights: Weights) -> Tensor:
+        """Return the gradients ``(b, P, d)`` at projections, zero past their ends."""
+
+
+class TokenSpace(SoftSpace):
+    """The source's embeddings, one point for each token.
+
+    Args:
+        problem: its tokens.
+        gradients: of the problem, counted.
+        relative: whether points are counted in the root mean square of the embeddings' entries.
+    """
+
+    def __init__(self, problem: Problem, gradients: Gradients, *, relative: bool) -> None:
+        gradients.require()
+        self._gradients = gradients
+        self._nearest = NearestTokens(problem, Distance.COSINE)
+        self._table = problem.source.table().detach()
+        self.scale = self._nearest.scale if relative else 1.0
+        self.size = len(self._nearest.ids)
+
+    def begin(self, ids: Ids) -> Tensor:
+        """Return the points of a prompt's tokens."""
+        return self._table[torch.tensor(ids, device=self._table.device)].float() / self.scale
+
+    def points_of(self, units: Tensor) -> Tensor:
+        """Return the points of tokens, counted among those that may be used."""
+        return self.begin(tuple(self._nearest.ids[units].tolist()))
+
+    def nearest(self, points: Tensor) -> Tensor:
+        """Project points to the nearest tokens by cosine."""
+        return self._nearest(points)
+
+    def prompt(self, units: Sequence[int]) -> list[int]:
+        """Return the tokens themselves."""
+        return list(units)
+
+    def gradients(self, units: Sequence[Sequence[int]], weights: Weights) -> Tensor:
+        """Return the gradients at the tokens."""
+        return self._gradients.embeddings(Ragged.from_lists(units), weights)
+
+
+class WordSpace(SoftSpace):
+    """Mean embeddings of words, in one model or in several side by side.
+
+    Args:
+        problem: its words.
+        gradients: of the problem, counted.
+        predictor: ``embedding``: the points live in the embeddings of every model with a gradient,
+            side by side; ``adapter``: in those of the source, and gradients come through adapters.
+        relative: whether points are counted in the root mean square of the vectors' entries.
+    """
+
+    def __init__(
+        self, problem: Problem, gradients: Gradients, predictor: Predictor, *, relative: bool
+    ) -> None:
+        self.scale = 1.0
+        self._units = problem.word_units
+        self.size = len(self._units)
+        self._words = WordPredictor(gradients, self._units, predictor)
+        self._device = problem.source.device
+        self._adapted = predictor is Predictor.ADAPTER
+        taken = {id(problem.targets[i]): problem.targets[i] for i in gradients.terms}
+        self._targets = list(taken.values())
+        if self._adapted:
+            self._targets = [Target(problem.source, problem.source)]
+        vectors = [self._units.vectors(target.model) for target in self._targets]
+        scales = [float(own.square().mean().sqrt()) if relative else 1.0 for own in vectors]
+        self._parts = list(zip(vectors, scales, strict=True))
+        norms = [own.square().sum(dim=1).to(self._device) / s**2 for own, s in self._parts]
+        self._norms: Tensor = torch.stack(norms).sum(dim=0).sqrt()
+        self._index = None
+        if len(self._targets) == 1:
+            self._index = find_index(self._units, self._targets, alone=True)
+
+    def begin(self, ids: Ids) -> Tensor:
+        """Return the points of a prompt's words, known or not."""
+        spans = self._units.spans(ids)
+        words = [self._units.words_of(spans, target).to(self._device) for target in self._targets]
+        return self._joined(words)
+
+    def points_of(self, units: Tensor) -> Tensor:
+        """Return the points of words."""
+        return self._joined([own[units.to(own.device)] for own, _ in self._parts])
+
+    def nearest(self, points: Tensor) -> Tensor:
+        """Project points to the nearest words by cosine."""
+        if self._index is not None:
+            return self._index.nearest(points)
+        best = torch.full((len(points),), -torch.inf, device=points.device)
+        found = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        for begin in range(0, self.size, _ROWS):
+            norms = self._norms[begin : begin + _ROWS]
+            scores, first = torch.zeros(len(points), len(norms), device=points.device), 0
+            for own, scale in self._parts:
+                rows = own[begin : begin + _ROWS].to(points.device)
+                scores += points[:, first : first + rows.shape[1]] @ (rows / scale).T
+                first += rows.shape[1]
+            scores /= norms.clamp(min=torch.finfo(torch.float32).tiny)
+            values, indices = scores.max(dim=1)
+            found = torch.where(values > best, indices + begin, found)
+            best = torch.maximum(values, best)
+        return found.cpu()
+
+    def prompt(self, units: Sequence[int]) -> list[int]:
+        """Return the words' tokens."""
+        return [token for unit in units for token in self._units.source[unit].tolist()]
+
+    def gradients(self, units: Sequence[Sequence[int]], weights: Weights) -> Tensor:
+        """Return the gradients at the words."""
+        found = [self._gradient(own, weights) for own in units]
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+
+    def _gradient(self, units: Sequence[int], weights: Weights) -> Tensor:
+        """``(P, d)``, in units of the points; zero where words join in the source's tokens."""
+        spans = self._units.spans(self.prompt(units))
+        if len(spans) != len(units):
+            width = sum(own.shape[1] for own, _ in self._parts)
+            return torch.zeros(len(units), width, device=self._device)
+        taken = self._words.gradients_at(spans, range(len(units)), weights)
+        if self._adapted:
+            pulled = [self._pulled(own, units).to(self._device) for own in taken]
+            parts = [torch.stack(pulled).sum(dim=0)]
+        else:
+            by_target = {id(own.target): own.sums for own in taken}
+            parts = [
+                by_target.get(id(target), own.new_zeros(len(units), own.shape[1]))
+                for target, (own, _) in zip(self._targets, self._parts, strict=True)
+            ]
+        scaled = [own.to(self._device) * s for own, (_, s) in zip(parts, self._parts, strict=True)]
+        return torch.cat(scaled, dim=1)
+
+    def _pulled(self, own: TargetGradients, units: Sequence[int]) -> Tensor:
+        """``(P, d_src)``: a target's gradient, spread over each word's tokens and pulled back."""
+        target = own.target
+        if target.is_source:
+            return own.sums
+        if target.same_tokens:  # the source's gradient that fits the tokens' best
+            scores = own.sums @ target.model.table().float().T
+            return label_space(target.source).gradient(scores[None])[0]
+        assert target.adapter is not None
+        p = self._units.source.lengths[list(units)]
+        q = self._units.tokens(target.model).lengths[list(units)]
+        repeats = torch.from_numpy(q).to(own.sums.device)
+        spread = (own.sums / repeats[:, None]).repeat_interleave(repeats, dim=0)
+        pulled = target.adapter.pull_back(spread, target.adapter.layout(p, q))
+        index = torch.from_numpy(np.repeat(np.arange(len(p)), p)).to(pulled.device)
+        return pulled.new_zeros(len(p), pulled.shape[1]).index_add_(0, index, pulled)
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """Put the parts of points side by side, each in its scale."""
+        scaled = [
+            own.float().to(self._device) / scale
+            for own, (_, scale) in zip(parts, self._parts, strict=True)
+        ]
+        return torch.cat(scaled, dim=1)

@@ -1,0 +1,105 @@
+"""Sentences that a causal language model writes to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from fuse_index.errors import ModelError, OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.models.causal import CausalModel
+
+_LONGEST = 44
+
+
+@torch.no_grad()
+def write_sentences(
+    model: CausalModel,
+    starts: Sequence[Sequence[int]],
+    generator: torch.Generator,
+    *,
+    prefix: str = "",
+    allowed: Tensor | None = None,
+    temperature: float = 1.0,
+    longest: int = _LONGEST,
+) -> list[tuple[int, ...] | None]:
+    """Let a model continue beginnings until it ends the sentence.
+
+    Keys and values are kept, so that a sentence costs what one forward pass over it costs.
+
+    Args:
+        model: with a token that begins its texts or ends them.
+        starts: content ids that each sentence begins with; empty ones are free.
+        generator: of the random numbers, on the CPU.
+        prefix: text before the sentences.
+        allowed: ``(vocabulary,)`` bool, tokens that may be used; all by default.
+        temperature: of the sampling.
+        longest: tokens after which a sentence is given up, or cut where the model ends none.
+
+    Returns:
+        For every beginning the content ids of the sentence, or None if it came to no end.
+
+    Raises:
+        ModelError: the model has no token that begins or ends a text.
+        OptionError: there is no beginning, or the temperature is not above 0.
+    """
+    if not starts or not temperature > 0:
+        raise OptionError(
+            f"{len(starts)} sentences at temperature {temperature}",
+            expected="at least one, and a temperature above 0",
+        )
+    begin, end = _frame(model)
+    ids = torch.tensor([[*begin, *(model.words.encode_text(prefix) if prefix else ())]])
+    ids = ids.repeat(len(starts), 1)
+    rows: list[list[int]] = [[] for _ in starts]
+    alive = torch.ones(len(starts), dtype=torch.bool)
+    cache = None
+    for step in range(longest):
+        kept = {model.cache_name: cache, "use_cache": True}
+        output = model.module(inputs_embeds=model.embed(ids.to(model.device)), **kept)
+        cache = getattr(output, model.cache_name)
+        logits = output.logits[:, -1, : model.vocabulary_size]
+        if allowed is not None:
+            usable = allowed.clone()
+            usable[end] = True
+            logits = logits.masked_fill(~usable.to(logits.device), -torch.inf)
+        drawn = _draw(logits, temperature, generator)
+        for index, start in enumerate(starts):
+            if step < len(start):
+                drawn[index] = int(start[step])
+        alive &= drawn != end
+        for index in alive.nonzero()[:, 0].tolist():
+            rows[index].append(int(drawn[index]))
+        if not alive.any():
+            break
+        ids = drawn[:, None]
+    endless = bool(alive.all())  # a model that ends no text: its sentences are cut
+    return [
+        None if (going and not endless) or not row else tuple(row)
+        for row, going in zip(rows, alive.tolist(), strict=True)
+    ]
+
+
+def _frame(model: CausalModel) -> tuple[list[int], int]:
+    """The tokens before a text, and the one that ends it."""
+    end = getattr(model.tokenizer, "eos_token_id", None)
+    if model.frame.head:
+        return list(model.frame.head), model.frame.head[-1] if end is None else int(end)
+    if end is None:
+        raise ModelError(
+            f"{model.name} without a token before or behind the text",
+            expected="one, with which a sentence ends",
+            remedy="load it with bos=True",
+        )
+    return [int(end)], int(end)
+
+
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """(n, V) -> (n,) int64 on the CPU."""
+    probabilities = (logits.float().cpu() / temperature).softmax(dim=-1)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]

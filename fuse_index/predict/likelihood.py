@@ -1,0 +1,142 @@
+"""Log-probabilities of tokens in a position of a prompt, by the source, a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from fuse_index.errors import ModelError
+from fuse_index.models.causal import CausalModel
+from fuse_index.objectives.language import Fluency, TokenReduction
+from fuse_index.objectives.shared import SharedStart
+from fuse_index.predict.gradients import one_hot_gradient
+from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fuse_index.models.base import Model
+    from fuse_index.predict.spent import Spent
+    from fuse_index.predict.target import PromptTerms
+
+Ids = tuple[int, ...]
+
+_ROWS = 16
+"""Prompts of one pass."""
+
+
+class Likelihood:
+    """Log-probabilities of tokens in prompts.
+
+    The prompts follow the prefix of the source's first objective, as they will in use.
+
+    Args:
+        problem: source and terms.
+        spent: counts the passes.
+        method: named where the source is refused.
+
+    Raises:
+        ModelError: the source is not a causal language model.
+    """
+
+    def __init__(self, problem: PromptTerms, spent: Spent, method: str) -> None:
+        source = require_causal(problem.source, method)
+        self.source = source
+        self.spent = spent
+        own = (loss for loss in problem.losses if loss.model is source)
+        self.prefix, self._after = next((loss.surroundings() for loss in own), ("", ""))
+        self._start = SharedStart(source)
+
+    def next_tokens(self, prompts: Sequence[Ids]) -> Tensor:
+        """Return the log-probabilities of the next token behind prompts.
+
+        It costs one forward pass a prompt, without a gradient (``Spent.predicted``).
+
+        Args:
+            prompts: ``b`` rows of source ids, none empty.
+
+        Returns:
+            ``(b, V)`` float32 log-probabilities on the CPU.
+        """
+        self.spent.predicted += len(prompts)
+        parts = [
+            self._next_tokens(prompts[begin : begin + _ROWS])
+            for begin in range(0, len(prompts), _ROWS)
+        ]
+        return torch.cat(parts)
+
+    def along(self, prompt: Ids) -> Tensor:
+        """Return the log-probabilities of tokens in every position of a prompt and behind it.
+
+        It costs one forward pass, without a gradient (``Spent.predicted``).
+
+        Args:
+            prompt: ``L`` source ids, at least one.
+
+        Returns:
+            ``(L + 1, V)`` float32 log-probabilities on the CPU; all 0 for a first token
+            without context.
+        """
+        self.spent.predicted += 1
+        source = self.source
+        with torch.no_grad():
+            batch = source.batch([prompt], self.prefix)
+            begin = max(batch.start - 1, 0)
+            output = source.forward(source.embed(batch.ids), batch, logits_from=begin)
+            assert output.logits is not None
+            end = batch.start + len(prompt) - output.start
+            logits = output.logits[0, begin - output.start : end].float()
+            expected = torch.log_softmax(logits, dim=-1).cpu()
+        missing = len(prompt) + 1 - len(expected)
+        return torch.nn.functional.pad(expected, (0, 0, missing, 0))
+
+    def tokens_within(self, prompts: Sequence[Ids], position: int) -> Tensor:
+        """Return the log-probabilities of prompts with other tokens in a position.
+
+        The probability of the token itself is exact; what it changes about the tokens behind it is
+        taken to first order. It costs one gradient a prompt (``Spent.gradients``).
+
+        Args:
+            prompts: ``b`` rows of source ids.
+            position: which token, from 0.
+
+        Returns:
+            ``(b, V)`` float32 log-probabilities on the CPU, up to a constant a prompt.
+        """
+        self.spent.gradients += len(prompts)
+        objective = Fluency(prefix=self.prefix, suffix=self._after, reduction=TokenReduction.SUM)
+        loss = objective.prepare(self.source)
+        parts = []
+        for begin in range(0, len(prompts), _ROWS):
+            rows = Ragged.from_lists(prompts[begin : begin + _ROWS])
+            parts.append(-one_hot_gradient(loss, rows)[1][:, position].cpu())
+        return torch.cat(parts)
+
+    def _next_tokens(self, prompts: Sequence[Ids]) -> Tensor:
+        source = self.source
+        with torch.no_grad():
+            batch = source.batch(prompts, self.prefix)
+            embeds = source.embed(batch.ids)
+            prefix = self._start.of(embeds, batch)
+            output = source.forward(embeds, batch, prefix=prefix, logits_from=batch.shortest - 1)
+            assert output.logits is not None
+            rows = torch.arange(len(batch), device=batch.ids.device)
+            logits = output.logits[rows, batch.last - output.start]
+            return torch.log_softmax(logits.float(), dim=-1).cpu()
+
+
+def require_causal(source: Model, method: str) -> CausalModel:
+    """Return the source if it is a causal language model.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if isinstance(source, CausalModel):
+        return source
+    raise ModelError(
+        f"{method}: {source.name} of kind {source.kind.value!r} as the source",
+        expected="a causal language model, which writes the prompt",
+        remedy="choose another source, or another method",
+    )
