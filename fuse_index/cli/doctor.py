@@ -18,6 +18,19 @@ import typer
 import fuse_index
 from fuse_index.cli import _console, _preflight
 from fuse_index.cli._probe import MODULES
+from fuse_index.cli._words import (
+    CorpusFlag,
+    EncodingFlag,
+    GroupsFlag,
+    JsonFlag,
+    LowercaseFlag,
+    MaxTokensFlag,
+    MaxWordsFlag,
+    MinCountFlag,
+    OfflineFlag,
+    WordsFlag,
+    corpus_options,
+)
 from fuse_index.errors import OptionError
 
 PACKAGES = (
@@ -46,30 +59,16 @@ def doctor_command(
     target: Annotated[
         str | None, typer.Argument(metavar="TARGET]", help="The model whose loss will be used.")
     ] = None,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option("--corpus", "-c", metavar="PATH", help="The corpus of the build, as there."),
-    ] = None,
-    words: Annotated[
-        Path | None, typer.Option("--words", help="A list of words instead of a corpus.")
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
-    min_count: Annotated[
-        int | None,
-        typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
-    ] = None,
-    max_words: Annotated[
-        int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
-    ] = None,
-    lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False,
-    max_tokens: Annotated[
-        int, typer.Option(help="Leave out words of more tokens in either model.")
-    ] = 4,
-    groups: Annotated[
-        bool, typer.Option("--groups/--no-groups", help="Count the group tensors in.")
-    ] = True,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    corpus: CorpusFlag = None,
+    words: WordsFlag = None,
+    encoding: EncodingFlag = "utf-8",
+    min_count: MinCountFlag = None,
+    max_words: MaxWordsFlag = None,
+    lowercase: LowercaseFlag = False,
+    max_tokens: MaxTokensFlag = 4,
+    groups: GroupsFlag = True,
+    offline: OfflineFlag = False,
+    json: JsonFlag = False,
 ) -> None:
     """Check this installation, or look at two models before a build.
 
@@ -83,17 +82,18 @@ def doctor_command(
     its use takes, and whether the native core will do it. A corpus of more than 67 MB is sampled.
     """
     if source is not None and target is not None:
-        corpus_options = {
-            "encoding": encoding,
-            "lowercase": lowercase,
-            "min_count": min_count,
-            "max_words": max_words,
-        }
+        text = corpus_options(
+            words,
+            encoding=encoding,
+            min_count=min_count,
+            max_words=max_words,
+            lowercase=lowercase,
+        )
         report = _preflight.examine_pair(
             (source, target),
             corpus or [],
             words,
-            corpus_options,
+            text,
             max_tokens=max_tokens,
             groups=groups,
             offline=offline,

@@ -92,4 +92,4 @@ def test_help(capsys):
     assert code == 0
     text = " ".join(stdout.split())
     assert "without its models" in text
-    assert "[default: as the bundle was built]" in text
+    assert "Options that are not given stay as the bundle was built" in text
