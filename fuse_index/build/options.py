@@ -1,4 +1,4 @@
-"""What a build is asked for, and the stages it goes through."""
+"""Options, resources, stages and results of builds and fits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Stage(str, Enum):
     TOKENIZE = "tokenizing words"
     FIT = "fitting adapters"
     INDEX = "building the word index"
-    """Only where one is asked for."""
+    """Only with an index."""
     WRITE = "writing the bundle"
 
     @property
@@ -80,16 +80,16 @@ class BuildOptions:
 
 @options()
 class Resources:
-    """With what, and from where, a build is done; nothing here changes the bundle.
+    """Memory, folders and machines of a build; nothing here changes the bundle.
 
     Attributes:
-        max_memory: bytes of resident memory that the process keeps to; ``None`` sets no ceiling,
+        max_memory: bytes of resident memory that the process keeps to; ``None`` sets no limit,
             though every stage but a word index takes a fixed amount whatever the number of words.
         work_dir: folder for what is kept while the build is under way; beside the output if not
             given.
-        resume: whether to go on from a build that was interrupted.
-        ray: address of a Ray cluster that does the shards; ``"auto"`` takes the one that runs or
-            starts one here; ``None`` does everything in this process.
+        resume: whether to continue a build that was interrupted.
+        ray: address of a Ray cluster for the shards; ``"auto"`` takes a running one or starts one
+            here; ``None`` runs everything in this process.
 
     Raises:
         OptionError: ``max_memory`` is below 1.
@@ -107,7 +107,7 @@ class BuildResult:
 
     Attributes:
         path: the bundle.
-        manifest: what it says of itself.
+        manifest: its manifest.
         counted: distinct words that were counted and passed the corpus options.
         seconds: time by stage, in the order of the stages.
         notes: what the user should know: unused table rows, groups that use the fallback.

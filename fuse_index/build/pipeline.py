@@ -1,4 +1,4 @@
-"""From a corpus and two models to a bundle on disk."""
+"""Builds a bundle from a corpus and two models."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def build_bundle(
 ) -> BuildResult:
     """Build an adapter bundle.
 
-    The corpus and its words may be larger than the memory: what is larger than one shard is done
-    shard by shard, and kept until the bundle is there.
+    The corpus and its words may be larger than memory: they are processed in shards, and finished
+    shards are kept until the bundle is complete.
 
     Args:
         source: the model whose tokens are optimized: Hub id, directory, or ``open_clip:`` name.
@@ -61,7 +61,7 @@ def build_bundle(
         word_list: a file of words, one a line, instead of a corpus.
         options: see :class:`BuildOptions`.
         overwrite: whether an existing bundle at ``output`` may be replaced.
-        local_files_only: never ask the Hub.
+        local_files_only: no network.
         progress: called with (stage, units done, units in all or ``None``).
         resources: see :class:`Resources`.
 

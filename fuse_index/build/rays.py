@@ -1,8 +1,7 @@
 """The shards of a build on a Ray cluster.
 
-What a lost worker was doing is done again by another one; results come back to this process, which
-keeps them and adds sums up in the order of the shards. So the bundle depends neither on the number
-of workers nor on their fate: it is the one of a single machine.
+The task of a lost worker runs again on another one. Results return to this process, which keeps
+them and adds sums up in the order of the shards, so the bundle is the one of a single machine.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class RayExecutor:
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        ClusterError: nobody answers at the address.
+        ClusterError: no cluster answers at the address.
     """
 
     is_local = False
@@ -125,7 +124,7 @@ class RayExecutor:
         return self._ray.remote(max_retries=_RETRIES, num_cpus=1)(task)
 
     def _in_order(self, started: Iterator[tuple[Any, int]]) -> Iterator[tuple[Any, int]]:
-        """Yield results in the order of the tasks, with some more under way all the time."""
+        """Yield results in the order of the tasks, with a few more tasks running."""
         running: deque[tuple[Any, int]] = deque()
         ahead = _AHEAD * self._cores
         for task in started:
@@ -158,7 +157,7 @@ def sum_task(
 
 
 def _tensor(table: NDArray[Any]) -> Tensor:
-    """A tensor over an array in Ray's shared memory, which nobody writes."""
+    """Wrap a read-only array in Ray's shared memory."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it must not be written
         return torch.from_numpy(table)
@@ -194,7 +193,7 @@ def _lost(error: Exception) -> ClusterError:
 
 
 def _require_answer(address: str) -> None:
-    """Ask whether anybody listens before Ray does, which waits long and says much."""
+    """Check that the port is open first: Ray itself waits long and logs much."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise OptionError(

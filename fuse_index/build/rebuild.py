@@ -1,4 +1,4 @@
-"""Building a bundle again from what it says of itself, and comparing the bytes."""
+"""Rebuilds a bundle from its manifest and compares the bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CORPUS_OPTIONS = ("encoding", "lowercase", "max_words", "min_count")
 
 
 class Outcome(str, Enum):
-    """What became of a file."""
+    """Result of rebuilding a file."""
 
     SAME = "same"
     DIFFERS = "differs"
@@ -43,7 +43,7 @@ class FileOutcome:
 
     Attributes:
         name: path inside the bundle.
-        outcome: what became of it.
+        outcome: of the rebuild.
         note: in what it differs, or why it was not rebuilt.
     """
 
@@ -54,7 +54,7 @@ class FileOutcome:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What :func:`rebuild_bundle` found.
+    """The result of :func:`rebuild_bundle`.
 
     Attributes:
         files: every file of the bundle.
@@ -98,7 +98,7 @@ def rebuild_bundle(
         target: likewise.
         corpus: the text that the bundle was built from.
         word_list: the list of words that it was built from.
-        local_files_only: never ask the Hub.
+        local_files_only: no network.
         progress: as for :func:`~fuse_index.build.build_bundle`.
 
     Raises:
@@ -208,7 +208,7 @@ def _compare(old: Bundle, new: Bundle, own_words: bool) -> Rebuilt:
 
 
 def _taken_over(old: Manifest, new: Manifest, own_words: bool) -> tuple[Manifest, tuple[str, ...]]:
-    """Replace what another place, time or version decides by what the bundle says."""
+    """Take over from the bundle what depends on place, time or version."""
     options = {**new.options, "groups": old.options["groups"]}
     taken = []
     if own_words:

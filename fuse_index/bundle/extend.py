@@ -1,4 +1,4 @@
-"""Adding word indexes to a bundle that is there: a new folder, swapped for the old in one step."""
+"""Adds word indexes to an existing bundle, which is replaced in one step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_index_files(
 ) -> Manifest:
     """Put a word index into a bundle, in place of one of the same name.
 
-    Nobody ever sees half of it: the other files are linked (copied where the file system has no
+    The replacement is atomic: the other files are linked (copied where the file system has no
     links) into a sibling folder, which then takes the bundle's place. Each is checked on the way.
 
     Args:
@@ -80,7 +80,7 @@ def carry(root: Path, member: str, record: FileRecord, to: Path) -> None:
     Args:
         root: the bundle's folder.
         member: the file's path inside it.
-        record: what the manifest says of it.
+        record: its size and checksum by the manifest.
         to: the path to make.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Files of a bundle: written with their checksum, opened without following surprises."""
+"""Files of a bundle: written with their checksum, opened only inside the folder."""
 
 from __future__ import annotations
 
@@ -131,12 +131,12 @@ def read_plain(root: Path, name: str, limit: int) -> bytes:
 def read_checked(
     root: Path, name: str, record: FileRecord, report: Add = ignore
 ) -> NDArray[np.uint8]:
-    """Read a whole file and check it before anybody looks inside.
+    """Read a whole file and verify it before it is parsed.
 
     Args:
         root: the bundle's folder.
         name: path inside the bundle.
-        record: what the manifest says of it.
+        record: its size and checksum by the manifest.
         report: called with the bytes read since the last call.
 
     Returns:
@@ -176,7 +176,7 @@ def check_member(root: Path, name: str, record: FileRecord, report: Add = ignore
     Args:
         root: the bundle's folder.
         name: path inside the bundle.
-        record: what the manifest says of it.
+        record: its size and checksum by the manifest.
         report: called with the bytes read since the last call.
 
     Returns:
@@ -208,7 +208,7 @@ class CheckedFile:
     Args:
         root: the bundle's folder.
         name: path inside the bundle.
-        record: what the manifest says of it.
+        record: its size and checksum by the manifest.
         report: called with the bytes checked since the last call.
 
     Attributes:

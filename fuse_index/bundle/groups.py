@@ -150,7 +150,7 @@ def group_sources(
 
 
 class GroupReader:
-    """The group tensors of a bundle, read from the disk when asked for.
+    """The group tensors of a bundle, read from the disk on access.
 
     The file's checksum is verified on opening, shapes and dtypes too; values are checked for NaN
     and infinity as they are read.

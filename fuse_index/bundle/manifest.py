@@ -1,4 +1,4 @@
-"""The manifest: everything a bundle says about itself, with a checksum over it."""
+"""The manifest of a bundle, with a checksum over it."""
 
 from __future__ import annotations
 
@@ -62,8 +62,7 @@ class Manifest:
         quality: the quality report on held-out words (JSON values).
         indexes: word indexes by name: kind, metric, representation, measured recall and latency
             (JSON values); not stored where there are none.
-        published: what its publisher said: ``name``, under which it is found, and ``license``
-            (text); not stored where nothing was said.
+        published: ``name``, under which it is found, and ``license`` (text); not stored if empty.
         package_version: the fuse_index that wrote it.
     """
 

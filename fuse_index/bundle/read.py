@@ -1,4 +1,4 @@
-"""Reading a bundle: strict, from untrusted hands, nothing used before it is checked."""
+"""Strict reading of untrusted bundles: nothing is used before it is checked."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Bundle:
 
     Attributes:
         path: its folder.
-        manifest: what it says of itself.
+        manifest: its manifest.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class Bundle:
 
     @property
     def groups(self) -> GroupReader:
-        """The third-order group tensors, read from the disk when asked for."""
+        """The third-order group tensors, read from the disk on access."""
         return self._read(self._groups, Part.GROUPS)
 
     def index_bytes(self, name: str) -> NDArray[np.uint8]:
@@ -163,7 +163,7 @@ def verify_files(root: Path, manifest: Manifest, progress: Tick | None = None) -
 
     Args:
         root: its folder.
-        manifest: what it says of itself.
+        manifest: its manifest.
         progress: as for :func:`verify_bundle`.
 
     Raises:

@@ -300,7 +300,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def storage_error(error: OSError, output: Path) -> StorageError:
-    """Say in our words what the system said when ``output`` could not be written."""
+    """Return the error of a failed write of ``output`` with a remedy."""
     if error.errno in _FULL:
         return StorageError(
             f"no space left while writing {output} ({error.strerror})",

@@ -113,7 +113,7 @@ def parse_adapter(data: NDArray[np.uint8], manifest: Manifest, where: str) -> di
 
     Args:
         data: the whole file, checksum already verified; the tensors share its memory.
-        manifest: what the bundle says of itself.
+        manifest: of the bundle.
         where: the file, for messages.
 
     Returns:

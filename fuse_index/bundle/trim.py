@@ -1,4 +1,4 @@
-"""A bundle without its group tensors or indexes, or with words of its publisher, sealed anew."""
+"""Bundles without group tensors or indexes, or with another name or license."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def trim(
     index: bool = True,
     published: Mapping[str, str] | None = None,
 ) -> tuple[Manifest, bytes | None]:
-    """Say what a bundle is without some of its files, or with other words of its publisher.
+    """Return the manifest of a bundle without some of its files, or with another name or license.
 
     Args:
         manifest: of the whole bundle.
         groups: whether the group tensors are kept.
         index: whether the word indexes are kept.
-        published: what the publisher says now; ``None`` leaves it as it is.
+        published: name and license; ``None`` leaves them as they are.
 
     Returns:
         The manifest and, where it is not the given one, the bytes of the card that goes with it.

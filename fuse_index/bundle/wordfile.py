@@ -86,7 +86,7 @@ def word_sources(table: Blocks, manifest: Manifest) -> list[TensorSource]:
 
     Args:
         table: the words.
-        manifest: what the bundle will say of itself.
+        manifest: of the bundle to be written.
 
     Raises:
         OptionError: the table is one that the strict reader would refuse.
@@ -150,7 +150,7 @@ def parse_words(
 
     Args:
         data: the whole file, checksum already verified.
-        manifest: what the bundle says of itself.
+        manifest: of the bundle.
         where: the file, for messages.
 
     Returns:

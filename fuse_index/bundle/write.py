@@ -56,8 +56,8 @@ class BundleContents:
             (:func:`~fuse_index.bundle.groups.embed_groups`); ``None`` leaves them out.
         identity: whether source and target are the same model, so that the adapter is the identity.
         index_files: files to copy to ``index/``, by the name they get there.
-        indexes: what the manifest says of the word indexes, by name (JSON values).
-        published: what its publisher says: "name" and "license".
+        indexes: reports of the word indexes, by name (JSON values).
+        published: "name" and "license", if published.
         package_version: recorded in the manifest.
     """
 
@@ -140,7 +140,7 @@ def write_bundle(
 
 
 def _tensor_files(contents: BundleContents, draft: Manifest) -> dict[str, list[TensorSource]]:
-    """Check all tensors before anything is written, and say what goes into which file."""
+    """Check all tensors before anything is written, and assign them to files."""
     files = {WORDS: word_sources(contents.table, draft)}
     widths = {"source": contents.source.width, "target": contents.target.width}
     if not contents.identity:

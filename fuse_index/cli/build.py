@@ -96,8 +96,8 @@ def build_command(
 
     Counts the words of the text, tokenizes them under both tokenizers, fits one t-product
     least-squares adapter per word group, and writes everything to the folder BUNDLE, complete or
-    not at all. The same inputs give the same bytes, however often it was interrupted and resumed,
-    and whoever did the work. Corpus and words may be larger than the memory.
+    not at all. The same inputs give the same bytes, interrupted and resumed or not, on one machine
+    or a cluster. Corpus and words may be larger than memory.
     """
     from fuse_index.adapter import FitOptions
     from fuse_index.build import BuildOptions, IndexModel, Resources, build_bundle

@@ -1,4 +1,4 @@
-"""``fuse-index doctor``: is this installation sound, and what will a build of two models be."""
+"""``fuse-index doctor``: checks the installation, and predicts a build of two models."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _run_probe(report: dict[str, Any], bar: _console.ProgressBar) -> Iterator[st
 
 
 def _parse(line: str) -> dict[str, Any]:
-    """Read a line of the probe; what a library prints on import is not ours and is skipped."""
+    """Read a line of the probe; lines that libraries print on import are skipped."""
     try:
         value = json_module.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The words two tokenizers share, with their tokens in each."""
+"""Tables of the words that two tokenizers share, with their tokens in each."""
 
 from __future__ import annotations
 

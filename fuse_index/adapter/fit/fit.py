@@ -1,4 +1,4 @@
-"""Fitting adapters: words in, the t-product least-squares solution of every group out."""
+"""Fits the t-product least-squares adapter of every word group."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Fit:
         fallbacks: the groups that use the fallback adapter, and why.
         quality: figures on words that were held out.
         ridges: of every adapter, in the units of :class:`FitOptions`.
-        methods: how every adapter was solved for.
-        options: what was asked for.
+        methods: the route to every adapter.
+        options: of the fit.
     """
 
     adapters: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""Which words share an adapter, which are fitted on and which are held out."""
+"""Word groups, and their split into words to fit on and words held out."""
 
 from __future__ import annotations
 

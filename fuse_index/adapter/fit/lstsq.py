@@ -1,4 +1,4 @@
-"""One least-squares problem over words, by the cheapest route that can be trusted."""
+"""Solutions of one least-squares problem over words, by the cheapest accurate route."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Summing = Callable[[LeastSquares, torch.dtype, bool, Add | None], GroupGram]
 
 
 class Solver(str, Enum):
-    """How a solution was found."""
+    """The route to a solution."""
 
     SINGLE = "cholesky, float32 products"
     CHOLESKY = "cholesky"

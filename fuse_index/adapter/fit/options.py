@@ -1,4 +1,4 @@
-"""How an adapter is fitted: the grouping of words, the ridge, the hold-out and the limits."""
+"""Options of a fit: grouping, ridge, hold-out and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well the adapters map words that they were not fitted on."""
+"""Quality of adapters on held-out words."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class QualityReport:
     """Quality by group.
 
     Attributes:
-        groups: by name of the group, whether it has an adapter of its own or uses the fallback;
+        groups: by name of the group, whether it has an adapter or uses the fallback;
             ``"fallback"`` is the fallback adapter measured on the held-out words of all groups,
             against the mean of all target tokens.
     """

@@ -30,10 +30,10 @@ class FoundGroup:
     """The result for one group.
 
     Attributes:
-        adapter: ``(k, source width, target width)`` float32, if the group has its own.
+        adapter: ``(k, source width, target width)`` float32, if the group has one.
         fallback: why it has none.
         ridge: of the adapter.
-        method: how it was solved for.
+        method: the route to it.
         single: whether float32 products are still worth a try.
         common: the fallback's sums over this group and all before it.
     """

@@ -1,4 +1,4 @@
-"""What a build costs: seconds, bytes and memory as functions of words, widths and groups.
+"""The cost of a build: seconds, bytes and memory as functions of words, widths and groups.
 
 Work is counted exactly where it can be: floating-point operations of the sums and the solutions,
 characters that the tokenizers read, bytes that are written. Rates turn work into seconds
@@ -47,7 +47,7 @@ _WORD_BYTES = 9.0  # UTF-8 of a word
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What a build will take.
+    """The predicted cost of a build.
 
     Attributes:
         seconds: by stage.

@@ -1,4 +1,4 @@
-"""Before a build: what it will make of two models, how large, how long, in how much memory.
+"""Predictions before a build: words left out, sizes, time and memory.
 
 The tokenizers really run on a sample of the words (:mod:`~fuse_index.build.forecast.sampling`), the
 machine's rates are measured, the files are laid out (:mod:`~fuse_index.build.forecast.size`); the
@@ -60,7 +60,7 @@ def preflight(
         word_list: a file of words, one a line, instead of a corpus. Without either, the words
             that are one token of either model stand in.
         options: of the build.
-        local_files_only: never ask the Hub.
+        local_files_only: no network.
         progress: called with (what is done, steps done, steps in all or ``None``).
 
     Raises:

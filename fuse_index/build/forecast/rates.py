@@ -1,4 +1,4 @@
-"""How fast a machine does the work of a build."""
+"""The speed of a machine at the work of a build."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _PASSES = 3.0  # over a bundle that is written: made, checked, hashed
 
 @dataclass(frozen=True)
 class Rates:
-    """What one machine does in a second, on the cores it has.
+    """Work that one machine does in a second, on all its cores.
 
     Attributes:
         text_bytes: bytes of text counted by the engine.
         small_text_bytes: bytes of text counted in memory, which a small text is.
         merged_words: distinct words sorted and written.
         merged_entries: words of the shards' counts added up.
-        tried_words: words tokenized and tried for the law, in one tokenizer.
+        tried_words: words tokenized and tested for compositionality, in one tokenizer.
         flops: floating-point operations of products in float64.
         solve_flops: those of eigendecompositions.
         report_flops: those of the quality report, as :func:`quality_flops` counts them.

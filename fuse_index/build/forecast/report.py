@@ -1,4 +1,4 @@
-"""What a pre-flight found, for people and as JSON."""
+"""The report of a pre-flight, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Preflight:
-    """What a build will make of two models.
+    """The predicted bundle and build of two models.
 
     Attributes:
         source: the source's embeddings and tokenizer.

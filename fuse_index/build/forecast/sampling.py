@@ -1,4 +1,4 @@
-"""Words that stand for those of a build, taken from a corpus, a list, or the vocabularies."""
+"""Samples of the words of a build, from a corpus, a list, or the vocabularies."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def _whole_words(tokenizer: WordTokenizer) -> list[str]:
 
 
 def _thin(counts: WordCounts, total: float, seed: int) -> tuple[WordCounts, NDArray[np.float64]]:
-    """Draw at most :data:`SAMPLE_WORDS` words and say for how many each stands.
+    """Draw at most :data:`SAMPLE_WORDS` words, with how many words each stands for.
 
     What ``total`` exceeds the number of words by are words that were not seen; those with the
     least count stand for them.

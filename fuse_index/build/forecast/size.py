@@ -1,4 +1,4 @@
-"""How large a bundle will be: the layout of its files, for words that are not there yet."""
+"""The sizes of the files of a bundle, laid out from the numbers of its words."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _STRING_BYTES = 58  # a Python string and its place in a tuple, without its char
 
 @dataclass(frozen=True)
 class GroupForecast:
-    """A word group as it will be.
+    """A predicted word group.
 
     Attributes:
         name: as in the bundle.
         words: expected number.
         tube: of its adapter, or of its group tensors where it has none.
-        own: whether it has an adapter of its own; words of other groups use the fallback.
+        own: whether it has an adapter; words of other groups use the fallback.
     """
 
     name: str

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 SMALL_BYTES = 64 << 20
 """A corpus of at most so many bytes is counted faster in memory than an engine is started."""
 DEFAULT_MEMORY = 1 << 30
-"""Bytes that the engine may use where nothing else is asked for."""
+"""Bytes that the engine may use by default."""
 
 _ASCII_SPACES = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f"
 _TO_SPACE = bytes.maketrans(_ASCII_SPACES, b" " * len(_ASCII_SPACES))
@@ -261,7 +261,7 @@ def _sum(connection: Any, counts: Sequence[Path], output: Path) -> None:
 
 
 def _lower(connection: Any, merged: Path, output: Path) -> None:
-    """Lower-case whole words as Python does, which knows about the final sigma."""
+    """Lower-case whole words with Python, which handles the final sigma."""
     import pyarrow as pa  # noqa: PLC0415 - an extra
     import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
 
@@ -306,7 +306,7 @@ def _copy(connection: Any, query: str, output: Path) -> None:
 
 @contextmanager
 def _connection(engine: Engine) -> Iterator[Any]:
-    """A DuckDB of our own, which keeps to its memory and spills into our folder."""
+    """Open a DuckDB that keeps to its memory and spills into the engine's folder."""
     try:
         import duckdb  # noqa: PLC0415 - an extra
         import pyarrow  # noqa: F401, PLC0415 - an extra

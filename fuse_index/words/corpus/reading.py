@@ -83,7 +83,7 @@ class TextSource:
         try:
             with self.open() as stream:
                 return stream.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
-        except OSError:  # told when it is read
+        except OSError:  # raised when it is read
             return False
 
 
@@ -146,7 +146,7 @@ def read_text(source: TextSource, encoding: str, progress: Add) -> Iterator[str]
     """Yield the text of one source in pieces of about a megabyte.
 
     Gzip is recognized by its first two bytes, whatever the name; a byte-order mark at the start is
-    dropped. Of a Parquet file the column of text is read, every row on a line of its own.
+    dropped. Of a Parquet file the column of text is read, one row a line.
 
     Args:
         source: what to read.

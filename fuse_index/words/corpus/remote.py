@@ -1,4 +1,4 @@
-"""Text that is not in plain local files: fsspec URLs, and Parquet."""
+"""Text from fsspec URLs and from Parquet files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def read_parquet(
         open_: opens the file.
         name: what messages call it.
         groups: the first row group to read, and the one to stop before (None: the end).
-        size: bytes that the progress is told in all.
+        size: bytes that the progress adds up to.
         progress: called with the bytes read since the last call, by the share of the rows.
 
     Raises:

@@ -54,7 +54,7 @@ class StoredArray:
 
 
 class Texts(Sequence[str]):
-    """Texts as their UTF-8 bytes and offsets, in memory or in files; decoded when asked for.
+    """Texts as their UTF-8 bytes and offsets, in memory or in files; decoded on access.
 
     Args:
         data: ``(bytes,)`` uint8.
