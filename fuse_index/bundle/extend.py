@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fuse_index.bundle.card import render_card
-from fuse_index.bundle.files import check_member, check_no_strangers, hashed_file
-from fuse_index.bundle.layout import CARD, INDEX_FOLDER, MANIFEST, is_member_name
+from fuse_index.bundle.files import check_member, check_no_strangers, hashed_file, seal
+from fuse_index.bundle.layout import CARD, INDEX_FOLDER, is_member_name
 from fuse_index.bundle.manifest import FileRecord, Manifest
 from fuse_index.bundle.read import read_manifest
 from fuse_index.bundle.staging import require_space, staged
@@ -66,11 +66,10 @@ def add_index_files(
             with hashed_file(folder / member, records, member) as writer:
                 writer.write(data)
         indexes = {**manifest.indexes, name: dict(summary)}
-        with hashed_file(folder / CARD, records, CARD) as writer:
-            writer.write(render_card(replace(manifest, indexes=indexes)).encode("utf-8"))
+        card = render_card(replace(manifest, indexes=indexes)).encode("utf-8")
+        records[CARD] = FileRecord.of(card)
         written = replace(manifest, indexes=indexes, files=records)
-        with hashed_file(folder / MANIFEST, {}, MANIFEST) as writer:
-            writer.write(written.to_bytes())
+        seal(folder, written, card)
     return written
 
 

@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.bundle.layout import INDEX_FOLDER, is_member_name
-from fuse_index.bundle.manifest import FileRecord
+from fuse_index.bundle.layout import (
+    CARD,
+    INDEX_FOLDER,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    is_member_name,
+)
+from fuse_index.bundle.manifest import FileRecord, Manifest
 from fuse_index.bundle.tensorfile import header_length, parse_header
 from fuse_index.common.progress import Add, ignore
 from fuse_index.errors import BundleError, OptionError
@@ -29,9 +35,11 @@ class HashingWriter:
 
     Args:
         path: file to create; it must not exist.
+        add: called with the bytes written since the last call.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, add: Add = ignore) -> None:
+        self._add = add
         self._file = path.open("xb", buffering=0)
         self._digest = hashlib.sha256()
         self._size = 0
@@ -43,6 +51,7 @@ class HashingWriter:
         while view:
             view = view[self._file.write(view) :]
             # A raw write may be short, most of all on a full disk; the next one then raises.
+        self._add(self._file.tell() - self._size)
         self._size = self._file.tell()
 
     def close(self) -> FileRecord:
@@ -57,14 +66,33 @@ class HashingWriter:
 
 
 @contextmanager
-def hashed_file(path: Path, records: dict[str, FileRecord], name: str) -> Iterator[HashingWriter]:
+def hashed_file(
+    path: Path, records: dict[str, FileRecord], name: str, add: Add = ignore
+) -> Iterator[HashingWriter]:
     """Create ``path`` for writing and put its record under ``records[name]`` once it is closed."""
-    writer = HashingWriter(path)
+    writer = HashingWriter(path, add)
     try:
         yield writer
         records[name] = writer.close()
     finally:
         writer.abandon()
+
+
+def seal(folder: Path, manifest: Manifest, card: bytes | None) -> None:
+    """Write the manifest, and the card where one is given, into a folder that has the rest.
+
+    Raises:
+        OptionError: the manifest is larger than a reader accepts.
+    """
+    text = manifest.to_bytes()
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise OptionError(
+            f"a manifest of {len(text)} bytes", expected=f"at most {MAX_MANIFEST_BYTES}"
+        )
+    for name, data in ((CARD, card), (MANIFEST, text)):
+        if data is not None:
+            with hashed_file(folder / name, {}, name) as writer:
+                writer.write(data)
 
 
 def open_member(root: Path, name: str) -> int:
@@ -263,7 +291,7 @@ def check_no_strangers(root: Path, files: Mapping[str, FileRecord]) -> None:
     Raises:
         BundleError: naming the first such file.
     """
-    known, in_cache = {*files, "manifest.json"}, root.parent.name == "snapshots"
+    known, in_cache = {*files, MANIFEST}, root.parent.name == "snapshots"
     for folder, prefix in ((root, ""), (root / INDEX_FOLDER, f"{INDEX_FOLDER}/")):
         try:
             names = sorted(entry.name for entry in os.scandir(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,11 @@ class FileRecord:
 
     size: int
     sha256: str
+
+    @classmethod
+    def of(cls, data: bytes) -> FileRecord:
+        """Return the record of a file with this content."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True)

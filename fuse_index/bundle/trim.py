@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from fuse_index.bundle.card import render_card
 from fuse_index.bundle.extend import carry
-from fuse_index.bundle.files import hashed_file
-from fuse_index.bundle.layout import CARD, GROUPS, INDEX_FOLDER, MANIFEST
+from fuse_index.bundle.files import seal
+from fuse_index.bundle.layout import CARD, GROUPS, INDEX_FOLDER
 from fuse_index.bundle.manifest import FileRecord, Manifest
 
 
@@ -46,7 +45,7 @@ def trim(
     if changed == manifest:
         return manifest, None
     card = render_card(changed).encode("utf-8")
-    files[CARD] = FileRecord(len(card), hashlib.sha256(card).hexdigest())
+    files[CARD] = FileRecord.of(card)
     return replace(changed, files=files), card
 
 
@@ -67,11 +66,3 @@ def carry_bundle(root: Path, manifest: Manifest, card: bytes | None, folder: Pat
         if member != CARD or card is None:
             carry(root, member, record, folder / member)
     seal(folder, manifest, card)
-
-
-def seal(folder: Path, manifest: Manifest, card: bytes | None) -> None:
-    """Write the manifest, and the card where one is given, into a folder that has the rest."""
-    for name, data in ((CARD, card), (MANIFEST, manifest.to_bytes())):
-        if data is not None:
-            with hashed_file(folder / name, {}, name) as writer:
-                writer.write(data)

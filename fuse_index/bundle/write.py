@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import fuse_index
 from fuse_index.bundle.card import render_card
-from fuse_index.bundle.files import READ_CHUNK, HashingWriter, hashed_file
+from fuse_index.bundle.files import READ_CHUNK, hashed_file, seal
 from fuse_index.bundle.groups import GroupTensor, group_sources
 from fuse_index.bundle.identity import ModelIdentity
 from fuse_index.bundle.layout import (
@@ -19,8 +20,6 @@ from fuse_index.bundle.layout import (
     FALLBACK,
     GROUPS,
     INDEX_FOLDER,
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
     WORDS,
     order_groups,
 )
@@ -179,37 +178,17 @@ def _fill(
 ) -> Manifest:
     records: dict[str, FileRecord] = {}
     for name, sources in files.items():
-        with hashed_file(folder / name, records, name) as writer:
-            write_tensors(_CountingWriter(writer, add), sources)
+        with hashed_file(folder / name, records, name, add) as writer:
+            write_tensors(writer, sources)
     for name, path in index_files.items():
         (folder / INDEX_FOLDER).mkdir(exist_ok=True)
         member = f"{INDEX_FOLDER}/{name}"
-        with hashed_file(folder / member, records, member) as writer, path.open("rb") as stream:
-            while chunk := stream.read(READ_CHUNK):
-                _CountingWriter(writer, add).write(chunk)
-    with hashed_file(folder / CARD, records, CARD) as writer:
-        writer.write(render_card(draft).encode("utf-8"))
-    manifest = replace(draft, files=records)
-    text = manifest.to_bytes()
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise OptionError(
-            f"a manifest of {len(text)} bytes", expected=f"at most {MAX_MANIFEST_BYTES}"
-        )
-    with hashed_file(folder / MANIFEST, {}, MANIFEST) as writer:
-        writer.write(text)
+        with hashed_file(folder / member, records, member, add) as writer, path.open("rb") as file:
+            shutil.copyfileobj(file, writer, READ_CHUNK)
+    card = render_card(draft).encode("utf-8")
+    manifest = replace(draft, files=records | {CARD: FileRecord.of(card)})
+    seal(folder, manifest, card)
     return manifest
-
-
-class _CountingWriter:
-    """A writer that reports the bytes that pass through it."""
-
-    def __init__(self, writer: HashingWriter, add: Add) -> None:
-        self._writer = writer
-        self._add = add
-
-    def write(self, data: Any) -> None:
-        self._writer.write(data)
-        self._add(memoryview(data).nbytes)
 
 
 def _total(files: Mapping[str, Sequence[TensorSource]], index_files: Mapping[str, Path]) -> int:

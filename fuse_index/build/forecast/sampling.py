@@ -97,11 +97,16 @@ def sample_corpus(
     start = time.perf_counter()
     if size <= SAMPLE_BYTES:
         counts = count_words(list(sources), options, progress)
-        seconds = time.perf_counter() - start
-        thin, weights = _thin(counts, float(len(counts)), seed)
-        total = float(len(counts))
-        return WordSample(thin, weights, total, total, size, size, seconds, Origin.CORPUS)
+        return _whole_sample(counts, start, Origin.CORPUS, seed, size)
     return _sample_large(sources, size, options, progress, seed)
+
+
+def _whole_sample(
+    counts: WordCounts, start: float, origin: Origin, seed: int, size: int = 0
+) -> WordSample:
+    """Return a sample of words that were all counted since ``start``."""
+    total, seconds = float(len(counts)), time.perf_counter() - start
+    return WordSample(*_thin(counts, total, seed), total, total, size, size, seconds, origin)
 
 
 def _sample_large(
@@ -183,10 +188,7 @@ def sample_list(path: str | Path, options: CorpusOptions, seed: int = 0) -> Word
         CorpusError: it cannot be read, or a line is no word.
     """
     start = time.perf_counter()
-    counts = read_word_list(path, options)
-    thin, weights = _thin(counts, float(len(counts)), seed)
-    total, seconds = float(len(counts)), time.perf_counter() - start
-    return WordSample(thin, weights, total, total, 0, 0, seconds, Origin.LIST)
+    return _whole_sample(read_word_list(path, options), start, Origin.LIST, seed)
 
 
 def sample_vocabularies(source: WordTokenizer, target: WordTokenizer, seed: int = 0) -> WordSample:
@@ -204,9 +206,7 @@ def sample_vocabularies(source: WordTokenizer, target: WordTokenizer, seed: int 
             remedy="name a corpus with --corpus, or a list with --words",
         )
     counts = WordCounts(tuple(found), np.ones(len(found), np.int64))
-    thin, weights = _thin(counts, float(len(counts)), seed)
-    total, seconds = float(len(counts)), time.perf_counter() - start
-    return WordSample(thin, weights, total, total, 0, 0, seconds, Origin.VOCABULARIES)
+    return _whole_sample(counts, start, Origin.VOCABULARIES, seed)
 
 
 def _whole_words(tokenizer: WordTokenizer) -> list[str]:
