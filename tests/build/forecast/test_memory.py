@@ -1,4 +1,4 @@
-"""A ceiling on the memory of a build, kept by the real process."""
+"""A limit of the memory of a build, kept by the real process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_flag_that_is_no_size(capsys, tmp_path, captions_file):
 
 
 @pytest.mark.slow
-def test_a_large_build_keeps_to_its_ceiling(tmp_path, gpt2_dir, minilm_dir):
+def test_a_large_build_keeps_to_its_limit(tmp_path, gpt2_dir, minilm_dir):
     """600,000 words; as Python objects, with their tokens, they would take more than a gigabyte."""
     pytest.importorskip("duckdb")
     text = tmp_path / "text.txt"
