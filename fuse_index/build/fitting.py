@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.adapter.fit.store import FitStore
+from fuse_index.build.forecast.memory import return_large_blocks
 from fuse_index.build.options import BuildResult, Stage, fallback_notes
 from fuse_index.build.tensors import GroupTensors, fit_contents
 from fuse_index.build.timing import StageTimer
@@ -68,8 +69,10 @@ def fit_bundle(
         words, groups = _verified(root, manifest, report)
     try:
         with Work(output, plan, folder=work_dir, resume=resume) as work:
-            large = manifest.words > word_table.SHARD_WORDS
-            store = FitStore(work.folder("fit"), checkpoint=work.checkpoint) if large else None
+            store = None
+            if manifest.words > word_table.SHARD_WORDS:
+                return_large_blocks()
+                store = FitStore(work.folder("fit"), checkpoint=work.checkpoint)
             known = {
                 "source": manifest.source,
                 "target": manifest.target,
