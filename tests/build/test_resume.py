@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from fuse_index.adapter.fit.store import FitStore
 from fuse_index.build import BuildOptions, Resources, Stage, build_bundle
-from fuse_index.build.fitstore import FileFitStore
 from fuse_index.build.work import Work
 from fuse_index.bundle import verify_bundle
+from fuse_index.common.files import write_atomically
 from fuse_index.errors import CorpusError, OptionError, StorageError
 from fuse_index.index import IndexOptions, Kind
-from fuse_index.words.corpus.stored import write_part
 from fuse_index.words.corpus.words import CorpusOptions
 from tests.build.helpers import RUN, digest, load_once, make_shards_small
 
@@ -100,7 +100,7 @@ def test_a_build_that_goes_on_ends_with_the_same_bytes(build, reference, tmp_pat
 
 
 def test_what_was_done_is_not_done_again(build, tmp_path, monkeypatch):
-    from fuse_index.build import execute
+    from fuse_index.build import stages
 
     with pytest.raises(StopError):
         build(tmp_path / "b", progress=stop_at(Stage.FIT, 0.85))
@@ -108,17 +108,17 @@ def test_what_was_done_is_not_done_again(build, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(execute, "count_shard", never)
-    monkeypatch.setattr(execute.Tabulator, "write", never)
+    monkeypatch.setattr(stages, "count_task", never)
+    monkeypatch.setattr(stages, "tabulate_task", never)
     recalled = []
-    load = FileFitStore.load_group
+    load = FitStore.load_group
 
     def spy(self, number):
         found = load(self, number)
         recalled.append(found is not None)
         return found
 
-    monkeypatch.setattr(FileFitStore, "load_group", spy)
+    monkeypatch.setattr(FitStore, "load_group", spy)
     build(tmp_path / "b", resume=True)
     assert recalled[0]
     assert not recalled[-1]
@@ -205,18 +205,19 @@ def test_an_unreadable_shard_is_named_and_the_others_are_kept(
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(build, reference, tmp_path, monkeypatch):
-    from fuse_index.build import execute
+    from fuse_index.build import stages
 
     written = []
 
     def full(path, *arguments):
-        if written:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(path)
-        write_part(path, *arguments)
+        if path.suffix == ".npz":
+            if written:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(path)
+        write_atomically(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "write_part", full)
+        patch.setattr(stages, "write_atomically", full)
         message = r"no space left while writing .*b\.work.*with --resume goes on"
         with pytest.raises(StorageError, match=message):
             build(tmp_path / "b")

@@ -218,7 +218,7 @@ def test_min_count_above_every_count_says_the_highest(tmp_path):
     ("options", "message"),
     [
         ({"min_count": 0}, "min_count=0; expected at least 1"),
-        ({"max_words": 0}, "max_words=0; expected at least 1, or None"),
+        ({"max_words": 0}, "max_words=0; expected at least 1"),
         ({"encoding": "no-such"}, "encoding='no-such'; expected a text encoding"),
         ({"encoding": "zip"}, "encoding='zip'; expected a text encoding"),
     ],
