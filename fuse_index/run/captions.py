@@ -175,6 +175,7 @@ class Caption:
             "losses": result.losses,
             "stop": result.stop.value,
             "spent": result.spent,
+            "chosen": result.chosen,
         }
         found: dict[str, Any] = plain(short | ({"result": result.to_json()} if full else {}))
         return found

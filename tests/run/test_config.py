@@ -10,10 +10,10 @@ import pytest
 
 from fuse_index.errors import OptionError
 from fuse_index.models import ModelKind
-from fuse_index.objectives import OBJECTIVES
-from fuse_index.optimize import METHODS, SEARCHES
+from fuse_index.objectives import OBJECTIVES, Reduction
+from fuse_index.optimize import METHODS, SEARCHES, Budget
 from fuse_index.run import load_file, override, read_run
-from fuse_index.run.captions import IMAGE_WEIGHT, read_captions
+from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS, read_captions
 from fuse_index.run.config import Draw, Precision
 from fuse_index.run.describe import describe_captions, describe_fields
 from fuse_index.run.fields import FlagText
@@ -94,7 +94,7 @@ def test_every_search_can_be_named(name):
         ({"method": {"type": "gcg", "topk": 3}}, "did you mean 'top_k'?"),
         ({"method": {"type": "gcg", "search_width": 0}}, "gcg: search_width=0; expected at least"),
         ({"search": {"type": "greedy", "width": 3}}, "search (greedy): field 'width' is unknown"),
-        ({"budget": {"steps": -1}}, "budget: steps=-1; expected more than 0"),
+        ({"budget": {"steps": -1}}, "budget: steps=-1; expected at least 1"),
         ({"budget": {"step": 3}}, "budget: field 'step' is unknown"),
         ({"initial": {"length": 0}}, "initial: length=0; expected at least 1"),
         ({"initial": {"draw": "best"}}, "initial.draw: 'best'; expected one of uniform, model"),
@@ -206,15 +206,26 @@ def test_settings_that_lead_nowhere(path, message):
 
 def test_captions_have_defaults_of_their_own():
     run = read_captions({"lm": "gpt2", "clip": "open_clip:ViT-B-32"})
-    assert (run.lm.weight, run.clip.weight) == (1.0, IMAGE_WEIGHT)
-    assert run.method == METHODS["words"]()
-    assert (run.search.type, run.budget.steps) == ("beam", 30)
-    assert (run.initial.count, run.initial.draw) == (16, Draw.MODEL)
+    assert (run.lm.weight, run.clip.weight) == (1 / TYPICAL_TOKENS, IMAGE_WEIGHT)
+    assert (run.lm.reduction, run.lm.include_end) == (Reduction.SUM, None)
+    assert (run.method, run.search) == (None, None)
+    assert run.budget == Budget(forward_passes=1500)
+    assert (run.initial.count, run.initial.draw) == (1, Draw.MODEL)
     other = read_captions(
         {"lm": "gpt2", "clip": {"model": "x", "weight": 3}, "initial": {"length": 5}}
     )
-    assert (other.initial.length, other.initial.count) == (5, 16)
+    assert (other.initial.length, other.initial.draw) == (5, Draw.MODEL)
     assert other.clip.weight == 3.0
+
+
+@pytest.mark.parametrize("name", ["steps", "seconds", "forward_passes"])
+def test_a_limit_that_is_given_is_the_only_one(name):
+    budget = {name: 20000}
+    only = Budget(**budget)
+    assert read_run(changed(budget=budget)).budget == only
+    captions = {"lm": "gpt2", "clip": "x", "budget": budget}
+    assert read_captions(captions).budget == only
+    assert only.step_limit == (20000 if name == "steps" else None)
 
 
 @pytest.mark.parametrize(
@@ -242,10 +253,8 @@ def test_every_field_is_described():
             assert all(row[3] for row in rows), name
     for name, rows in [*describe_fields(), *describe_captions()]:
         assert all(all((row[0], row[1], row[3])) for row in rows), name
-    for found, default in ((describe_captions(), "words"), (describe_fields(), "gcg")):
-        marked = [title for title, _ in found if "(the default)" in title]
-        assert marked[0].startswith(f"method, type {default} (the default): ")
-        assert len(marked) == 2
+        # methods and searches are chosen where none is given
+        assert "(the default)" not in name
 
 
 def test_the_documentation_has_every_field():
