@@ -280,9 +280,7 @@ def read_search(value: Mapping[str, Any], defaults: SearchConfig | None = None) 
     found: dict[str, Any] = {}
     for name, cls in SECTIONS.items():
         if value.get(name) is not None:
-            # a limit that is given is the only one
-            base = None if name == "budget" else getattr(defaults, name)
-            short = SHORTHANDS.get(name, "")
+            base, short = getattr(defaults, name), SHORTHANDS.get(name, "")
             found[name] = read_options(cls, value[name], name, shorthand=short, base=base)
     for name, registry in REGISTRIES.items():
         if value.get(name) is not None:

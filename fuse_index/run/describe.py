@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from enum import Enum
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from fuse_index.objectives import OBJECTIVES, Objective
 from fuse_index.run.captions import ROLES, CaptionConfig, ClipRole, LanguageRole
@@ -61,7 +61,7 @@ def describe_search(defaults: SearchConfig) -> Iterator[tuple[str, list[Row]]]:
     for section, registry in REGISTRIES.items():
         for name, cls in registry.items():
             own = getattr(defaults, section)
-            mark = " (the default)" if getattr(own, "type", None) == name else ""
+            mark = " (the default)" if own.type == name else ""
             title = f"{section}, type {name}{mark}: {_summary(cls)}"
             yield title, field_rows(cls, own)
     for section, cls in SECTIONS.items():
@@ -100,8 +100,6 @@ def _plain(text: str) -> str:
 
 def _type_text(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _type_text(arguments[0])
     if origin in (Union, types.UnionType):
         options = [_type_text(item) for item in arguments if item is not type(None)]
         return " or ".join(options)

@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from fuse_index.errors import OptionError
 
@@ -113,8 +113,6 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         OptionError: it cannot be turned into that.
     """
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return convert(value, arguments[0], where)
     if origin in (Union, types.UnionType):
         return _convert_union(value, arguments, where)
     if isinstance(value, FlagText) and hint is not str:
