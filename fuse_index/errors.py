@@ -1,7 +1,7 @@
 """The errors of the package: one base class, so that a caller can catch them all.
 
 Every message says what was given, what was expected and what to do. The command line prints it as
-one line and exits with code 2; anything that is not a :class:`FuseIndexError` is a bug of ours.
+one line and exits with code 2; anything that is not a :class:`FuseIndexError` is an internal error.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class VocabularyError(FuseIndexError):
 
 
 class ModelError(FuseIndexError):
-    """A model cannot be loaded, or lacks the tokenizer or embedding table we need."""
+    """A model cannot be loaded, or lacks a tokenizer or an embedding table."""
 
 
 class LossError(FuseIndexError):
@@ -82,7 +82,7 @@ class StorageError(FuseIndexError):
 
 
 class RemoteError(FuseIndexError):
-    """A hub or a bucket cannot be reached, has no such thing, or does not let us.
+    """A hub or a bucket cannot be reached, has no such thing, or refuses access.
 
     Attributes:
         unreachable: whether nobody answered, so that a copy in a cache is the best there is.

@@ -85,7 +85,7 @@ def measure(case: str, words: int | None, repeats: int) -> dict[str, Any]:
     vectors = 4 * n * ours.width
     figures = {
         "kind": ours.report["kind"],
-        "effort": ours.report["effort"],
+        "candidates": ours.report["candidates"],
         "reduced_to": ours.report["reduced_to"],
         f"recall@{TOP}": recall,
         "build_seconds": built,

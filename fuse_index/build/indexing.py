@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from torch import Tensor
 from fuse_index.build.queries import sample_queries
 from fuse_index.bundle import Manifest, read_bundle
 from fuse_index.bundle.identity import require_model
+from fuse_index.common.progress import Tick
 from fuse_index.index import IndexOptions, Representation, Side, WordIndex, add_index, sides_of
 from fuse_index.models import load_model
 from fuse_index.models.embeddings import Embeddings, load_embeddings
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from fuse_index.models.base import Model
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int | None], None]
 
 
 class IndexModel(str, Enum):
@@ -64,7 +63,7 @@ def index_bundle(
     names: Mapping[str, str | None] | None = None,
     device: str | None = None,
     local_files_only: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> IndexResult:
     """Build a word index and put it into the bundle.
 
@@ -115,7 +114,7 @@ def make_index(
     *,
     device: str | None = None,
     local_files_only: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> WordIndex:
     """Build an index over models; see :func:`index_bundle`.
 

@@ -104,8 +104,9 @@ def _resolve(root: Path, name: str) -> str:
     path = os.path.realpath(os.path.join(folder, name))
     allowed = [folder]
     cache = Path(folder)
-    if cache.parent.name == "snapshots":  # the Hub's cache: snapshots/REVISION/* -> blobs/*
-        allowed.append(str(cache.parent.parent / "blobs"))
+    if cache.parent.name == "snapshots":  # the Hub's cache: snapshots/REVISION/* -> blobs/*, where
+        # huggingface_hub 2 may link on to the blobs that all repositories share
+        allowed += [str(cache.parents[1] / "blobs"), str(cache.parents[2] / "blobs")]
     if not any(path.startswith(parent + os.sep) for parent in allowed):
         raise BundleError(
             f"{root / name} is a link that leaves the bundle's folder",

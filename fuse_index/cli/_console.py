@@ -10,13 +10,16 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
+
+from fuse_index.common.progress import Tick, stage
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.text import Text
 
 SHOW_AFTER_SECONDS = 1.0
 """Work that takes less shows no progress bar."""
@@ -136,10 +139,14 @@ def print_table(
 
 
 class ProgressBar:
-    """One bar on stderr for work in stages; it appears when the work has taken a second.
+    """Progress on stderr: a bar for work in stages, or a text; it appears after a second.
 
-    Use as a context manager and call it with a label, what is done and how much there is. Without a
+    Use as a context manager and call it as a :data:`fuse_index.common.progress.Progress`. Without a
     terminal, or with ``--quiet``, nothing is shown.
+
+    Args:
+        after: seconds of work before anything appears.
+        console: where to show it; by default stderr if that is a terminal.
 
     Example:
         ``with ProgressBar() as bar: build_bundle(..., progress=bar)``
@@ -150,6 +157,7 @@ class ProgressBar:
         self._console = console
         self._lock = threading.Lock()
         self._state: tuple[str, int, int | None] = ("", 0, None)
+        self._text: Text | None = None
         self._unit = ""
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -176,13 +184,19 @@ class ProgressBar:
         """Show that ``done`` of ``total`` (``None``: unknown) steps of stage ``label`` are done."""
         text = str(label.value) if isinstance(label, Enum) else label
         with self._lock:
+            self._text = None
             self._unit = getattr(label, "unit", "")
             self._state = (text, done, total)
             self._draw()
 
-    def stage(self, label: str) -> Callable[[int, int | None], None]:
+    def stage(self, label: str) -> Tick:
         """Return a callback ``(done, total)`` for one stage."""
-        return lambda done, total: self(label, done, total)
+        return stage(self, label)
+
+    def show(self, text: Text) -> None:
+        """Show a text in the place of the bar."""
+        with self._lock:
+            self._text = text
 
     def _show(self) -> None:
         from rich.progress import (
@@ -195,10 +209,14 @@ class ProgressBar:
             TimeRemainingColumn,
         )
 
+        class Display(Progress):
+            def get_renderable(display) -> Any:  # noqa: N805
+                return super().get_renderable() if self._text is None else self._text
+
         with self._lock:
             if self._timer is None:
                 return  # the work ended meanwhile
-            self._progress = Progress(
+            self._progress = Display(
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -209,7 +227,8 @@ class ProgressBar:
                 console=self._console or stderr_console(),
                 transient=True,
             )
-            self._draw()
+            if self._text is None:
+                self._draw()
             self._progress.start()
 
     def _draw(self) -> None:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from fuse_index.cli import _console
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.live import Live
     from rich.text import Text
 
     from fuse_index.optimize import Budget, Run
@@ -17,39 +15,18 @@ if TYPE_CHECKING:
 
 
 class RunProgress:
-    """Shows runs on stderr, one after another; call it as a callback of a run.
-
-    Without a terminal, or with ``--quiet``, nothing is shown.
+    """Shows runs, one after another; call it as a callback of a run.
 
     Args:
         budget: of every run.
-        console: where to show it; by default stderr if that is a terminal.
+        bar: shows them.
     """
 
-    def __init__(self, budget: Budget, console: Console | None = None) -> None:
+    def __init__(self, budget: Budget, bar: _console.ProgressBar) -> None:
         self._budget = budget
-        self._console = console
-        self._live: Live | None = None
+        self._bar = bar
         self._title = ""
         self._begin = (0.0, 0, 0)
-
-    def __enter__(self) -> RunProgress:
-        import sys
-
-        from rich.live import Live
-
-        console = self._console
-        if console is None and sys.stderr.isatty() and not _console.is_quiet():
-            console = _console.stderr_console()
-        if console is not None:
-            self._live = Live(console=console, transient=True, refresh_per_second=8)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def about(self, title: str) -> None:
         """Set what stands before the run, such as the image."""
@@ -59,8 +36,7 @@ class RunProgress:
         """Show the state after a step."""
         if not run.trajectory[:-1]:
             self._begin = (time.perf_counter(), point.step, point.forward_passes)
-        if self._live is not None:
-            self._live.update(self.render(run, point))
+        self._bar.show(self.render(run, point))
 
     def render(self, run: Run, point: Point) -> Text:
         """Return what is shown: counts and rate, losses of the best prompt, its text."""

@@ -1,13 +1,11 @@
-"""What the verbs that optimize share: flags, run files, progress, events, interrupts."""
+"""What the verbs that optimize share: run files, progress, events, interrupts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from fuse_index.cli import _console
 from fuse_index.cli._progress import RunProgress
@@ -21,62 +19,6 @@ if TYPE_CHECKING:
 
 DEMO = "demo:"
 """Names of the packaged demo models begin with it, such as ``demo:lm``."""
-TYPES = {"method": "gcg", "search": "greedy"}
-"""Sections with a type, and the type they have by default."""
-
-MethodFlag = Annotated[
-    str | None, typer.Option(help="How candidates are proposed; --fields lists all.")
-]
-SearchFlag = Annotated[str | None, typer.Option(help="Which prompts are kept; --fields lists all.")]
-StepsFlag = Annotated[str | None, typer.Option(help="Steps, at most; or none.")]
-SecondsFlag = Annotated[str | None, typer.Option(help="Wall time, at most.")]
-PassesFlag = Annotated[str | None, typer.Option(help="Prompts scored, at most.")]
-TargetFlag = Annotated[str | None, typer.Option(help="Total loss that is good enough.")]
-SeedFlag = Annotated[str | None, typer.Option(help="Decides every random draw.")]
-SetFlag = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="Set a field of the run file; --FIELD VALUE for short. Can be repeated.",
-    ),
-]
-FieldsFlag = Annotated[
-    bool, typer.Option("--fields", help="List every field of a run file, and leave.")
-]
-EventsFlag = Annotated[
-    Path | None, typer.Option(metavar="FILE.jsonl", help="One JSON object a step, as it happens.")
-]
-
-_PATHS = {
-    "method": "method.type",
-    "search": "search.type",
-    "steps": "budget.steps",
-    "seconds": "budget.seconds",
-    "forward_passes": "budget.forward_passes",
-    "target_loss": "budget.target_loss",
-    "seed": "options.seed",
-}
-
-
-def common_settings(**given: str | None) -> list[tuple[str, Any]]:
-    """Turn the short flags into settings by the path of the field."""
-    return [(_PATHS[name], value) for name, value in given.items() if value is not None]
-
-
-def parse_settings(texts: Iterable[str] | None) -> list[tuple[str, Any]]:
-    """Turn ``FIELD=VALUE`` into settings.
-
-    Raises:
-        OptionError: there is no equals sign.
-    """
-    found = []
-    for text in texts or ():
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise OptionError(f"--set {text}", expected="FIELD=VALUE, such as budget.steps=50")
-        found.append((path.replace("-", "_"), value))
-    return found
 
 
 def read_file(path: Path | None) -> dict[str, Any]:
@@ -84,15 +26,6 @@ def read_file(path: Path | None) -> dict[str, Any]:
     from fuse_index.run import load_file
 
     return {} if path is None else load_file(path)
-
-
-def put(value: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
-    """Put settings from the command line over what a file says, in place."""
-    from fuse_index.run import override
-    from fuse_index.run.fields import FlagText
-
-    texts = [(path, FlagText(item) if isinstance(item, str) else item) for path, item in settings]
-    override(value, texts, TYPES)
 
 
 def with_demo_models(value: dict[str, Any]) -> dict[str, Any]:
@@ -189,17 +122,18 @@ class Output:
         from fuse_index.run import EventWriter
 
         self._budget = budget
-        self._progress = RunProgress(budget)
+        self._bar = _console.ProgressBar(after=0.0)
+        self._progress = RunProgress(budget, self._bar)
         self._events: EventWriter | None = None
         if events is not None:
             self._events = EventWriter(events, append=append)
 
     def __enter__(self) -> Output:
-        self._progress.__enter__()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.__exit__()
+        self._bar.__exit__()
         if self._events is not None:
             self._events.close()
 
@@ -261,7 +195,7 @@ class Output:
 
     def _fail(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
         """Take the progress away and hand the best so far over."""
-        self._progress.__exit__()
+        self._bar.__exit__()
         found = getattr(error, "result", None)
         if found is not None:
             on_failure(found)
@@ -273,21 +207,3 @@ def _storage_error(error: OSError) -> StorageError:
         expected="room on the disk, and a folder that can be written",
         remedy="name files elsewhere, and go on from the last checkpoint",
     )
-
-
-def show_fields(*, captions: bool = False, json: bool = False) -> None:
-    """Print every field of a run file with its type, default and meaning."""
-    from fuse_index.run.describe import describe_captions, describe_fields
-
-    if json:
-        names = ("type", "default", "meaning")
-        found = describe_captions() if captions else describe_fields()
-        _console.print_json(
-            {
-                title: {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-                for title, rows in found
-            }
-        )
-        return
-    for title, rows in describe_captions() if captions else describe_fields():
-        _console.print_table(["field", "type", "default", "meaning"], rows, title, justify="left")

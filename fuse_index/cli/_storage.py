@@ -1,14 +1,36 @@
-"""Options of a store: what fsspec makes its file system with."""
+"""Flags that the verbs for bundles share, and what fsspec makes a store's file system with."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from fuse_index.errors import OptionError
 
-STORAGE_HELP = "Option of a URL's file system, such as anon=true. Can be repeated."
+Groups = Annotated[
+    bool, typer.Option("--groups/--no-groups", help="With the group tensors, or without.")
+]
+Index = Annotated[
+    bool, typer.Option("--index/--no-index", help="With the word indexes, or without.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Use what the caches hold; no network access.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a bundle at a URL or in a folder.")
+]
+Storage = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage",
+        metavar="KEY=VALUE",
+        help="Option of a URL's file system, such as anon=true. Can be repeated.",
+    ),
+]
 
 
 def storage_options(given: Sequence[str] | None) -> dict[str, Any]:

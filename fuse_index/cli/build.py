@@ -77,7 +77,7 @@ def build_command(
         typer.Option(
             "--index",
             metavar="KIND",
-            help="Add a word index: auto, flat, tokens, pq, ivf-pq, ivf-sq, rabitq or hnsw.",
+            help="Add a word index: auto, flat, tokens or pq.",
         ),
     ] = None,
     index_model: Annotated[

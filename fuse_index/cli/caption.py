@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _run
+from fuse_index.cli import _console, _flags, _run
 from fuse_index.errors import FuseIndexError, ImageError, StorageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
 
 
+@_flags.with_run_flags
 def caption_command(
     images: Annotated[
         list[Path] | None,
@@ -35,7 +36,7 @@ def caption_command(
         str | None, typer.Option("--clip", help="CLIP that compares caption and image.")
     ] = None,
     classifier: Annotated[
-        str | None, typer.Option("--classifier", help="Classifier whose label captions shall get.")
+        str | None, typer.Option("--classifier", help="Classifier whose label captions are to get.")
     ] = None,
     label: Annotated[
         str | None, typer.Option("--label", help="That label, by name or index.")
@@ -44,18 +45,6 @@ def caption_command(
         Path | None,
         typer.Option("--file", "-f", metavar="RUN.yaml", help="Run file, YAML or JSON."),
     ] = None,
-    initial: Annotated[
-        list[str] | None, typer.Option(help="Text to begin from. Can be repeated.")
-    ] = None,
-    method: _run.MethodFlag = None,
-    search: _run.SearchFlag = None,
-    steps: _run.StepsFlag = None,
-    seconds: _run.SecondsFlag = None,
-    forward_passes: _run.PassesFlag = None,
-    target_loss: _run.TargetFlag = None,
-    seed: _run.SeedFlag = None,
-    setting: _run.SetFlag = None,
-    fields: _run.FieldsFlag = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE.json", help="Captions with their whole results."),
@@ -69,10 +58,8 @@ def caption_command(
             metavar="FOLDER", help="States of the runs; those that are there already go on."
         ),
     ] = None,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10,
-    events: _run.EventsFlag = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    *,
+    flags: _flags.RunFlags,
 ) -> None:
     """Describe images by prompts that are fluent, similar to the image, and of a label if given.
 
@@ -85,41 +72,30 @@ def caption_command(
     --clip.weight 20, --lm.prefix "A photo of". Ctrl-C ends the run after the step it is in and
     gives what there is (exit code 130).
     """
-    if fields:
-        _run.show_fields(captions=True, json=json)
+    if flags.answered(captions=True):
         return
-    settings = _run.common_settings(
-        method=method,
-        search=search,
-        steps=steps,
-        seconds=seconds,
-        forward_passes=forward_passes,
-        target_loss=target_loss,
-        seed=seed,
-    )
-    roles = {"lm": lm, "clip": clip, "classifier": classifier}
-    settings += [(f"{role}.model", name) for role, name in roles.items() if name is not None]
-    settings += [("classifier.label", label)] if label is not None else []
-    settings += [("initial.texts", list(initial))] if initial else []
-    config = _config(file, settings + _run.parse_settings(setting))
+    roles = {"lm.model": lm, "clip.model": clip, "classifier.model": classifier}
+    named = {**roles, "classifier.label": label}
+    settings = [(path, text) for path, text in named.items() if text is not None]
+    config = _config(file, settings + flags.settings())
     found = _images(images or ())
-    for path, flag in ((out, "--out"), (csv_file, "--csv"), (events, "--events")):
+    for path, flag in ((out, "--out"), (csv_file, "--csv"), (flags.events, "--events")):
         _run.require_writable(path, flag)
     with _console.ProgressBar() as bar:
         from fuse_index.run.captions import Captioner
 
-        captioner = Captioner(config, offline=offline, progress=bar)
+        captioner = Captioner(config, offline=flags.offline, progress=bar)
     _run.note_choice(captioner.method)
     captions = _caption_all(
         captioner,
         found,
         checkpoints=checkpoint,
-        checkpoint_every=checkpoint_every,
-        events=events,
+        checkpoint_every=flags.checkpoint_every,
+        events=flags.events,
         keep=lambda done: _save(done, out, csv_file),
-        show=None if json else _show,
+        show=None if flags.json else _show,
     )
-    if json:
+    if flags.json:
         _console.print_json(captions.to_json())
     for item in captions.items:
         _run.stop_if_interrupted(item.result)
@@ -129,7 +105,7 @@ def _config(file: Path | None, settings: list[tuple[str, Any]]) -> CaptionConfig
     from fuse_index.run.captions import ROLES, read_captions
 
     value = _run.read_file(file)
-    _run.put(value, settings)
+    _flags.put(value, settings)
     for role in ROLES:
         if value.get(role) is not None:
             value[role] = _run.with_demo(value[role])

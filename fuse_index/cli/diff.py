@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console
+from fuse_index.cli._storage import Json, Offline
 
 if TYPE_CHECKING:
     from fuse_index.share.compare import Comparison
@@ -19,10 +20,8 @@ _PLACE = "A folder, a Hub id such as owner/name[@revision], or a URL."
 def diff_command(
     first: Annotated[str, typer.Argument(metavar="BUNDLE", help=_PLACE)],
     second: Annotated[str, typer.Argument(metavar="BUNDLE", help=_PLACE)],
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Take what the caches hold; ask nobody.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
     """Show what changed from the first BUNDLE to the second.
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console
+from fuse_index.cli import _console, _run
 from fuse_index.errors import MissingDependencyError, OptionError, StorageError
 
 if TYPE_CHECKING:
-    from fuse_index.evaluate import BootstrapOptions, Metric, Score, Tokenization
+    from fuse_index.evaluate import BootstrapOptions, CaptionMetric, Score, Tokenization
     from fuse_index.evaluate.coco import CaptionPairs, References
 
 
@@ -77,13 +77,14 @@ def evaluate_command(
     Stanford CoreNLP, which is never downloaded here: what is missing is left out and named, the
     rest is computed. The exit code is 2 where a metric asked for with --metric is left out.
     """
-    from fuse_index.evaluate import BootstrapOptions
+    from fuse_index.common.reading import choose
+    from fuse_index.evaluate import BootstrapOptions, Tokenization
     from fuse_index.evaluate.coco import pair, read_predictions, read_references
 
     metrics = _metrics(metric, images, clip)
-    words = _tokenization(tokenizer)
+    words = None if tokenizer is None else choose(Tokenization, tokenizer, "--tokenizer")
     options = BootstrapOptions(resamples, seed=seed)
-    _require_folder(csv_file)
+    _run.require_writable(csv_file, "--csv")
     with _console.ProgressBar() as bar:
         bar("reading captions", 0, None)
         known = read_references(references)
@@ -126,59 +127,42 @@ class _Result:
     tokenization: Tokenization | None
 
 
-def _metrics(names: Sequence[str] | None, images: Path | None, clip: str | None) -> list[Metric]:
+def _metrics(
+    names: Sequence[str] | None, images: Path | None, clip: str | None
+) -> list[CaptionMetric]:
     """Return what is asked for; by default all texts' metrics, and CLIP's where it is given."""
-    from fuse_index.evaluate.captions import TEXT_METRICS, Metric
+    from fuse_index.common.reading import choose
+    from fuse_index.evaluate.captions import TEXT_METRICS, CaptionMetric
 
-    known = [item.value for item in Metric]
-    for name in names or ():
-        if name not in known:
-            raise OptionError(f"--metric {name}", expected=f"one of {', '.join(known)}")
+    asked = {choose(CaptionMetric, name, "--metric") for name in names or ()}
     if (images is None) != (clip is None):
         given, other = ("--images", "--clip") if clip is None else ("--clip", "--images")
         raise OptionError(f"{given} without {other}", expected="both, for CLIPScore, or neither")
     if not names:
-        return [*TEXT_METRICS, *([Metric.CLIPSCORE] if clip is not None else [])]
-    metrics = [item for item in Metric if item.value in names]
-    if Metric.CLIPSCORE in metrics and clip is None:
+        return [*TEXT_METRICS, *([CaptionMetric.CLIPSCORE] if clip is not None else [])]
+    metrics = [item for item in CaptionMetric if item in asked]
+    if CaptionMetric.CLIPSCORE in metrics and clip is None:
         raise OptionError("--metric clipscore", expected="--images FOLDER and --clip MODEL with it")
-    if clip is not None and Metric.CLIPSCORE not in metrics:
+    if clip is not None and CaptionMetric.CLIPSCORE not in metrics:
         raise OptionError("--clip", expected="--metric clipscore, or no --metric at all, with it")
     return metrics
-
-
-def _tokenization(name: str | None) -> Tokenization | None:
-    from fuse_index.evaluate import Tokenization
-
-    known = [item.value for item in Tokenization]
-    if name is not None and name not in known:
-        raise OptionError(f"--tokenizer {name}", expected=f"one of {', '.join(known)}")
-    return None if name is None else Tokenization(name)
-
-
-def _require_folder(path: Path | None) -> None:
-    """Refuse before the work what could not be written after it."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise StorageError(
-            f"--csv {path}", expected="a file in a folder that exists", remedy="name another file"
-        )
 
 
 def _score(
     pairs: CaptionPairs,
     known: References,
-    metrics: Sequence[Metric],
+    metrics: Sequence[CaptionMetric],
     *,
     words: Tokenization | None,
     eyes: _Eyes,
     bar: _console.ProgressBar,
 ) -> _Result:
-    from fuse_index.evaluate.captions import CaptionOptions, Metric, score_captions
+    from fuse_index.evaluate.captions import CaptionMetric, CaptionOptions, score_captions
     from fuse_index.evaluate.coco import image_paths
 
-    by_text = tuple(metric for metric in metrics if metric is not Metric.CLIPSCORE)
+    by_text = tuple(metric for metric in metrics if metric is not CaptionMetric.CLIPSCORE)
     paths = None
-    if Metric.CLIPSCORE in metrics:
+    if CaptionMetric.CLIPSCORE in metrics:
         assert eyes.folder is not None
         paths = image_paths(eyes.folder, known, pairs.ids)
     scores: dict[str, Score] = {}

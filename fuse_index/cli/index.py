@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console
+from fuse_index.cli._storage import Json, Offline
 
 if TYPE_CHECKING:
     from fuse_index.build import IndexResult
@@ -19,7 +20,7 @@ def index_command(
     ],
     kind: Annotated[
         str,
-        typer.Option(help="auto, flat, tokens, pq, ivf-pq, ivf-sq, rabitq or hnsw."),
+        typer.Option(help="auto, flat, tokens or pq."),
     ] = "auto",
     model: Annotated[
         str, typer.Option(help="Over whose vectors: source, target or joint.")
@@ -42,8 +43,8 @@ def index_command(
     device: Annotated[
         str | None, typer.Option(help="Where gradients are taken.  [default: the GPU if any]")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
     """Build a word index and put it into BUNDLE, in place of one over the same model.
 
@@ -96,9 +97,8 @@ def _bytes_on_disk(result: IndexResult) -> int:
 
 
 def _kind(trial: dict[str, Any]) -> str:
-    variant = " lifted" if trial["lifted"] else ""
     reduced = f" in {size} dimensions" if (size := trial["reduced_to"]) else ""
-    return f"{trial['kind']}{variant}{reduced}"
+    return f"{trial['kind']}{reduced}"
 
 
 def _show(bundle: Path, result: IndexResult) -> None:

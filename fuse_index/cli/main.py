@@ -1,8 +1,8 @@
 """``fuse-index``: the command tree, exit codes and error lines.
 
 The tree is a small static table, and a verb's module is imported only when the verb is used, so
-``fuse-index --help`` answers at once. Exit codes: 0, or 2 for the user's error (one line on
-stderr), 1 for ours, 130 for an interrupt. With ``--json`` an error is one JSON object on stdout
+``fuse-index --help`` answers at once. Exit codes: 0, 2 for invalid input (one line on stderr), 1
+for an internal error, 130 for an interrupt. With ``--json`` an error is one JSON object on stdout
 too: ``{"error": {"type", "message", "exit_code"}}``.
 """
 
@@ -198,7 +198,7 @@ def _root(
 
     Every verb has --help and --json: one JSON object on stdout, also for an error
     ({"error": {"type", "message", "exit_code"}}); progress, logs and error lines go to stderr. Exit
-    codes: 0, 2 for an error of yours, 1 for one of ours, 130 for an interrupt.
+    codes: 0, 2 for invalid input, 1 for an internal error, 130 for an interrupt.
     """
     _console.set_up(debug=debug, verbose=verbose, quiet=quiet)
     if context.invoked_subcommand is None:
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
-    report = _Reporter(json="--json" in options, debug="--debug" in options)
+    report = _ErrorReport(json="--json" in options, debug="--debug" in options)
     # The common switches work before and after the verb.
     front = [flag for flag in _HOISTED if flag in options]
     rest = [item for item in options if item not in _HOISTED] + given[len(options) :]
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _console.error(_console.one_line(str(error)))
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; Python must not try to flush to them again.
+        # The reader of the output is gone; Python must not flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except FuseIndexError as error:
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class _Reporter:
+class _ErrorReport:
     """Tells the user about an error, once on stderr and, with ``--json``, once on stdout."""
 
     json: bool

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _run
+from fuse_index.cli import _console, _flags, _run
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fuse_index.run import Assembly, RunConfig
 
 
+@_flags.with_run_flags
 def optimize_command(
     file: Annotated[
         Path | None, typer.Argument(metavar="RUN.yaml", help="Run file, YAML or JSON.")
@@ -36,18 +37,6 @@ def optimize_command(
     source: Annotated[
         str | None, typer.Option(help="Model whose tokens prompts are made of, by its name.")
     ] = None,
-    initial: Annotated[
-        list[str] | None, typer.Option(help="Text to begin from. Can be repeated.")
-    ] = None,
-    method: _run.MethodFlag = None,
-    search: _run.SearchFlag = None,
-    steps: _run.StepsFlag = None,
-    seconds: _run.SecondsFlag = None,
-    forward_passes: _run.PassesFlag = None,
-    target_loss: _run.TargetFlag = None,
-    seed: _run.SeedFlag = None,
-    setting: _run.SetFlag = None,
-    fields: _run.FieldsFlag = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE.json", help="Where the result goes.")
     ] = None,
@@ -55,10 +44,8 @@ def optimize_command(
         Path | None,
         typer.Option(metavar="FILE", help="State of the run; if it is there, the run goes on."),
     ] = None,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10,
-    events: _run.EventsFlag = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    *,
+    flags: _flags.RunFlags,
 ) -> None:
     """Find a prompt with a small weighted sum of losses of several models.
 
@@ -74,39 +61,30 @@ def optimize_command(
     $FUSE_INDEX_CACHE). Ctrl-C ends the run after the step it is in and gives the best so far (exit
     code 130). The same file and seed give the same result.
     """
-    if fields:
-        _run.show_fields(json=json)
+    if flags.answered():
         return
-    settings = _run.common_settings(
-        method=method,
-        search=search,
-        steps=steps,
-        seconds=seconds,
-        forward_passes=forward_passes,
-        target_loss=target_loss,
-        seed=seed,
-    )
-    settings += [(f"models.{name}", item) for name, item in map(_named, model or ())]
+    settings: list[tuple[str, Any]] = [
+        (f"models.{name}", item) for name, item in map(_named, model or ())
+    ]
     settings += [("source", source)] if source is not None else []
-    settings += [("initial.texts", list(initial))] if initial else []
-    config = _config(file, settings + _run.parse_settings(setting), objective or [])
-    for path, flag in ((out, "--out"), (checkpoint, "--checkpoint"), (events, "--events")):
+    config = _config(file, settings + flags.settings(), objective or [])
+    for path, flag in ((out, "--out"), (checkpoint, "--checkpoint"), (flags.events, "--events")):
         _run.require_writable(path, flag)
     with _console.ProgressBar() as bar:
         from fuse_index.run import assemble
 
-        ready = assemble(config, offline=offline, progress=bar)
+        ready = assemble(config, offline=flags.offline, progress=bar)
     _run.note_choice(ready.method)
     resuming = checkpoint is not None and checkpoint.exists()
-    with _run.Output(config.budget, events, append=resuming) as output:
+    with _run.Output(config.budget, flags.events, append=resuming) as output:
         result = output.watch(
             lambda callbacks: ready.run(
-                callbacks, checkpoint=checkpoint, checkpoint_every=checkpoint_every
+                callbacks, checkpoint=checkpoint, checkpoint_every=flags.checkpoint_every
             ),
-            on_failure=lambda result: _failed(ready, result, out, json),
+            on_failure=lambda result: _failed(ready, result, out, flags.json),
         )
     _run.save(result, out)
-    if json:
+    if flags.json:
         _console.print_json(result.to_json())
     else:
         _show(ready, result)
@@ -123,15 +101,15 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _config(file: Path | None, settings: list[tuple[str, Any]], objectives: list[str]) -> RunConfig:
+    from fuse_index.common.reading import FlagText
     from fuse_index.run import read_run
-    from fuse_index.run.fields import FlagText
 
     value = _run.read_file(file)
     listed = value.get("objectives")
     if objectives:
         before = listed if isinstance(listed, list) else [] if listed is None else [listed]
         value["objectives"] = [*before, *map(FlagText, objectives)]
-    _run.put(value, settings)
+    _flags.put(value, settings)
     return read_run(_run.with_demo_models(value))
 
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console
-from fuse_index.cli._storage import STORAGE_HELP, storage_options
+from fuse_index.cli._storage import (
+    Groups,
+    Index,
+    Json,
+    Offline,
+    Overwrite,
+    Storage,
+    storage_options,
+)
 
 if TYPE_CHECKING:
     from fuse_index.share import Pulled
@@ -29,29 +37,19 @@ def pull_command(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the Hub, as after the @.")
     ] = None,
-    groups: Annotated[
-        bool, typer.Option("--groups/--no-groups", help="Fetch the group tensors too.")
-    ] = True,
-    index: Annotated[
-        bool, typer.Option("--index/--no-index", help="Fetch the word indexes too.")
-    ] = True,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle at FOLDER.")
-    ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Take what the cache holds; ask nobody.")
-    ] = False,
-    storage: Annotated[
-        list[str] | None, typer.Option("--storage", metavar="KEY=VALUE", help=STORAGE_HELP)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    groups: Groups = True,
+    index: Index = True,
+    overwrite: Overwrite = False,
+    offline: Offline = False,
+    storage: Storage = None,
+    json: Json = False,
 ) -> None:
     """Fetch a bundle and check all of it.
 
-    All files are of one revision. Each is checked against the manifest before it is used, and
-    FOLDER appears complete or not at all; what was fetched when the connection broke is kept beside
-    it for the next time. Without --out the bundle goes into the cache, where
-    Adapter.from_pretrained("owner/name") finds it, also offline.
+    All files are of one revision, and each is checked against the manifest before it is used. They
+    go into the cache, where Adapter.from_pretrained("owner/name") finds them, also offline; with
+    --out they are linked (copied, on another disk) from there to FOLDER, which appears complete or
+    not at all. After a failure the next pull fetches what is missing.
     """
     from fuse_index.share import pull
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console
-from fuse_index.cli._storage import STORAGE_HELP, storage_options
+from fuse_index.cli._storage import Groups, Index, Json, Overwrite, Storage, storage_options
 
 if TYPE_CHECKING:
     from fuse_index.share import Pushed
@@ -32,25 +32,17 @@ def push_command(
         str | None,
         typer.Option("--license", help="For the card, such as mit, apache-2.0 or other."),
     ] = None,
-    groups: Annotated[
-        bool, typer.Option("--groups/--no-groups", help="Publish the group tensors too.")
-    ] = True,
-    index: Annotated[
-        bool, typer.Option("--index/--no-index", help="Publish the word indexes too.")
-    ] = True,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle at a URL or in a folder.")
-    ] = False,
-    storage: Annotated[
-        list[str] | None, typer.Option("--storage", metavar="KEY=VALUE", help=STORAGE_HELP)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    groups: Groups = True,
+    index: Index = True,
+    overwrite: Overwrite = False,
+    storage: Storage = None,
+    json: Json = False,
 ) -> None:
     """Publish BUNDLE after checking all of it.
 
     On the Hub it is one commit to a repository that is made where it is missing; the card says how
     to load it from there. The token is the one of 'hf auth login', or HF_TOKEN. At a URL the
-    manifest comes last, so that nobody takes half a bundle for a whole one.
+    manifest comes last, so that half a bundle is never taken for a whole one.
     """
     from fuse_index.share import PushOptions, push
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console
+from fuse_index.cli._storage import Json, Offline
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def search_command(
     target: Annotated[
         str | None, typer.Option(help="Where the target is now, if not where it was built from.")
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
     """Show the words of BUNDLE whose vectors are nearest to those of WORD.
 

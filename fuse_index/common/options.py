@@ -6,14 +6,16 @@ value given and what was expected.
 
 from __future__ import annotations
 
-from dataclasses import field
+from collections.abc import Sequence
+from dataclasses import field, fields
 from enum import Enum
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass as _dataclass
 from typing_extensions import dataclass_transform
 
+from fuse_index.common.reading import CALL_ERRORS, FlagText, expected_by, unknown_name
 from fuse_index.errors import FuseIndexError, OptionError
 
 Class = TypeVar("Class", bound=type)
@@ -28,16 +30,12 @@ NonNegative = Annotated[float, Field(strict=True, ge=0)]
 """A number, at least 0."""
 Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 """A number greater than 0, at most 1."""
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false, and nothing that stands for them."""
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number."""
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=True, extra="forbid")
-_CALL_ERRORS = (
-    "missing",
-    "missing_argument",
-    "missing_keyword_only_argument",
-    "unexpected_keyword_argument",
-    "unexpected_positional_argument",
-    "multiple_argument_values",
-)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -56,6 +54,9 @@ def options(*, label: str = "", kw_only: bool = False) -> Any:
     """
 
     def decorate(cls: Class) -> Class:
+        if not hasattr(cls, "__pydantic_decorators__"):
+            for name in ("_read_field", "_require_fields"):
+                setattr(cls, name, vars(_Checks)[name])
         made: Any = _dataclass(frozen=True, kw_only=kw_only, config=_CONFIG)(cls)
         checked = made.__init__
 
@@ -63,7 +64,8 @@ def options(*, label: str = "", kw_only: bool = False) -> Any:
             try:
                 checked(self, *args, **kwargs)
             except ValidationError as error:
-                raise option_error(error, label or getattr(cls, "type", "")) from None
+                names = [item.name for item in fields(made)]
+                raise option_error(error, label or getattr(cls, "type", ""), names) from None
 
         __init__.__wrapped__ = checked  # type: ignore[attr-defined]
         made.__init__ = __init__
@@ -72,12 +74,53 @@ def options(*, label: str = "", kw_only: bool = False) -> Any:
     return decorate
 
 
-def option_error(error: ValidationError, label: str = "") -> Exception:
-    """Return the first problem pydantic found as an error of ours.
+class _Checks:
+    """Validators that every class of options gets."""
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _read_field(cls, value: Any, read: Any) -> Any:
+        """Read text of the command line by what fits, and one value as a list of one."""
+        first: ValidationError | None = None
+        for meaning in value.readings() if isinstance(value, FlagText) else (value,):
+            try:
+                return _read_value(meaning, read)
+            except ValidationError as error:
+                first = first or error
+        assert first is not None
+        raise first
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_fields(cls, value: Any) -> Any:
+        """Refuse a mapping with a name that is no field, saying which names are."""
+        if isinstance(value, dict):
+            known = [item.name for item in fields(cls) if item.init]  # type: ignore[arg-type]
+            for name in value:
+                if name not in known:
+                    raise unknown_name(name, known, "field")
+        return value
+
+
+def _read_value(value: Any, read: Any) -> Any:
+    try:
+        return read(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        if found["type"] == "tuple_type" and not isinstance(value, (dict, list, tuple)):
+            return read((value,))
+        if found["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+            return read(int(value))
+        raise
+
+
+def option_error(error: ValidationError, label: str = "", names: Sequence[str] = ()) -> Exception:
+    """Return the first problem pydantic found in a call as an error of the package.
 
     Args:
-        error: of a dataclass or a :class:`pydantic.TypeAdapter`.
+        error: of a dataclass.
         label: names the options in the message.
+        names: of the fields, in the order of positional arguments.
 
     Returns:
         An :class:`OptionError`; a ``TypeError`` where a call itself is wrong, as for any dataclass.
@@ -86,40 +129,27 @@ def option_error(error: ValidationError, label: str = "") -> Exception:
     inner = found.get("ctx", {}).get("error")
     if isinstance(inner, FuseIndexError):
         return inner
-    name = ".".join(str(part) for part in found["loc"])
-    if found["type"] in _CALL_ERRORS:
+    first, *rest = found["loc"] or ("",)
+    if isinstance(first, int) and first < len(names):
+        first = names[first]
+    name = ".".join(map(str, (first, *rest)))
+    if found["type"] in CALL_ERRORS:
         return TypeError(f"{label or error.title}: {name}: {found['msg']}")
     before = f"{label}: " if label else ""
     given = found["input"]
     if isinstance(given, str):
-        return OptionError(f"{before}{name} {given!r}", expected=_expected(found))
+        return OptionError(f"{before}{name} {given!r}", expected=expected_by(found))
     if isinstance(given, Enum):
         given = given.value
-    return OptionError(f"{before}{name}={given}", expected=_expected(found))
-
-
-def _expected(found: Any) -> str:
-    """What pydantic would have accepted, in our words."""
-    limits = found.get("ctx", {})
-    kind = found["type"]
-    if kind == "greater_than_equal":
-        return f"at least {limits['ge']:g}"
-    if kind == "greater_than":
-        return f"more than {limits['gt']:g}"
-    if kind == "less_than_equal":
-        return f"at most {limits['le']:g}"
-    if kind == "less_than":
-        return f"less than {limits['lt']:g}"
-    if kind in ("enum", "literal_error"):
-        return "one of " + str(limits["expected"]).replace("'", "").replace(" or ", ", ")
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-    return words.get(kind.split("_")[0], str(found["msg"]))
+    return OptionError(f"{before}{name}={given}", expected=expected_by(found))
 
 
 __all__ = [
     "Count",
+    "Flag",
     "Natural",
     "NonNegative",
+    "Number",
     "Positive",
     "Share",
     "field",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fuse_index.objectives import Fluency, Reduction
+from fuse_index.objectives import Fluency, TokenReduction
 from fuse_index.optimize import Problem, Term
 from fuse_index.optimize.writing import write_sentences
 from fuse_index.words.ragged import Ragged
@@ -27,7 +27,7 @@ def fluency() -> Fluency:
     The sum over its tokens, not their mean: a mean is lowered by padding a caption with phrases
     that are likely and say nothing.
     """
-    return Fluency(include_end=True, reduction=Reduction.SUM, weight=1 / TYPICAL_TOKENS)
+    return Fluency(include_end=True, reduction=TokenReduction.SUM, weight=1 / TYPICAL_TOKENS)
 
 
 TYPICAL_TOKENS = 12

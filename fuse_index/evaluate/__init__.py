@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fuse_index.evaluate.captions import (
+        CaptionMetric,
         CaptionOptions,
         CaptionReport,
-        Metric,
         score_captions,
     )
     from fuse_index.evaluate.clipscore import score_clip
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agreement": "graphs",
     "BootstrapOptions": "interval",
+    "CaptionMetric": "captions",
     "CaptionOptions": "captions",
     "CaptionReport": "captions",
     "FidelityOptions": "fidelity",
     "FidelityReport": "fidelity",
     "Interval": "interval",
-    "Metric": "captions",
     "PairedDifference": "interval",
     "Score": "interval",
     "Tokenization": "tokenization",
@@ -48,12 +48,12 @@ _HOMES = {
 __all__ = [
     "Agreement",
     "BootstrapOptions",
+    "CaptionMetric",
     "CaptionOptions",
     "CaptionReport",
     "FidelityOptions",
     "FidelityReport",
     "Interval",
-    "Metric",
     "PairedDifference",
     "Score",
     "Tokenization",

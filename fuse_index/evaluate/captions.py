@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from fuse_index.common.options import options
 from fuse_index.errors import CorpusError, MissingDependencyError, OptionError, ShapeError
 from fuse_index.evaluate import scorers
 from fuse_index.evaluate.interval import Score
@@ -17,7 +18,7 @@ _LOGGER = logging.getLogger(__name__)
 Progress = Callable[[str, int, int | None], None]
 
 
-class Metric(str, Enum):
+class CaptionMetric(str, Enum):
     """A caption metric, or a family of them."""
 
     BLEU = "bleu"
@@ -29,18 +30,18 @@ class Metric(str, Enum):
     CIDER = "cider"
     """CIDEr-D."""
     SPICE = "spice"
-    """Needs Java, and Stanford CoreNLP, which is a download of its own."""
+    """Needs Java, and Stanford CoreNLP, which is a separate download."""
     CLIPSCORE = "clipscore"
     """CLIPScore and RefCLIPScore; needs pictures and a CLIP model."""
 
 
-TEXT_METRICS = (Metric.BLEU, Metric.METEOR, Metric.ROUGE, Metric.CIDER, Metric.SPICE)
+TEXT_METRICS = tuple(metric for metric in CaptionMetric if metric is not CaptionMetric.CLIPSCORE)
 """What needs texts only, in the order of COCO's table."""
-PURE_METRICS = (Metric.BLEU, Metric.ROUGE, Metric.CIDER)
+PURE_METRICS = (CaptionMetric.BLEU, CaptionMetric.ROUGE, CaptionMetric.CIDER)
 """What needs no Java."""
 
 
-@dataclass(frozen=True)
+@options()
 class CaptionOptions:
     """What to compute, and on which words.
 
@@ -49,7 +50,7 @@ class CaptionOptions:
         tokenization: None takes PTB where Java is, and the plain one elsewhere.
     """
 
-    metrics: tuple[Metric, ...] = TEXT_METRICS
+    metrics: tuple[CaptionMetric, ...] = TEXT_METRICS
     tokenization: Tokenization | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class CaptionReport:
     """
 
     scores: dict[str, Score]
-    left_out: dict[Metric, str]
+    left_out: dict[CaptionMetric, str]
     tokenization: Tokenization
 
 
@@ -103,7 +104,7 @@ def score_captions(
     tokenization = choose_tokenization(options.tokenization)
     words, reference_words = _cut(candidates, references, tokenization)
     scores: dict[str, Score] = {}
-    left_out: dict[Metric, str] = {}
+    left_out: dict[CaptionMetric, str] = {}
     for done, metric in enumerate(options.metrics):
         if progress is not None:
             progress(metric.value, done, len(options.metrics))
@@ -112,7 +113,7 @@ def score_captions(
                 scores[score.name] = score
         except MissingDependencyError as error:
             left_out[metric] = str(error)
-    if Metric.CIDER in options.metrics and len(candidates) == 1:
+    if CaptionMetric.CIDER in options.metrics and len(candidates) == 1:
         _LOGGER.warning("CIDEr of one image is always 0: it weighs words by their rarity")
     return CaptionReport(scores, left_out, tokenization)
 
@@ -144,13 +145,13 @@ def _cut(
     return words[: len(candidates)], cut
 
 
-def _scores(metric: Metric, words: Words, references: list[Words]) -> list[Score]:
-    if metric is Metric.BLEU:
+def _scores(metric: CaptionMetric, words: Words, references: list[Words]) -> list[Score]:
+    if metric is CaptionMetric.BLEU:
         return scorers.bleu(words, references)
     scorer = {
-        Metric.METEOR: scorers.meteor,
-        Metric.ROUGE: scorers.rouge_l,
-        Metric.CIDER: scorers.cider,
-        Metric.SPICE: scorers.spice,
+        CaptionMetric.METEOR: scorers.meteor,
+        CaptionMetric.ROUGE: scorers.rouge_l,
+        CaptionMetric.CIDER: scorers.cider,
+        CaptionMetric.SPICE: scorers.spice,
     }[metric]
     return [scorer(words, references)]

@@ -1,4 +1,4 @@
-"""CLIPScore: how well captions fit pictures, by a CLIP of ours."""
+"""CLIPScore: how well captions fit pictures, by a CLIP of your choice."""
 
 from __future__ import annotations
 

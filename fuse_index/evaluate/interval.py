@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from fuse_index.common.options import Count, Natural, options
 from fuse_index.errors import OptionError, ShapeError
 
 Floats = NDArray[np.float64]
@@ -18,7 +21,7 @@ _CHUNK = 1 << 22
 """Counts held at once: 32 MiB."""
 
 
-@dataclass(frozen=True)
+@options()
 class BootstrapOptions:
     """How intervals are taken.
 
@@ -28,16 +31,9 @@ class BootstrapOptions:
         seed: decides the resamples, together with the number of items.
     """
 
-    resamples: int = 2000
-    level: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("resamples", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise OptionError(f"{name}={getattr(self, name)}", expected=f"at least {least}")
-        if not 0 < self.level < 1:
-            raise OptionError(f"level={self.level}", expected="a share between 0 and 1, as 0.95")
+    resamples: Count = 2000
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    seed: Natural = 0
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def last_line(output: bytes) -> str:
 def stdout_to_stderr() -> Iterator[None]:
     """Send standard output, of child processes too, to standard error for a while.
 
-    Standard output is for results, and programs that we start write there as they like.
+    Standard output is for results, and the programs that are started write there freely.
     """
     sys.stdout.flush()
     kept = os.dup(1)

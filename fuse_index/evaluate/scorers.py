@@ -134,7 +134,7 @@ def meteor(candidates: Words, references: Sequence[Words]) -> Score:
     except (OSError, ValueError) as error:
         raise MissingDependencyError(
             f"METEOR failed: its Java program ended early ({error})",
-            remedy="it needs 2 GB of memory of its own; or try another Java runtime",
+            remedy="it needs 2 GB of memory; or try another Java runtime",
         ) from error
     finally:
         if scorer.lock.locked():  # it is kept on any exception, and the destructor waits for it

@@ -1,4 +1,4 @@
-"""An index on disk: a small JSON file, and the FAISS index where one was trained."""
+"""Word indexes on disk: a JSON file, and the FAISS index where one was trained."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fuse_index.bundle import Bundle, FileRecord, Manifest, add_index_files
 from fuse_index.bundle.files import hashed_file, read_checked, read_plain
 from fuse_index.bundle.jsontext import dump_pretty, load_strict
 from fuse_index.errors import BundleError, FuseIndexError, IdentityError, OptionError, StorageError
-from fuse_index.index.approximate import Approximate, Effort, parse_index, searched_width
+from fuse_index.index.approximate import Approximate, parse_index, searched_width
 from fuse_index.index.options import IndexOptions, Kind
+from fuse_index.index.projection import Projection
 from fuse_index.index.queries import joined, sides_of
-from fuse_index.index.reducing import Reduction
 from fuse_index.index.vectors import Side, WordVectors
 from fuse_index.index.word_index import WordIndex
 from fuse_index.words.ragged import Ragged
@@ -62,14 +62,13 @@ def index_files(index: WordIndex, name: str) -> dict[str, Any]:
             "file": f"{name}.faiss",
             "size": int(data.nbytes),
             "sha256": hashlib.sha256(data.data).hexdigest(),
-            "effort": engine.effort.to_dict(),
-            "lift": engine.lift,
+            "effort": {"candidates": engine.candidates},
             "keeps_vectors": index.vectors.kept is not None,
             "keeps_tables": index.vectors.has_tables,
             "reduction": None,
         }
-        if engine.reduction is not None:
-            maps = {"words": engine.reduction.words, "queries": engine.reduction.queries}
+        if engine.projection is not None:
+            maps = {"words": engine.projection.words, "queries": engine.projection.queries}
             content_of_maps = save(maps)
             files[f"{name}.safetensors"] = content_of_maps
             stored["reduction"] = {
@@ -99,7 +98,7 @@ def index_files(index: WordIndex, name: str) -> dict[str, Any]:
 
 
 def save_index(index: WordIndex, folder: str | os.PathLike[str], name: str = "words") -> None:
-    """Write an index into a folder of its own, to be shared apart from the adapters.
+    """Write an index into a folder, to be shared apart from the adapters.
 
     Args:
         index: what is written.
@@ -223,7 +222,7 @@ def _stored_files(
     name: str,
     read: Callable[[str, Mapping[str, Any]], NDArray[np.uint8]],
 ) -> Stored:
-    """Read, checked, the FAISS file and the maps of a reduction, where there are any."""
+    """Read, checked, the FAISS file and the maps of a projection, where there are any."""
     engine = value["engine"]
     if engine is None:
         return None, None
@@ -244,6 +243,13 @@ def _restore(
     where: str,
 ) -> WordIndex:
     try:
+        kinds = [kind.value for kind in Kind if kind is not Kind.AUTO]
+        if value["options"]["kind"] not in kinds:
+            raise BundleError(
+                f"{where} is an index of kind {value['options']['kind']!r}",
+                expected=f"one of {', '.join(kinds)}",
+                remedy=_BUILD_AGAIN,
+            )
         options = IndexOptions(**value["options"])
         models, weights, added = value["models"], value["weights"], value["added"]
         if missing := [name for name in models if embeddings.get(name) is None]:
@@ -304,10 +310,9 @@ def _engine(
         return Approximate.build(vectors, Kind.FLAT, options.metric)
     if stored is None or data[0] is None:
         raise BundleError(f"{where} names no FAISS file", remedy=_BUILD_AGAIN)
-    index = parse_index(data[0], options.kind, where)
-    lift = float(stored["lift"])
-    reduction = None if data[1] is None else _reduction(data[1], vectors.width, where)
-    width = searched_width(vectors, lift, reduction)
+    index = parse_index(data[0], where)
+    projection = None if data[1] is None else _projection(data[1], vectors.width, where)
+    width = searched_width(vectors, projection)
     if int(index.ntotal) != len(vectors) or int(index.d) != width:
         raise BundleError(
             f"{where}: the FAISS index holds {index.ntotal} vectors of width {index.d}",
@@ -316,11 +321,11 @@ def _engine(
         )
     if stored["keeps_vectors"]:
         vectors.keep(bool(stored["keeps_tables"]))
-    effort = Effort(int(stored["effort"]["probe"]), int(stored["effort"]["candidates"]))
-    return Approximate(index, options.kind, options.metric, lift, effort, reduction)
+    candidates = int(stored["effort"]["candidates"])
+    return Approximate(index, options.kind, options.metric, candidates, projection)
 
 
-def _reduction(data: NDArray[np.uint8], width: int, where: str) -> Reduction:
+def _projection(data: NDArray[np.uint8], width: int, where: str) -> Projection:
     try:
         maps = load(data.tobytes())
     except SafetensorError as error:
@@ -333,4 +338,4 @@ def _reduction(data: NDArray[np.uint8], width: int, where: str) -> Reduction:
             expected=f"words and queries, float32, both ({width}, r)",
             remedy=_BUILD_AGAIN,
         )
-    return Reduction(maps["words"], maps["queries"])
+    return Projection(maps["words"], maps["queries"])

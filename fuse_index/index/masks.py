@@ -1,4 +1,4 @@
-"""Which words may be found: by id, by what the word looks like, by its tokens."""
+"""Masks of words that may be found: by id, spelling, count and tokens."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""What an index is asked for: its kind, its metric, what stands for a word."""
+"""Options of a word index: kind, metric, representation."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from fuse_index.common.options import Count, Natural, Positive, Share, options
 from fuse_index.errors import OptionError
 
 
@@ -42,15 +41,7 @@ class Kind(str, Enum):
     are stored."""
     PQ = "pq"
     """Product quantization with 4 bits for every two dimensions, all words scanned by FAISS' fast
-    scan; the best are compared again exactly."""
-    IVF_PQ = "ivf-pq"
-    """The same in inverted lists, of which some are scanned."""
-    IVF_SQ = "ivf-sq"
-    """Inverted lists of 8-bit scalars."""
-    RABITQ = "rabitq"
-    """One bit a dimension after a random rotation, in inverted lists."""
-    HNSW = "hnsw"
-    """A graph of small worlds over 8-bit scalars."""
+    scan; the best candidates are scored again exactly."""
 
     @property
     def exact(self) -> bool:
@@ -58,7 +49,7 @@ class Kind(str, Enum):
         return self in (Kind.FLAT, Kind.TOKENS)
 
 
-@dataclass(frozen=True)
+@options()
 class IndexOptions:
     """Options of :meth:`fuse_index.index.WordIndex.build`.
 
@@ -67,36 +58,20 @@ class IndexOptions:
         metric: the metric of :meth:`~fuse_index.index.WordIndex.search`; others are answered too,
             exactly.
         representation: see :class:`Representation`.
-        recall: least share of the truly best ``top_k`` words that an approximate kind must find,
-            on queries held out.
+        recall: least share of the truly best ``top_k`` words that product quantization must find,
+            on held-out queries.
         top_k: how many best words the recall is about.
-        memory: most bytes a kind may hold, in units of the float32 word vectors.
+        memory: most bytes an index may hold, in units of the float32 word vectors.
         seed: of what is sampled and trained.
     """
 
     kind: Kind = Kind.AUTO
     metric: Metric = Metric.INNER_PRODUCT
     representation: Representation = Representation.MEAN
-    recall: float = 0.95
-    top_k: int = 100
-    memory: float = 1.3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, kind in (
-            ("kind", Kind),
-            ("metric", Metric),
-            ("representation", Representation),
-        ):
-            object.__setattr__(self, name, choose(kind, getattr(self, name), name))
-        if not (math.isfinite(self.recall) and 0.0 < self.recall <= 1.0):
-            raise OptionError(f"recall={self.recall!r}", expected="a share, 0 < recall <= 1")
-        if not self.memory > 0.0:
-            raise OptionError(f"memory={self.memory!r}", expected="more than 0")
-        for name, least in (("top_k", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise OptionError(f"{name}={value!r}", expected=f"an integer of at least {least}")
+    recall: Share = 0.95
+    top_k: Count = 100
+    memory: Positive = 1.3
+    seed: Natural = 0
 
 
 def choose(kind: type[Any], value: Any, name: str) -> Any:

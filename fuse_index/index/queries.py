@@ -1,4 +1,4 @@
-"""What goes into an index and its searches: models, queries, all checked."""
+"""Checked inputs of an index: its models and queries."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""One search by whatever an index has: the route that is right, then exact scores."""
+"""Search of an index: chooses exact or approximate search, then scores exactly."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fuse_index.index.approximate import Approximate, Effort
+from fuse_index.index.approximate import Approximate
 from fuse_index.index.masks import Mask
 from fuse_index.index.options import Kind, Metric
 from fuse_index.index.tokens import by_nearness, search_tokens
@@ -58,16 +58,16 @@ def approximate(
     queries: Tensor,
     k: int,
     *,
-    effort: Effort | None = None,
+    candidates: int | None = None,
     selector: object = None,
 ) -> Found:
     """Find candidates and compare them again exactly; ``-inf`` where too few were found."""
-    candidates = engine.search(queries, k, effort, selector)
-    known = candidates.clamp(min=0)
+    found = engine.search(queries, k, candidates, selector)
+    known = found.clamp(min=0)
     inner = vectors.inner(queries, known)
     scores = finish(inner, queries, engine.metric, vectors, known)
-    best, places = scores.masked_fill_(candidates < 0, -torch.inf).topk(k, dim=1)
-    ids = candidates.gather(1, places)
+    best, places = scores.masked_fill_(found < 0, -torch.inf).topk(k, dim=1)
+    ids = found.gather(1, places)
     if engine.metric is Metric.L2 and bool((ids >= 0).all()):
         return by_nearness(vectors, queries, ids)
     return best, ids

@@ -1,4 +1,4 @@
-"""Exact search by the scores of tokens: the vectors of words are sums, so their scores are too."""
+"""Exact search by token scores: a word's vector is a sum over its tokens, and so is its score."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Choosing a kind and its effort by measurement, on queries of the sort that will be asked."""
+"""Chooses a kind and its number of candidates by measurement, on queries like those to come."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,32 +11,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fuse_index.common.progress import Tick
 from fuse_index.errors import MissingDependencyError, OptionError
-from fuse_index.index.approximate import Approximate, Effort, require_kind
+from fuse_index.index.approximate import Approximate
 from fuse_index.index.options import IndexOptions, Kind, Metric
-from fuse_index.index.reducing import Reduction
+from fuse_index.index.projection import Projection
 from fuse_index.index.searching import approximate, search_words
 from fuse_index.index.tokens import search_tokens
 from fuse_index.index.vectors import WordVectors
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+Variant = tuple[Kind, int]
+"""A kind to try, and the dimensions that words and queries are projected to (0: none)."""
 
 Measured = tuple[float, tuple[float, float], Approximate]
-"""Recall, seconds (median and lower quartile), and the index with its effort."""
+"""Recall, seconds (median and lower quartile), and the index with its number of candidates."""
 
 LEAST_WORDS = 1024
 """Fewer words are not worth an approximation, nor enough to train one."""
-_WORTH_LISTS = 1 << 15
-_WORTH_REDUCING = 1 << 14
-_REDUCED = (128, 256)
+_WORTH_PROJECTING = 1 << 14
+_PROJECTED = (128, 256)
 _SAMPLE = 20_000
 _MARGINS = (0.015, 0.025, 0.035)
 _SAFETY = 0.005
-"""What a measured recall must have to spare: other queries give a little less or more."""
-_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-_BREADTHS = (64, 128, 256, 512, 1024)
+"""Margin of a measured recall: other queries give a little less or more."""
 _MOST_CANDIDATES = 80
 _TIMED = 31
 _RANDOM_QUERIES = 128
@@ -45,19 +43,17 @@ _RANDOM_QUERIES = 128
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What one kind came to.
+    """The measurements of one kind.
 
     Attributes:
         kind: which one.
-        engine: the FAISS index with its effort; ``None`` for the search by tokens.
+        engine: the FAISS index; ``None`` for the search by tokens.
         recall: share of the truly best words found, on queries held out; 1 for exact kinds.
         seconds: median time of a single query.
         quick: lower quartile of that time, by which kinds are compared.
-        bytes: memory of the index and of what it compares again.
-        built: seconds that training and adding took.
-        reduced_to: dimensions that words and queries are reduced to, if they are.
-        lifted: whether the largest inner product is searched as a nearest neighbour.
-        effort: of an approximate kind.
+        bytes: memory of the index and of what it scores again.
+        reduced_to: dimensions that words and queries are projected to, if they are.
+        candidates: words that are scored again, with product quantization.
     """
 
     kind: Kind
@@ -66,10 +62,8 @@ class Trial:
     seconds: float
     quick: float
     bytes: int
-    built: float
     reduced_to: int | None = None
-    lifted: bool = False
-    effort: Effort | None = None
+    candidates: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a JSON object."""
@@ -78,60 +72,40 @@ class Trial:
             "recall": round(self.recall, 4),
             "seconds": round(self.seconds, 6),
             "bytes": self.bytes,
-            "effort": self.effort.to_dict() if self.effort else {},
-            "lifted": self.lifted,
+            "candidates": self.candidates,
             "reduced_to": self.reduced_to,
         }
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One thing to try.
-
-    Attributes:
-        kind: any but ``auto``.
-        lifted: whether the largest inner product is searched as a nearest neighbour.
-        reduced: dimensions that words and queries are reduced to; 0 leaves them.
-    """
-
-    kind: Kind
-    lifted: bool = False
-    reduced: int = 0
 
 
 def variants(
     words: int, width: int, options: IndexOptions, measured: bool = True
 ) -> tuple[Variant, ...]:
-    """Say what is tried; ``auto`` leaves out what lost wherever measured (docs/word-index.md).
+    """List what is tried.
 
     Args:
         words: how many there are.
         width: of their vectors.
         options: see :class:`IndexOptions`.
-        measured: whether there are samples of queries to reduce dimensions by.
+        measured: whether there are sample queries to fit a projection to.
 
     Raises:
-        OptionError: an approximate kind for too few words.
+        OptionError: product quantization for too few words.
     """
     kind = options.kind
-    if kind is not Kind.AUTO and not kind.exact and words < LEAST_WORDS:
+    if kind.exact:
+        return ((kind, 0),)
+    if kind is Kind.PQ and words < LEAST_WORDS:
         raise OptionError(
             f"kind {kind.value!r} for {words} words",
             expected=f"at least {LEAST_WORDS} words",
             remedy="use 'flat', 'tokens' or 'auto'",
         )
-    found = [Variant(Kind.FLAT), Variant(Kind.TOKENS)] if kind is Kind.AUTO else [Variant(kind)]
-    if kind in (Kind.HNSW, Kind.IVF_SQ) and options.metric is Metric.INNER_PRODUCT:
-        found.append(Variant(kind, lifted=True))
-    if kind is Kind.AUTO and words >= LEAST_WORDS:
-        found.append(Variant(Kind.PQ))
-    # Lists do not prune where queries are gradients, for which the inner product is.
-    if kind is Kind.AUTO and words >= _WORTH_LISTS and options.metric is not Metric.INNER_PRODUCT:
-        found.append(Variant(Kind.IVF_PQ))
-    if kind is Kind.PQ or (kind is Kind.AUTO and words >= _WORTH_REDUCING):
-        sizes = [size for size in _REDUCED if size < width]
-        if measured and options.metric is not Metric.L2:
-            found += [Variant(Kind.PQ, reduced=size) for size in sizes]
+    found = [(Kind.FLAT, 0), (Kind.TOKENS, 0)] if kind is Kind.AUTO else []
+    if words >= LEAST_WORDS:
+        found.append((Kind.PQ, 0))
+    worth = kind is Kind.PQ or words >= _WORTH_PROJECTING
+    if worth and measured and options.metric is not Metric.L2:
+        found += [(Kind.PQ, size) for size in _PROJECTED if size < width]
     return tuple(found)
 
 
@@ -139,15 +113,15 @@ def tune(
     vectors: WordVectors,
     options: IndexOptions,
     queries: Tensor | None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> tuple[Trial, tuple[Trial, ...]]:
-    """Build what is asked for, or everything worth a try, and choose.
+    """Build the kinds to try, measure them, and choose one.
 
     Args:
         vectors: of ``n`` words.
         options: see :class:`IndexOptions`.
-        queries: ``(m, width)``, of the sort that will be asked: half of them set the effort, the
-            others measure it. ``None`` draws random directions.
+        queries: ``(m, width)``, of the sort that will be asked: half of them set the number
+            of candidates, the others measure it. ``None`` draws random directions.
         progress: called with (steps done, steps).
 
     Returns:
@@ -201,7 +175,7 @@ def _choose(trials: list[Trial], vectors: WordVectors, options: IndexOptions) ->
 
 
 def safe_recall(options: IndexOptions) -> float:
-    """The recall that must be measured, so that the one asked for holds on other queries."""
+    """Return the recall to require on held-out queries, so that other queries reach theirs."""
     return min(options.recall + _SAFETY, (1.0 + options.recall) / 2)
 
 
@@ -255,72 +229,65 @@ class _Bench:
         return self.truth_chosen.shape[1]
 
     def trial(self, variant: Variant) -> Trial:
-        start = time.perf_counter()
-        engine = None
-        kind = variant.kind
-        if kind is not Kind.TOKENS:
-            require_kind(kind)
-            engine = Approximate.build(
-                self.vectors,
-                kind,
-                self.options.metric,
-                lifted=variant.lifted,
-                reduction=self._reduction(variant.reduced),
-                seed=self.options.seed,
-            )
-        built = time.perf_counter() - start
-        if engine is None or kind.exact:  # a flat index needs no token embeddings
+        kind, size = variant
+        if kind is Kind.TOKENS:
+            return Trial(kind, None, 1.0, *self._time(None), bytes=self.vectors.bytes)
+        options = self.options
+        engine = Approximate.build(
+            self.vectors,
+            kind,
+            options.metric,
+            projection=self._projection(size),
+            seed=options.seed,
+        )
+        if kind is Kind.FLAT:  # needs no token embeddings
             flat = 4 * len(self.vectors) * self.vectors.width
-            size = self.vectors.bytes if engine is None else flat
-            return Trial(kind, engine, 1.0, *self._time(engine), bytes=size, built=built)
+            return Trial(kind, engine, 1.0, *self._time(engine), bytes=flat)
         codes = int(engine.serialize().nbytes)  # what FAISS writes is what it holds
-        keep_vectors(self.vectors, codes, self.options.memory)
-        size = self.vectors.bytes + codes
-        recall, seconds, engine = self._fit_effort(engine)
+        keep_vectors(self.vectors, codes, options.memory)
+        recall, seconds, engine = self._fit_candidates(engine)
+        held = self.vectors.bytes + codes
         return Trial(
             kind,
             engine,
             recall,
             *seconds,
-            bytes=size,
-            built=built,
-            reduced_to=variant.reduced or None,
-            lifted=variant.lifted,
-            effort=engine.effort,
+            bytes=held,
+            reduced_to=size or None,
+            candidates=engine.candidates,
         )
 
-    def _reduction(self, size: int) -> Reduction | None:
+    def _projection(self, size: int) -> Projection | None:
         if not size:
             return None
         rng = np.random.default_rng(self.options.seed)
         rows = self.vectors.rows(torch.from_numpy(rng.permutation(len(self.vectors))[:_SAMPLE]))
         if self.options.metric is Metric.COSINE:
             rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-30)
-        return Reduction.fit(rows, self.chosen_on, size, self.options.seed)
+        return Projection.fit(rows, self.chosen_on, size, self.options.seed)
 
-    def _fit_effort(self, engine: Approximate) -> Measured:
-        """Find the fastest effort that holds on the held-out queries; else the best there is."""
-        curves = [(probe, self._curve(engine, probe)) for probe in _probes(engine)]
+    def _fit_candidates(self, engine: Approximate) -> Measured:
+        """Find the fewest candidates that hold on the held-out queries; else the best there is."""
+        curve = self._curve(engine)
         best: Measured = (0.0, (float("inf"),) * 2, engine)
         for margin in _MARGINS:
             goal = min(self.options.recall + margin, (1.0 + self.options.recall) / 2)
-            fit = [engine.with_effort(effort) for effort in _reaching(curves, goal, self.k)]
-            timed = [(self._time(one)[::-1], number) for number, one in enumerate(fit)]
-            if not timed:
+            enough = (curve >= goal - 1e-6).nonzero()
+            if not len(enough):
                 break
-            seconds, number = min(timed)
-            found = (self._recall(fit[number]), seconds[::-1], fit[number])
-            best = max(best, found, key=_recall_of)
+            best = max(best, self._measured(engine, int(enough[0, 0]) + 1), key=_recall_of)
             if best[0] >= safe_recall(self.options):
                 return best
-        probe, curve = max(curves, key=lambda pair: float(pair[1][-1]))
-        hardest = engine.with_effort(Effort(probe, len(curve)))
-        return max(best, (self._recall(hardest), self._time(hardest), hardest), key=_recall_of)
+        return max(best, self._measured(engine, len(curve)), key=_recall_of)
 
-    def _curve(self, engine: Approximate, probe: int) -> Tensor:
-        """``(candidates,)``: the recall, by how many candidates are compared again."""
+    def _measured(self, engine: Approximate, candidates: int) -> Measured:
+        one = engine.with_candidates(max(self.k, candidates))
+        return self._recall(one), self._time(one), one
+
+    def _curve(self, engine: Approximate) -> Tensor:
+        """``(candidates,)``: the recall, by how many candidates are scored again."""
         most = min(_MOST_CANDIDATES * self.k, len(self.vectors))
-        found = engine.search(self.chosen_on, self.k, Effort(probe, most))
+        found = engine.search(self.chosen_on, self.k, most)
         hits = torch.stack(
             [torch.isin(row, true) for row, true in zip(found, self.truth_chosen, strict=True)]
         )
@@ -346,17 +313,3 @@ class _Bench:
 
 def _recall_of(measured: Measured) -> float:
     return measured[0]
-
-
-def _probes(engine: Approximate) -> list[int]:
-    if engine.kind is Kind.HNSW:
-        return list(_BREADTHS)
-    return sorted({max(1, round(engine.lists * share)) for share in _SHARES})
-
-
-def _reaching(curves: list[tuple[int, Tensor]], goal: float, k: int) -> Iterator[Effort]:
-    """For every probe that can, the fewest candidates that reach a recall."""
-    for probe, curve in curves:
-        enough = (curve >= goal - 1e-6).nonzero()
-        if len(enough):
-            yield Effort(probe, max(k, int(enough[0, 0]) + 1))

@@ -1,4 +1,4 @@
-"""The vectors of words, made from token embeddings when they are needed."""
+"""Word vectors, computed from token embeddings on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The word index: which words lower the loss most, which are nearest, in one model or several."""
+"""The word index: words that lower a loss most or lie nearest, in one model or several."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fuse_index.common.progress import Tick
 from fuse_index.errors import OptionError, ShapeError
 from fuse_index.index.approximate import Approximate
 from fuse_index.index.dense import DenseSearch
@@ -19,7 +20,7 @@ from fuse_index.index.masks import Mask, Range, make_mask
 from fuse_index.index.options import IndexOptions, Kind, Metric, choose
 from fuse_index.index.queries import Array, check_queries, fold_queries, joined, sides_of
 from fuse_index.index.searching import search_words
-from fuse_index.index.tuning import Progress, tune
+from fuse_index.index.tuning import tune
 from fuse_index.index.vectors import Side, WordVectors
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
@@ -37,6 +38,7 @@ class WordIndex:
         options: what was asked for, with the kind that was chosen.
         report: what was measured when it was built (JSON values).
         added: how many words at the end were added later.
+        engine: the FAISS index, if there is one.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class WordIndex:
         self.options = options
         self.report = dict(report or {})
         self.added = added
-        self._engine = engine
+        self.engine = engine
         self._dense = dense
 
     @classmethod
@@ -74,7 +76,7 @@ class WordIndex:
         options: IndexOptions | None = None,
         *,
         queries: Array | None = None,
-        progress: Progress | None = None,
+        progress: Tick | None = None,
     ) -> WordIndex:
         """Build an index.
 
@@ -83,15 +85,14 @@ class WordIndex:
             counts: ``(n,)`` int64.
             sides: the models.
             options: see :class:`IndexOptions`.
-            queries: ``(m, width)`` samples of what will be asked, best negative gradients of real
-                losses: approximate kinds are measured on them, and ``auto`` chooses by them.
-                Without them random directions are used.
+            queries: ``(m, width)`` sample queries, best negative gradients of real losses, by
+                which kinds are measured and chosen; random directions if ``None``.
             progress: called with (kinds tried, kinds to try).
 
         Raises:
             OptionError: no kind reaches the recall asked for within the memory.
             ShapeError: sizes do not fit together.
-            MissingDependencyError: FAISS is absent or lacks the kind.
+            MissingDependencyError: FAISS is absent.
         """
         options = options or IndexOptions()
         vectors = WordVectors(sides, options.representation)
@@ -125,7 +126,7 @@ class WordIndex:
         weights: Mapping[str, float] | None = None,
         options: IndexOptions | None = None,
         queries: Array | None = None,
-        progress: Progress | None = None,
+        progress: Tick | None = None,
     ) -> WordIndex:
         """Build an index of a bundle's words.
 
@@ -176,11 +177,6 @@ class WordIndex:
         return self.vectors.width
 
     @property
-    def engine(self) -> Approximate | None:
-        """The FAISS index, if there is one."""
-        return self._engine
-
-    @property
     def models(self) -> tuple[str, ...]:
         """Names of the models, in the order of their parts in a query."""
         return tuple(side.name for side in self.vectors.sides)
@@ -223,7 +219,7 @@ class WordIndex:
                 scores, ids = self._dense.search(values.to(device), top_k, metric, allowed)
             else:
                 scores, ids = search_words(
-                    self.vectors, self._engine, values.cpu(), top_k, metric=metric, mask=mask
+                    self.vectors, self.engine, values.cpu(), top_k, metric=metric, mask=mask
                 )
         return ids.to(home), scores.to(home)
 
@@ -355,7 +351,7 @@ class WordIndex:
         if self.vectors.kept is not None:
             vectors.keep(self.vectors.has_tables)
         new = np.zeros(len(words), np.int64) if counts is None else np.asarray(counts, np.int64)
-        engine = None if self._engine is None else self._engine.extended(vectors)
+        engine = None if self.engine is None else self.engine.extended(vectors)
         index = WordIndex(
             (*self.words, *words),
             np.concatenate([self.counts, new]),
@@ -383,7 +379,7 @@ class WordIndex:
             self.counts,
             self.vectors,
             self.options,
-            self._engine,
+            self.engine,
             report=self.report,
             added=self.added,
             dense=None if plain else DenseSearch(self.vectors, device, dtype),

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fuse_index.words.ragged import Ragged
 
 
+_PROBE = "a few words"
+
+
 @dataclass(frozen=True)
 class ModelParts:
     """What a loader found out about a model, whatever library it is of.
@@ -70,6 +73,18 @@ class Model(ABC):
     def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
         self.module = module.eval().requires_grad_(False)
         self.parts = parts
+        self.name: str = parts.name
+        """The model as it was named when loaded."""
+        self.revision: str = parts.revision
+        """Commit of the weights where known, else ""."""
+        self.tokenizer: Any = parts.tokenizer
+        """The library's own tokenizer, untouched."""
+        self.words: WordTokenizer = parts.words
+        """The tokenizer for words and running text."""
+        self.frame: Frame = parts.frame
+        """Special tokens around the content."""
+        self.positions: int | None = parts.positions
+        """Largest number of tokens of a prompt, special ones included; None without a limit."""
         self._embedding = embedding
         rows = int(embedding.weight.shape[0])
         self.vocabulary_size = used_rows(rows, parts.words.vocab_size, parts.name)
@@ -78,36 +93,6 @@ class Model(ABC):
         """Rows of the embedding table no token uses (padding to a round number)."""
         check_finite(embedding.weight[: self.vocabulary_size], self.spell, parts.name)
 
-    @property
-    def name(self) -> str:
-        """The model as it was named when loaded."""
-        return self.parts.name
-
-    @property
-    def revision(self) -> str:
-        """Commit of the weights where known, else ""."""
-        return self.parts.revision
-
-    @property
-    def tokenizer(self) -> Any:
-        """The library's own tokenizer, untouched."""
-        return self.parts.tokenizer
-
-    @property
-    def words(self) -> WordTokenizer:
-        """The tokenizer for words and running text."""
-        return self.parts.words
-
-    @property
-    def frame(self) -> Frame:
-        """Special tokens around the content."""
-        return self.parts.frame
-
-    @property
-    def positions(self) -> int | None:
-        """Largest number of tokens of a prompt, special ones included; None without a limit."""
-        return self.parts.positions
-
     @cached_property
     def layers(self) -> tuple[nn.Module, ...]:
         """The layers that a text passes through, in order; found by running a short one.
@@ -115,7 +100,13 @@ class Model(ABC):
         Raises:
             ModelError: there are none that can be told apart (:mod:`fuse_index.models.layers`).
         """
-        return find_layers(self)
+        batch = self.probe()
+        return find_layers(
+            self.module,
+            lambda: self.forward(self.embed(batch.ids), batch),
+            tuple(batch.ids.shape),
+            self.name,
+        )
 
     @property
     def width(self) -> int:
@@ -198,6 +189,14 @@ class Model(ABC):
         if not isinstance(text, str):
             return text
         return self.words.encode_text(text) if text else ()
+
+    def probe(self) -> Batch:
+        """Return a batch of one short row of plain text, for a first look at the model."""
+        ids = self.words.encode_text(_PROBE)
+        if self.positions is not None:
+            room = self.positions - len(self.frame.head) - len(self.frame.tail)
+            ids = ids[: max(room, 1)]
+        return self.batch([ids])
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look token ids up: (b, L) int64 -> (b, L, width), without gradient."""

@@ -13,7 +13,7 @@ from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.prefix import Prefix, check_cacheable
-from fuse_index.models.selfcheck import agree, probe_batch, require_same, trying
+from fuse_index.models.selfcheck import agree, require_same, trying
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -148,7 +148,7 @@ class CausalModel(Model):
         return done
 
     def _self_check(self) -> None:
-        ids = probe_batch(self).ids
+        ids = self.probe().ids
         with trying(self):
             embeds = self.embed(ids)
             by_ids, by_embeds, shorter = (

@@ -18,7 +18,7 @@ _TOKENIZER_FILES = ("*token*", "*vocab*", "*.model", "merges.txt", "*.bpe")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-class Checkpoint:
+class TransformersCheckpoint:
     """A transformers checkpoint: a local directory, or a Hub id seen through the local cache.
 
     Args:
@@ -194,7 +194,7 @@ _SAYINGS = (
     ),
     (
         r"trust_remote_code|custom code",
-        "the model needs code of its own, which is never run",
+        "the model needs custom code, which is never run",
         "a model whose architecture transformers has",
         "choose another model, or update transformers",
     ),
@@ -221,7 +221,7 @@ _NO_SAFETENSORS = r"(no file named|does not appear to have a file).*safetensors"
 
 
 def translate(error: Exception, what: str, name: str) -> ModelError:
-    """Turn an error of transformers, open_clip or huggingface_hub into ours."""
+    """Turn an error of transformers, open_clip or huggingface_hub into a ModelError."""
     text = " ".join(str(error).split()) or type(error).__name__
     for pattern, given, expected, remedy in _SAYINGS:
         if re.search(pattern, text):

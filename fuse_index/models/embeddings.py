@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from fuse_index.bundle.identity import ModelIdentity, hash_embeddings
-from fuse_index.errors import FuseIndexError, ModelError
-from fuse_index.models.checkpoint import Checkpoint, loading
+from fuse_index.errors import FuseIndexError
+from fuse_index.models.checkpoint import TransformersCheckpoint, loading
 from fuse_index.models.hub import load_config, load_tokenizer
 from fuse_index.models.naming import ModelSource, parse_model_name
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
+from fuse_index.models.weights import read_tensor, weight_map
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def load_embeddings(name: str, *, local_files_only: bool = False) -> Embeddings:
             return _load_whole(name, local_files_only)
         stored, tokenizer, revision = found
         return make_embeddings(name, revision, stored, tokenizer)
-    checkpoint = Checkpoint(parsed, local_files_only=local_files_only)
+    checkpoint = TransformersCheckpoint(parsed, local_files_only=local_files_only)
     checkpoint.require_directory_content()
     table = read_table(checkpoint)
     if table is None:
@@ -119,7 +119,7 @@ def make_embeddings(name: str, revision: str, stored: Tensor, tokenizer: Any) ->
     return Embeddings(name, table, words, tokenizer, identity, stored.shape[0] - rows)
 
 
-def read_table(checkpoint: Checkpoint) -> Tensor | None:
+def read_table(checkpoint: TransformersCheckpoint) -> Tensor | None:
     """Read the input embedding table from the file that holds it.
 
     Returns:
@@ -127,7 +127,7 @@ def read_table(checkpoint: Checkpoint) -> Tensor | None:
         table or its scaling cannot be told.
     """
     config = checkpoint.json("config.json")
-    files = _weight_map(checkpoint)
+    files = weight_map(checkpoint)
     if config is None or not files:
         return None
     ending = _KEY_OF_TYPE.get(str(config.get("model_type")))
@@ -149,55 +149,13 @@ def read_table(checkpoint: Checkpoint) -> Tensor | None:
     return effective_table(embedding, table.shape[0])
 
 
-def read_tensor(path: Path, key: str, name: str) -> Tensor:
-    """Read one tensor of a safetensors file without reading the others."""
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensor: Tensor = file.get_tensor(key)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{name}: {path.name} cannot be read ({error})",
-            expected="a complete safetensors file",
-            remedy="download or save it again",
-        ) from error
-    return tensor
-
-
-def tensor_keys(path: Path, name: str) -> list[str]:
-    """List the tensors of a safetensors file."""
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{name}: {path.name} cannot be read ({error})",
-            expected="a complete safetensors file",
-            remedy="download or save it again",
-        ) from error
-
-
-def _weight_map(checkpoint: Checkpoint) -> dict[str, str]:
-    """Map every tensor of a checkpoint to the file that holds it."""
-    index = checkpoint.json("model.safetensors.index.json")
-    if index is not None:
-        return {str(key): str(file) for key, file in index.get("weight_map", {}).items()}
-    path = checkpoint.file("model.safetensors")
-    if path is None:
-        return {}
-    return dict.fromkeys(tensor_keys(path, checkpoint.name.text), path.name)
-
-
 def _only_key(files: dict[str, str], ending: str) -> str | None:
     keys = [key for key in files if key == ending or key.endswith("." + ending)]
     return keys[0] if len(keys) == 1 else None
 
 
 def _ask_architecture(
-    checkpoint: Checkpoint, files: dict[str, str]
+    checkpoint: TransformersCheckpoint, files: dict[str, str]
 ) -> tuple[str | None, nn.Embedding | None]:
     """Build the base model on the meta device and look where and what its embeddings are."""
     import transformers  # noqa: PLC0415

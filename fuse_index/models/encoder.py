@@ -12,7 +12,7 @@ from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
-from fuse_index.models.selfcheck import probe_batch, require_same, trying
+from fuse_index.models.selfcheck import require_same, trying
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ class _MaskedModel(Model):
             )
 
     def _self_check(self) -> None:
-        batch = probe_batch(self)
+        batch = self.probe()
         with trying(self):
             by_ids = self.module(input_ids=batch.ids, attention_mask=batch.mask.long())
             output = self.forward(self.embed(batch.ids), batch)

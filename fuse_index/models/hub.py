@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fuse_index.errors import ModelError
-from fuse_index.models.checkpoint import Checkpoint, loading
+from fuse_index.models.checkpoint import TransformersCheckpoint, loading
 from fuse_index.models.frame import frame_of
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.positions import position_limit
@@ -26,7 +26,7 @@ _FULL_WIDTH = ("siglip",)
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> Any:
+def load_tokenizer(checkpoint: TransformersCheckpoint) -> Any:
     """Load the tokenizer of a checkpoint.
 
     Raises:
@@ -54,7 +54,7 @@ def _no_tokenizer(name: str) -> ModelError:
     )
 
 
-def load_config(checkpoint: Checkpoint) -> Any:
+def load_config(checkpoint: TransformersCheckpoint) -> Any:
     """Load the configuration of a checkpoint.
 
     Raises:
@@ -81,7 +81,7 @@ def detect_kind(config: Any) -> ModelKind:
 
 
 def load_transformers(
-    checkpoint: Checkpoint,
+    checkpoint: TransformersCheckpoint,
     *,
     kind: ModelKind | None,
     device: torch.device,
@@ -143,7 +143,7 @@ def _agreed_kind(kind: ModelKind | None, config: Any, name: str) -> ModelKind:
     return kind
 
 
-def load_processor(checkpoint: Checkpoint) -> Any:
+def load_processor(checkpoint: TransformersCheckpoint) -> Any:
     """Load the image processor of a checkpoint.
 
     Raises:
@@ -195,7 +195,7 @@ def _shape(value: Any) -> str:
 
 
 def _load_module(
-    checkpoint: Checkpoint,
+    checkpoint: TransformersCheckpoint,
     config: Any,
     kind: ModelKind,
     dtype: torch.dtype | None,

@@ -1,4 +1,4 @@
-"""What a model is to us and what its forward pass returns."""
+"""Kinds of models, and what a forward pass returns."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ The gradients at all of them say what the loss would do if a word had other stat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,52 +16,56 @@ import torch
 from torch import nn
 
 from fuse_index.errors import ModelError
-from fuse_index.models.selfcheck import probe_batch
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
-    from fuse_index.models.base import Model
-
 _STATES = "hidden_states"
 """What transformers calls the argument that holds a layer's input, where it has a name."""
 
 
-def find_layers(model: Model) -> tuple[nn.Module, ...]:
+def find_layers(
+    module: nn.Module, run: Callable[[], object], shape: tuple[int, ...], name: str
+) -> tuple[nn.Module, ...]:
     """Find the layers that a text passes through one after another, by running a short one.
 
     They are the list of modules with the most parameters whose members are each called once, in
     order, with hidden states ``(b, L, width)`` of one width in and out.
 
+    Args:
+        module: the network.
+        run: runs it on a batch.
+        shape: ``(b, L)`` of that batch.
+        name: the model, for the message.
+
     Raises:
         ModelError: there is no such list, as where layers share their weights.
     """
-    batch = probe_batch(model)
     calls: list[nn.Module] = []
     widths: dict[int, int] = {}
 
-    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        calls.append(module)
+    def note(called: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        calls.append(called)
         before, after = _given(args, kwargs), _first(output)
         if before is None or after is None or before.shape != after.shape:
             return
-        if before.ndim == 3 and before.shape[:2] == batch.ids.shape:
-            widths[id(module)] = int(before.shape[2])
+        if before.ndim == 3 and before.shape[:2] == shape:
+            widths[id(called)] = int(before.shape[2])
 
-    lists = _lists(model.module)
+    lists = _lists(module)
     members = {id(member): member for own in lists for member in own}
     handles = [member.register_forward_hook(note, with_kwargs=True) for member in members.values()]
     try:
         with torch.no_grad():
-            model.forward(model.embed(batch.ids), batch)
+            run()
     finally:
         for handle in handles:
             handle.remove()
     found = [own for own in lists if _in_order(own, calls, widths)]
     if not found:
         raise ModelError(
-            f"{model.name}: no layers found in {type(model.module).__name__}",
+            f"{name}: no layers found in {type(module).__name__}",
             expected="a list of layers, each called once with hidden states of one width",
             remedy="use the gradient at the embeddings (guide or route 'word')",
         )

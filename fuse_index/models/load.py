@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fuse_index.errors import OptionError
+from fuse_index.common.reading import choose
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.naming import ModelSource, parse_model_name
 
@@ -48,7 +48,7 @@ def load_model(
         ModelError: the model does not exist, lacks something, or is not of that kind.
     """
     parsed = parse_model_name(name)
-    chosen = _kind(kind)
+    chosen = None if kind is None else choose(ModelKind, kind, "model kind")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if parsed.source is ModelSource.OPEN_CLIP:
         from fuse_index.models.openclip import load_open_clip  # noqa: PLC0415
@@ -62,18 +62,8 @@ def load_model(
             allow_random=allow_random,
         )
         return model
-    from fuse_index.models.checkpoint import Checkpoint  # noqa: PLC0415
+    from fuse_index.models.checkpoint import TransformersCheckpoint  # noqa: PLC0415
     from fuse_index.models.hub import load_transformers  # noqa: PLC0415
 
-    checkpoint = Checkpoint(parsed, local_files_only=local_files_only)
+    checkpoint = TransformersCheckpoint(parsed, local_files_only=local_files_only)
     return load_transformers(checkpoint, kind=chosen, device=place, dtype=dtype, bos=bos)
-
-
-def _kind(kind: ModelKind | str | None) -> ModelKind | None:
-    if kind is None:
-        return None
-    try:
-        return ModelKind(kind)
-    except ValueError:
-        kinds = ", ".join(repr(item.value) for item in ModelKind)
-        raise OptionError(f"model kind {kind!r}", expected=f"one of {kinds}") from None

@@ -18,6 +18,7 @@ from fuse_index.models.kinds import ModelKind
 from fuse_index.models.naming import ModelName
 from fuse_index.models.openclip_files import OpenClipFiles, find_files
 from fuse_index.models.substitute import marker_ids
+from fuse_index.models.weights import read_tensor, tensor_keys
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class _TextTower(nn.Module):
 
     @property
     def text(self) -> Any:
-        """The text tower; no attribute of ours, because one registered twice is not restored."""
+        """The text tower, by its path: a module that is registered twice is not restored."""
         return self.get_submodule(self.path)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -187,8 +188,6 @@ def read_open_clip_table(
     Returns:
         None where the file does not hold it under a known key.
     """
-    from fuse_index.models.embeddings import read_tensor, tensor_keys  # noqa: PLC0415
-
     files = find_files(name, allow_random=True, local_files_only=local_files_only)
     if files.weights is None:
         return None

@@ -180,7 +180,7 @@ def _check_architecture(name: ModelName, architecture: str) -> None:
 
 
 def _register(path: Path) -> str:
-    """Make a configuration file known to open_clip under a name of its own."""
+    """Make a configuration file known to open_clip under a new name."""
     import open_clip  # noqa: PLC0415
 
     content = path.read_bytes()

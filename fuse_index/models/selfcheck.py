@@ -1,4 +1,4 @@
-"""A few tokens through a model as it is loaded: does it compute from embeddings what it should?"""
+"""A test of a model as it is loaded: embeddings must give what their token ids give."""
 
 from __future__ import annotations
 
@@ -14,25 +14,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fuse_index.models.base import Model
-    from fuse_index.models.batch import Batch
 
-_PROBE = "a few words"
 _TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 2e-1}
-
-
-def probe_batch(model: Model) -> Batch:
-    """Return a batch of one short row of plain text."""
-    ids = model.words.encode_text(_PROBE)
-    room = model.positions
-    if room is not None:
-        room -= len(model.frame.head) + len(model.frame.tail)
-        ids = ids[: max(room, 1)]
-    return model.batch([ids])
 
 
 @contextlib.contextmanager
 def trying(model: Model) -> Iterator[None]:
-    """Run a first forward pass from embeddings; whatever it raises, the model cannot be used.
+    """Turn any error of a first forward pass from embeddings into a ModelError.
 
     Raises:
         ModelError: the forward pass failed.

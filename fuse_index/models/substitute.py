@@ -1,4 +1,4 @@
-"""Run a text tower that only takes token ids on embeddings of our own."""
+"""Runs a text tower that only takes token ids on given embeddings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def marker_ids(batch: Batch, *, end: int, pad: int) -> Tensor:
     """Return ids that tell a tower where its text ends, and nothing else.
 
     Towers find the position to pool at from the ids: the largest one, or the first end-of-text
-    token. Content could mislead them, so the ids given beside our own embeddings are one filler at
+    token. Content could mislead them, so the ids given beside the embeddings are one filler at
     all real positions, the end mark at the last real one, and padding.
 
     Args:

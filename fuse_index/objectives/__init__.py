@@ -19,8 +19,8 @@ from fuse_index.objectives.labels import LabelSpace, one_hot_content
 from fuse_index.objectives.language import (
     EnergyLogProbability,
     Fluency,
-    Reduction,
     TokenDivergence,
+    TokenReduction,
 )
 from fuse_index.objectives.penalties import LengthPenalty, LengthUnit, RepetitionPenalty
 from fuse_index.objectives.weights import balanced_weights, weighted_sum
@@ -40,11 +40,11 @@ __all__ = [
     "LengthUnit",
     "Loss",
     "Objective",
-    "Reduction",
     "RepetitionPenalty",
     "TargetContinuation",
     "TextSimilarity",
     "TokenDivergence",
+    "TokenReduction",
     "balanced_weights",
     "objective_from_json",
     "one_hot_content",

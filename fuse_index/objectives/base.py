@@ -1,16 +1,17 @@
-"""What an objective is: options that can be written down, and the loss they make of a model."""
+"""Objectives: options that can be written down, and the loss that they define on a model."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
+from fuse_index.common.options import Number, options
+from fuse_index.common.reading import read_options
 from fuse_index.errors import LossError, ModelError, OptionError
 from fuse_index.models.graphs import GraphCache
 from fuse_index.models.kinds import ModelKind
@@ -28,9 +29,9 @@ OBJECTIVES: dict[str, type[Objective]] = {}
 ObjectiveType = TypeVar("ObjectiveType", bound="type[Objective]")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class Objective(ABC):
-    """What is wanted of a prompt, in one model's eyes.
+    """What is wanted of a prompt, measured by one model.
 
     Attributes:
         weight: factor of this loss in the sum; negative to push away from what it rewards.
@@ -38,26 +39,16 @@ class Objective(ABC):
         suffix: text after the prompt for this model, as it stands.
     """
 
-    weight: float = 1.0
+    weight: Number = 1.0
     prefix: str = ""
     suffix: str = ""
 
     type: ClassVar[str] = ""
     """Name in files and messages."""
     kinds: ClassVar[tuple[ModelKind, ...]] = tuple(ModelKind)
-    """Kinds of models it can be asked of."""
+    """Kinds of models that can measure it."""
     differentiable: ClassVar[bool] = True
     """Whether the loss has a gradient with respect to embeddings or soft labels."""
-
-    def __post_init__(self) -> None:
-        number = isinstance(self.weight, (int, float)) and not isinstance(self.weight, bool)
-        if not number or not math.isfinite(self.weight):
-            raise OptionError(f"{self.type}: weight {self.weight!r}", expected="a finite number")
-        for field in ("prefix", "suffix"):
-            if not isinstance(getattr(self, field), str):
-                raise OptionError(
-                    f"{self.type}: {field} {getattr(self, field)!r}", expected="a text"
-                )
 
     def prepare(self, model: Model) -> Loss:
         """Make the loss of a model: what does not depend on the prompt is computed here, once.
@@ -89,22 +80,6 @@ class Objective(ABC):
         return values
 
 
-def choose(objective: Objective, field: str, choices: type[Enum]) -> None:
-    """Turn an option written as a string into its enum, in a frozen dataclass.
-
-    Raises:
-        OptionError: it is none of the choices.
-    """
-    value = getattr(objective, field)
-    try:
-        object.__setattr__(objective, field, choices(value))
-    except ValueError:
-        raise OptionError(
-            f"{objective.type}: {field} {value!r}",
-            expected="one of " + ", ".join(str(choice.value) for choice in choices),
-        ) from None
-
-
 def register(cls: ObjectiveType) -> ObjectiveType:
     """Class decorator: let an objective be written in files under its type name."""
     OBJECTIVES[cls.type] = cls
@@ -117,35 +92,19 @@ def objective_from_json(value: Mapping[str, Any]) -> Objective:
     Raises:
         OptionError: the type or an option is unknown, or an option is outside its range.
     """
-    options = dict(value)
-    type_name = options.pop("type", None)
-    if type_name not in OBJECTIVES:
+    given = dict(value)
+    name = given.pop("type", None)
+    if name not in OBJECTIVES:
         raise OptionError(
-            f"objective type {type_name!r}", expected="one of " + ", ".join(sorted(OBJECTIVES))
+            f"objective type {name!r}", expected="one of " + ", ".join(sorted(OBJECTIVES))
         )
-    cls = OBJECTIVES[type_name]
-    known = {field.name for field in fields(cls)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise OptionError(
-            f"objective {type_name!r} has no option {unknown[0]!r}",
-            expected="one of " + ", ".join(sorted(known)),
-        )
-    lists: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in options.items()
-    }
-    try:
-        return cls(**lists)
-    except TypeError as error:
-        raise OptionError(
-            f"objective {type_name!r}: {error}", expected="its required options"
-        ) from error
+    return read_options(OBJECTIVES[name], given, name)
 
 
 class Loss(ABC):
     """An objective bound to a model: embeddings of a batch to one loss a row.
 
-    Every row is a candidate and has a loss of its own; nothing is averaged over the batch.
+    Every row is a candidate and has one loss; nothing is averaged over the batch.
 
     Args:
         objective: the options.
@@ -212,7 +171,7 @@ class Loss(ABC):
 
     @abstractmethod
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
-        """Do what calling the loss does, without its checks."""
+        """Compute one loss a row, unchecked."""
 
     def score(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor:
         """Return the losses (b,) of rows of token ids, without gradient."""
@@ -234,8 +193,8 @@ class Loss(ABC):
         """
         return
 
-    def met(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
-        """Return which prompts (b,) have what the objective wants, None where that is by degrees.
+    def is_satisfied(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
+        """Return which prompts (b,) satisfy the objective; None for one without a threshold.
 
         Args:
             contents: b rows of token ids of this model.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch.nn import functional
 
+from fuse_index.common.options import options
 from fuse_index.models.encoder import ClassifierModel
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, register
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ClassifierLabel(Objective):
     """Cross-entropy of a classifier to a label, ``- log p(label | prompt)``.
 

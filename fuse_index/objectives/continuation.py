@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch.nn import functional
 
+from fuse_index.common.options import Positive, options
 from fuse_index.errors import LossError, OptionError
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.kinds import ModelKind
-from fuse_index.objectives.base import Loss, Objective, choose, register
+from fuse_index.objectives.base import Loss, Objective, register
 from fuse_index.objectives.shared import SharedStart
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class ContinuationLoss(str, Enum):
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class TargetContinuation(Objective):
     """Make the model go on with a target text after prefix, prompt and suffix (GCG).
 
     Attributes:
-        target: the text that shall follow, tokenized as it stands: begin it with a space where it
+        target: the text that is to follow, tokenized as it stands: begin it with a space where it
             follows a word.
         loss: cross-entropy, or mellowmax (Asadi & Littman 2017) of the negative logits of the
             target's tokens, as nanoGCG has it.
@@ -49,18 +49,12 @@ class TargetContinuation(Objective):
 
     target: str
     loss: ContinuationLoss = ContinuationLoss.CROSS_ENTROPY
-    mellowmax_alpha: float = 1.0
+    mellowmax_alpha: Positive = 1.0
 
     type: ClassVar[str] = "continuation"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        choose(self, "loss", ContinuationLoss)
-        if not self.mellowmax_alpha > 0:
-            raise OptionError(
-                f"continuation: mellowmax_alpha {self.mellowmax_alpha}", expected="more than 0"
-            )
         if not self.target:
             raise OptionError("continuation: target ''", expected="a text")
 
@@ -69,12 +63,12 @@ class TargetContinuation(Objective):
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ContinuationDivergence(Objective):
-    """Make the model go on with a text as likely, token by token, as after another prompt.
+    """Make every token of a text as probable as it is after another prompt.
 
     The mean over the text's tokens of ``KL(p(. | reference, text so far) || p(. | prompt, text so
-    far))``: prompts with a small one are functionally alike ("evil twins", Melamed et al. 2024).
+    far))``: prompts with a small one act alike ("evil twins", Melamed et al. 2024).
 
     Attributes:
         reference: the other prompt; it gets the same prefix and suffix.
@@ -89,7 +83,6 @@ class ContinuationDivergence(Objective):
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.text:
             raise OptionError("continuation_kl: text ''", expected="a text")
 
@@ -136,7 +129,7 @@ class _ContinuationLoss(Loss):
         if first < 0:
             raise LossError(
                 f"{self.name}: an empty prompt without anything before it",
-                expected="a token before the text that shall follow",
+                expected="a token before the target",
                 remedy="give a prefix, or load the model with bos=True",
             )
         prefix = self._start.of(embeds, batch, limit=first)
@@ -158,7 +151,7 @@ class _TargetLoss(_ContinuationLoss):
     def __init__(self, objective: TargetContinuation, model: Model) -> None:
         super().__init__(objective, model, objective.target)
 
-    def met(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
+    def is_satisfied(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
         """Whether the model, at every step, finds the target's next token the likeliest."""
         with torch.no_grad():
             batch = self.batch(contents)

@@ -1,27 +1,24 @@
-"""Objectives of the user's own: any function of embeddings, or of texts."""
+"""Custom objectives: any function of embeddings, or of texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from fuse_index.errors import LossError, OptionError
+from fuse_index.common.options import options
+from fuse_index.errors import LossError
+from fuse_index.models.base import Model
+from fuse_index.models.batch import Batch
 from fuse_index.objectives.base import Loss, Objective
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fuse_index.models.base import Model
-    from fuse_index.models.batch import Batch
-
-ModelFunction = Callable[["Model", "Tensor", "Batch"], "Tensor"]
-TextFunction = Callable[[Sequence[str]], "Sequence[float] | Tensor"]
+ModelFunction = Callable[[Model, Tensor, Batch], Tensor]
+TextFunction = Callable[[Sequence[str]], Sequence[float] | Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class CustomObjective(Objective):
     """A differentiable function of a model and a batch.
 
@@ -34,15 +31,11 @@ class CustomObjective(Objective):
 
     type: ClassVar[str] = "custom"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_callable(self.function, self.type)
-
     def _prepare(self, model: Model) -> Loss:
         return _CustomLoss(self, model)
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class CustomTextObjective(Objective):
     """Any function of texts; it scores candidates and gives no gradient.
 
@@ -54,10 +47,6 @@ class CustomTextObjective(Objective):
 
     type: ClassVar[str] = "custom_text"
     differentiable: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_callable(self.function, self.type)
 
     def _prepare(self, model: Model) -> Loss:
         return _CustomTextLoss(self, model)
@@ -84,10 +73,3 @@ class _CustomTextLoss(Loss):
                 expected=f"{len(texts)} numbers, one for every text",
             ) from error
         return losses.to(embeds.device)
-
-
-def _require_callable(function: object, type_name: str) -> None:
-    if not callable(function):
-        raise OptionError(
-            f"{type_name}: function of type {type(function).__name__}", expected="a callable"
-        )

@@ -1,12 +1,12 @@
-"""Likeness of the prompt to images or texts in a model's feature space."""
+"""Similarity of the prompt to images or texts in a model's feature space."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from fuse_index.common.options import options
 from fuse_index.errors import OptionError
 from fuse_index.models.clip import ClipModel
 from fuse_index.models.kinds import ModelKind
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ImageSimilarity(Objective):
     """``1 - cosine`` between the prompt's features and an image's; of several images, the mean.
 
@@ -34,7 +34,6 @@ class ImageSimilarity(Objective):
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CLIP,)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if isinstance(self.images, str) or not hasattr(self.images, "__iter__"):
             object.__setattr__(self, "images", (self.images,))
         object.__setattr__(self, "images", tuple(self.images))
@@ -47,7 +46,7 @@ class ImageSimilarity(Objective):
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class TextSimilarity(Objective):
     """``1 - cosine`` between the prompt's features and another text's; of several texts, the mean.
 
@@ -62,7 +61,6 @@ class TextSimilarity(Objective):
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.ENCODER, ModelKind.CLIP)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         texts = (self.texts,) if isinstance(self.texts, str) else tuple(self.texts)
         object.__setattr__(self, "texts", texts)
         if not texts or not all(texts):

@@ -1,6 +1,6 @@
 """Tokens as labels: the other way in which a token of a prompt changes its likelihood.
 
-In ``-log p(x_t | x_<t)`` a token is context of the tokens after it *and* the label of its own
+In ``-log p(x_t | x_<t)`` a token is context of the tokens after it *and* the label of its
 position. Automatic differentiation of the usual loss sees the context alone, because a label is an
 index. Two relaxations give the missing part.
 """

@@ -1,9 +1,8 @@
-"""How well a causal language model likes a prompt: likelihood, energy and divergence."""
+"""The likelihood of a prompt under a causal language model: fluency, energy, divergence."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn import functional
 
-from fuse_index.errors import ModelError, OptionError
+from fuse_index.common.options import Flag, Positive, options
+from fuse_index.errors import ModelError
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.kinds import ModelKind
-from fuse_index.objectives.base import Loss, Objective, choose, register
+from fuse_index.objectives.base import Loss, Objective, register
 from fuse_index.objectives.labels import LabelSpace, align_labels, label_space
 from fuse_index.objectives.shared import SharedStart
 
@@ -32,7 +32,7 @@ _CHUNK_ROWS = 64
 _LENGTH_EXPONENT = 0.65
 
 
-class Reduction(str, Enum):
+class TokenReduction(str, Enum):
     """How the tokens of one prompt make one loss."""
 
     MEAN = "mean"
@@ -56,13 +56,13 @@ def length_penalty(counts: Tensor) -> Tensor:
     return ((5 + counts) / 6) ** _LENGTH_EXPONENT
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class _LanguageObjective(Objective):
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class Fluency(_LanguageObjective):
     """Negative log-likelihood of the prompt's tokens, ``- log p(x_t | x_<t)``.
 
@@ -77,22 +77,18 @@ class Fluency(_LanguageObjective):
             sentence; it stands behind the suffix.
     """
 
-    reduction: Reduction = Reduction.MEAN
-    include_suffix: bool = False
-    include_end: bool = False
+    reduction: TokenReduction = TokenReduction.MEAN
+    include_suffix: Flag = False
+    include_end: Flag = False
 
     type: ClassVar[str] = "fluency"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choose(self, "reduction", Reduction)
 
     def _prepare(self, model: Model) -> Loss:
         return FluencyLoss(self, model)
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class EnergyLogProbability(_LanguageObjective):
     """The sequence's negative log-probability as an energy of its embeddings.
 
@@ -105,20 +101,16 @@ class EnergyLogProbability(_LanguageObjective):
         reduction: sum or mean over the tokens, or between.
     """
 
-    reduction: Reduction = Reduction.SUM
+    reduction: TokenReduction = TokenReduction.SUM
 
     type: ClassVar[str] = "energy"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choose(self, "reduction", Reduction)
 
     def _prepare(self, model: Model) -> Loss:
         return _EnergyLoss(self, model)
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class TokenDivergence(_LanguageObjective):
     """Mean over the tokens of ``KL(p_t || q_t)``, the model's prediction and the soft token.
 
@@ -131,14 +123,9 @@ class TokenDivergence(_LanguageObjective):
         temperature: of the soft token; the smaller, the closer to a hard one.
     """
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     type: ClassVar[str] = "kl"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise OptionError(f"kl: temperature {self.temperature}", expected="more than 0")
 
     def _prepare(self, model: Model) -> Loss:
         return _TokenDivergenceLoss(self, model)
@@ -204,11 +191,11 @@ class _LanguageLoss(Loss):
     def reduce(self, tokens: Tensor, wanted: Tensor) -> Tensor:
         """Sum or average the wanted tokens of every row: (b, T) -> (b,)."""
         total = torch.where(wanted, tokens, torch.zeros_like(tokens)).sum(dim=1)
-        reduction = getattr(self.objective, "reduction", Reduction.MEAN)
-        if reduction is Reduction.SUM:
+        reduction = getattr(self.objective, "reduction", TokenReduction.MEAN)
+        if reduction is TokenReduction.SUM:
             return total
         counts = wanted.sum(dim=1).clamp(min=1)
-        if reduction is Reduction.LENGTH:
+        if reduction is TokenReduction.LENGTH:
             return total / length_penalty(counts)
         return total / counts
 

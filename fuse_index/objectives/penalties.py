@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from fuse_index.common.options import Count, Natural, options
 from fuse_index.errors import OptionError
-from fuse_index.objectives.base import Loss, Objective, choose, register
+from fuse_index.objectives.base import Loss, Objective, register
 from fuse_index.objectives.labels import content_rows
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class RepetitionPenalty(Objective):
     """Pairs of equal n-grams in the prompt's tokens, for each n-gram in it.
 
@@ -31,14 +31,9 @@ class RepetitionPenalty(Objective):
         ngram: tokens of an n-gram.
     """
 
-    ngram: int = 1
+    ngram: Count = 1
 
     type: ClassVar[str] = "repetition"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ngram < 1:
-            raise OptionError(f"repetition: ngram {self.ngram}", expected="at least 1")
 
     def _prepare(self, model: Model) -> Loss:
         return _RepetitionLoss(self, model)
@@ -53,7 +48,7 @@ class LengthUnit(str, Enum):
 
 
 @register
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class LengthPenalty(Objective):
     """How much longer than ``maximum`` or shorter than ``minimum`` the prompt is, over ``maximum``.
 
@@ -63,20 +58,18 @@ class LengthPenalty(Objective):
         unit: tokens of the model, words between spaces, or characters.
     """
 
-    maximum: int
-    minimum: int = 0
+    maximum: Count
+    minimum: Natural = 0
     unit: LengthUnit = LengthUnit.TOKENS
 
     type: ClassVar[str] = "length"
     differentiable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        choose(self, "unit", LengthUnit)
-        if not 0 <= self.minimum <= self.maximum or self.maximum < 1:
+        if self.minimum > self.maximum:
             raise OptionError(
                 f"length: minimum {self.minimum} and maximum {self.maximum}",
-                expected="0 <= minimum <= maximum, and a maximum of at least 1",
+                expected="minimum <= maximum",
             )
 
     def _prepare(self, model: Model) -> Loss:

@@ -20,7 +20,7 @@ from torch import Tensor
 from fuse_index.ops._checks import Layout
 
 
-class Batch(NamedTuple):
+class FaceBatch(NamedTuple):
     """Words of one group and one shape.
 
     Attributes:
@@ -41,7 +41,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def batches(layout: Layout) -> Iterator[Batch]:
+def batches(layout: Layout) -> Iterator[FaceBatch]:
     """Split the words into batches of equal (group, p, q); empty words are left out."""
     source_counts = layout.source_offsets.diff()
     target_counts = layout.target_offsets.diff()
@@ -56,7 +56,7 @@ def batches(layout: Layout) -> Iterator[Batch]:
         source = layout.source_offsets[words, None] + torch.arange(p, device=words.device)
         target = layout.target_offsets[words, None] + torch.arange(q, device=words.device)
         first = face_offsets[group]
-        yield Batch(first, face_offsets[group + 1] - first, source, target)
+        yield FaceBatch(first, face_offsets[group + 1] - first, source, target)
 
 
 def fold(rows: Tensor, tube: int) -> Tensor:

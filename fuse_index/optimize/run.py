@@ -46,7 +46,7 @@ class RunOptions:
             (:mod:`fuse_index.optimize.survival`).
         balance: whether the weights are scaled so that at the initial prompts every term's gradient
             counts as its weight says.
-        early_stop: whether the run ends once the best prompt makes the model go on with the target
+        early_stop: whether the run ends once the model continues the best prompt with the target
             of every continuation, each of its tokens being the likeliest.
         pareto_size: prompts kept of the Pareto front.
         remember: scored prompts that are remembered.
@@ -98,10 +98,7 @@ class Run:
         self.options = options
         self._method_options, self._search_options = method, search
         self.initial = tuple(tuple(ids) for ids in initial)
-        if not self.initial:
-            raise OptionError("no initial prompt", expected="at least one")
-        for ids in self.initial:
-            require_ids(ids, problem.source.vocabulary_size, problem.source.name)
+        _require_request(problem, self.initial, options)
         self.spent = Spent()
         self.weights: Losses = problem.weights.copy()
         for loss in problem.losses:
@@ -124,12 +121,6 @@ class Run:
         if method.ranking is not None:
             unit, predictor = method.ranking
             self.gradients.require(adapters=predictor.needs_adapters(unit))
-        if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
-            raise OptionError(
-                "early_stop without an objective that can be met",
-                expected="a 'continuation' objective",
-                remedy="give the budget a target_loss instead",
-            )
         self.stale = 0
         self.stop: Stop | None = None
         self._begin()
@@ -241,15 +232,15 @@ class Run:
         self.search.update(scored, grown=grown)
         self.method.observe(scored)
         kept, better = self.record.keep(scored, promising)
-        if better and self.options.early_stop and self._met(self.best.ids):
+        if better and self.options.early_stop and self._satisfied(self.best.ids):
             self.stop = Stop.MET
         return kept
 
-    def _met(self, ids: Ids) -> bool:
+    def _satisfied(self, ids: Ids) -> bool:
         """Whether a prompt has what every objective wants that can be met, if one can."""
         row = Ragged.from_lists([ids])
         pairs = zip(self.problem.losses, self.problem.targets, strict=True)
-        found = [loss.met(target.read(row).contents) for loss, target in pairs]
+        found = [loss.is_satisfied(target.read(row).contents) for loss, target in pairs]
         told = [bool(answer.all()) for answer in found if answer is not None]
         return bool(told) and all(told)
 
@@ -296,5 +287,24 @@ class Run:
         )
 
 
+def _require_request(problem: Problem, initial: Sequence[Ids], options: RunOptions) -> None:
+    """Refuse initial prompts and options that no run can have.
+
+    Raises:
+        OptionError: there is no initial prompt, one has ids that are no tokens, or no objective
+            can end the run early.
+    """
+    if not initial:
+        raise OptionError("no initial prompt", expected="at least one")
+    for ids in initial:
+        require_ids(ids, problem.source.vocabulary_size, problem.source.name)
+    if options.early_stop and not any(_can_be_met(loss) for loss in problem.losses):
+        raise OptionError(
+            "early_stop without an objective that can be met",
+            expected="a 'continuation' objective",
+            remedy="give the budget a target_loss instead",
+        )
+
+
 def _can_be_met(loss: Loss) -> bool:
-    return type(loss).met is not Loss.met
+    return type(loss).is_satisfied is not Loss.is_satisfied

@@ -9,7 +9,7 @@ import torch
 
 from fuse_index.errors import ModelError
 from fuse_index.models.causal import CausalModel
-from fuse_index.objectives.language import Fluency, Reduction
+from fuse_index.objectives.language import Fluency, TokenReduction
 from fuse_index.objectives.shared import SharedStart
 from fuse_index.predict.gradients import one_hot_gradient
 from fuse_index.words.ragged import Ragged
@@ -106,7 +106,7 @@ class Likelihood:
             ``(b, V)`` float32 log-probabilities on the CPU, up to a constant a prompt.
         """
         self.spent.gradients += len(prompts)
-        objective = Fluency(prefix=self.prefix, suffix=self._after, reduction=Reduction.SUM)
+        objective = Fluency(prefix=self.prefix, suffix=self._after, reduction=TokenReduction.SUM)
         loss = objective.prepare(self.source)
         parts = []
         for begin in range(0, len(prompts), _ROWS):

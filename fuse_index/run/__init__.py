@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fuse_index.common.cache import cache_folder
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.assembly import Assembly, ModelPool, assemble, find_images
-from fuse_index.run.cache import cache_folder
 from fuse_index.run.captions import Caption, CaptionConfig, Captioner, Captions, read_captions
 from fuse_index.run.config import (
     AdapterConfig,

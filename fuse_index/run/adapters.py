@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from fuse_index.adapter import Adapter
 from fuse_index.bundle import BundleContents, ModelIdentity, write_bundle
+from fuse_index.common.cache import cache_folder
+from fuse_index.common.files import sha256_of
+from fuse_index.common.progress import Progress, stage
 from fuse_index.errors import BundleError, CorpusError, StorageError
-from fuse_index.run.cache import cache_folder
 from fuse_index.run.config import AdapterConfig
 from fuse_index.run.vocabulary import few_words, shared_words
 from fuse_index.words.corpus.reading import Source, find_sources
@@ -33,11 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, "int | None"], None]
-"""Called with a label, how much is done and how much there is (None: unknown)."""
-
 _LAYOUT = "1"
-"""Raised when adapters of older versions shall not be found any more."""
+"""Raised when adapters of older versions no longer serve."""
 _WAIT_SECONDS = 3600.0
 
 
@@ -151,7 +149,7 @@ class AdapterStore:
         return self._counts(self.source)
 
     def _counts(self, target: Model) -> WordCounts:
-        config, report = self.config, self._stage("counting words")
+        config, report = self.config, stage(self._progress, "counting words")
         options = CorpusOptions(min_count=config.min_count, max_words=config.max_words)
         if config.corpus:
             return count_words(list(config.corpus), options, report)
@@ -185,13 +183,13 @@ class AdapterStore:
             self.source.words,
             target.words,
             options.table,
-            self._stage("tokenizing words"),
+            stage(self._progress, "tokenizing words"),
         )
         (source_identity, source_table), (target_identity, target_table) = (
             self._table(self.source),
             self._table(target),
         )
-        report = self._stage(f"fitting the adapter to {target.name}")
+        report = stage(self._progress, f"fitting the adapter to {target.name}")
         fit = fit_adapter(table, source_table, target_table, options.fit, report)
         contents = BundleContents(
             source=source_identity,
@@ -212,13 +210,6 @@ class AdapterStore:
             return model.identity(), model.table().float().cpu()
         return _stored(model)
 
-    def _stage(self, label: str) -> Callable[[int, int | None], None]:
-        def report(done: int, total: int | None) -> None:
-            if self._progress is not None:
-                self._progress(label, done, total)
-
-        return report
-
 
 def _stored(model: Model) -> tuple[ModelIdentity, Tensor]:
     """Identity and table of the checkpoint, for a model that is loaded in half precision."""
@@ -238,15 +229,6 @@ def _digest(source: Source) -> str:
         return sha256_of(source.path)
     except OSError as error:
         raise CorpusError(f"{source.path}: {error.strerror}", expected="a readable file") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _hash(value: Any) -> str:

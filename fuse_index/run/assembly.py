@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fuse_index.common.progress import Progress, stage
+from fuse_index.common.progress import Progress, silent, stage
 from fuse_index.errors import ImageError
 from fuse_index.models import load_model
 from fuse_index.objectives import ImageSimilarity, Objective
@@ -49,7 +49,7 @@ class ModelPool:
 
     def __init__(self, *, offline: bool = False, progress: Progress | None = None) -> None:
         self._offline = offline
-        self._progress = progress
+        self._progress = progress or silent
         self._loaded: dict[ModelConfig, Model] = {}
 
     def load(self, config: ModelConfig) -> Model:
@@ -60,8 +60,7 @@ class ModelPool:
         """
         key = replace(config, adapter=None)
         if key not in self._loaded:
-            if self._progress is not None:
-                self._progress(f"loading {config.model}", 0, None)
+            self._progress(f"loading {config.model}", 0, None)
             self._loaded[key] = load_model(
                 config.model,
                 kind=config.kind,

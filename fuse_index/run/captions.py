@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fuse_index.bundle.jsontext import plain
+from fuse_index.common.options import options
+from fuse_index.common.progress import Progress
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives import (
@@ -15,8 +17,8 @@ from fuse_index.objectives import (
     Fluency,
     ImageSimilarity,
     Objective,
-    Reduction,
     TextSimilarity,
+    TokenReduction,
 )
 from fuse_index.optimize import (
     Budget,
@@ -28,8 +30,16 @@ from fuse_index.optimize import (
 from fuse_index.optimize.optimize import optimize
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.assembly import ModelPool, make_problem, prepare_states, with_method
-from fuse_index.run.config import Draw, ModelConfig, SearchConfig, StartConfig, read_search
-from fuse_index.run.fields import read_options, require_known
+from fuse_index.run.config import (
+    Initial,
+    Limits,
+    ModelConfig,
+    SearchConfig,
+    StartConfig,
+    StartDraw,
+    read_config,
+)
+from fuse_index.run.fields import Section
 from fuse_index.run.start import initial_prompts
 
 if TYPE_CHECKING:
@@ -45,7 +55,7 @@ TYPICAL_TOKENS = 12
 A sum over the tokens, since a mean falls with every likely phrase that says nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class RoleConfig(ModelConfig):
     """A model of a captioning run and what it counts.
 
@@ -60,7 +70,7 @@ class RoleConfig(ModelConfig):
     suffix: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class LanguageRole(RoleConfig):
     """The language model, whose tokens captions consist of.
 
@@ -71,18 +81,18 @@ class LanguageRole(RoleConfig):
     """
 
     weight: float = 1 / TYPICAL_TOKENS
-    reduction: Reduction = Reduction.SUM
+    reduction: TokenReduction = TokenReduction.SUM
     include_end: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ClipRole(RoleConfig):
     """CLIP, which compares the caption with the image."""
 
     weight: float = IMAGE_WEIGHT
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ClassifierRole(RoleConfig):
     """A classifier, whose label the caption shall get.
 
@@ -101,7 +111,7 @@ ROLES: dict[str, type[RoleConfig]] = {
 """Sections of a captioning file for its models."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class CaptionConfig(SearchConfig):
     """What captions are asked for.
 
@@ -111,11 +121,11 @@ class CaptionConfig(SearchConfig):
         classifier: the model whose label they shall get, or None.
     """
 
-    lm: LanguageRole
-    clip: ClipRole
-    classifier: ClassifierRole | None = None
-    initial: StartConfig = field(default_factory=lambda: StartConfig(draw=Draw.MODEL))
-    budget: Budget = field(default_factory=lambda: Budget(forward_passes=1500))
+    lm: Annotated[LanguageRole, Section("model")]
+    clip: Annotated[ClipRole, Section("model")]
+    classifier: Annotated[ClassifierRole, Section("model")] | None = None
+    initial: Initial = field(default_factory=lambda: StartConfig(draw=StartDraw.MODEL))
+    budget: Limits = field(default_factory=lambda: Budget(forward_passes=1500))
 
     def __post_init__(self) -> None:
         if self.classifier is not None and self.classifier.label is None:
@@ -130,18 +140,10 @@ def read_captions(value: Mapping[str, Any]) -> CaptionConfig:
     Raises:
         OptionError: a name is unknown, or a value is of another type or outside its range.
     """
-    known = [item.name for item in fields(CaptionConfig)]
-    for name in value:
-        require_known(name, known, "section")
     for name in ("lm", "clip"):
         if value.get(name) is None:
             raise OptionError(f"no {name}", expected=f"a model, under {name!r} or by --{name}")
-    roles: dict[str, Any] = {}
-    for name, cls in ROLES.items():
-        if value.get(name) is not None:
-            roles[name] = read_options(cls, value[name], name, shorthand="model")
-    plainest = CaptionConfig(lm=roles["lm"], clip=roles["clip"])
-    return CaptionConfig(**roles, **read_search(value, plainest))
+    return read_config(CaptionConfig, value)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,26 @@
-"""What a run file says: models, objectives, method, search, budget; validated on construction."""
+"""Run files: models, objectives, method, search, budget; validated on construction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from fuse_index.common.options import Count, Flag, Positive, Share, options
+from fuse_index.common.reading import read_options, require_known
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives import OBJECTIVES, Objective
 from fuse_index.optimize import METHODS, SEARCHES, Budget, MethodOptions, RunOptions, SearchOptions
 from fuse_index.optimize.tokens import TokenFilter
-from fuse_index.run.fields import FlagText, convert, parse_text, read_options, require_known
+from fuse_index.run.fields import OneOf, Section, unwrapped
 
-Typed = TypeVar("Typed")
+Config = TypeVar("Config", bound="SearchConfig")
 
 
 class Precision(str, Enum):
@@ -26,7 +31,7 @@ class Precision(str, Enum):
     FLOAT16 = "float16"
 
 
-class Draw(str, Enum):
+class StartDraw(str, Enum):
     """Where the tokens of a drawn initial prompt come from."""
 
     UNIFORM = "uniform"
@@ -35,7 +40,7 @@ class Draw(str, Enum):
     """The source, a causal language model, writes it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ModelConfig:
     """A model of a run.
 
@@ -53,7 +58,7 @@ class ModelConfig:
     kind: ModelKind | None = None
     device: str | None = None
     dtype: Precision | None = None
-    bos: bool | None = None
+    bos: Flag | None = None
     adapter: Path | None = None
 
     def __post_init__(self) -> None:
@@ -61,9 +66,9 @@ class ModelConfig:
             raise OptionError("a model with an empty name", expected="a Hub id or a folder")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class ObjectiveConfig:
-    """An objective and whose eyes it is asked of.
+    """An objective and the model that scores it.
 
     Attributes:
         model: name of one of the run's models.
@@ -71,10 +76,35 @@ class ObjectiveConfig:
     """
 
     model: str
-    objective: Objective
+    objective: Annotated[Objective, OneOf(OBJECTIVES, beside={"model": {"type": "string"}})]
 
 
-@dataclass(frozen=True, kw_only=True)
+class _Flattened:
+    """Annotation of an objective in a file: its fields stand beside the name of its model."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._read, handler(source))
+
+    def _read(self, value: Any) -> Any:
+        value = unwrapped(value)
+        if not isinstance(value, Mapping):
+            return value
+        options = dict(value)
+        return {"model": options.pop("model", None), "objective": options}
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = handler.resolve_ref_schema(handler(schema))
+        return {"anyOf": found["properties"]["objective"]["anyOf"][1:]}
+
+
+Objectives = tuple[Annotated[ObjectiveConfig, _Flattened()], ...]
+
+
+@options(label="probe", kw_only=True)
 class ProbeConfig:
     """Probe sampling: a draft ranks the candidates, so that fewer are scored.
 
@@ -84,16 +114,16 @@ class ProbeConfig:
         reduction: the more, the fewer candidates the draft passes on.
     """
 
-    objectives: tuple[ObjectiveConfig, ...]
-    share: float = 1 / 16
-    reduction: float = 8.0
+    objectives: Objectives = ()
+    share: Share = 1 / 16
+    reduction: Positive = 8.0
 
     def __post_init__(self) -> None:
         if not self.objectives:
             raise OptionError("probe: no objectives", expected="the draft's objectives")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(label="initial", kw_only=True)
 class StartConfig:
     """Where a run begins.
 
@@ -106,26 +136,17 @@ class StartConfig:
     """
 
     texts: tuple[str, ...] = ()
-    length: int = 12
-    count: int = 1
-    draw: Draw = Draw.UNIFORM
-    temperature: float = 1.0
+    length: Count = 12
+    count: Count = 1
+    draw: StartDraw = StartDraw.UNIFORM
+    temperature: Positive = 1.0
 
     def __post_init__(self) -> None:
-        if self.draw not in tuple(Draw):
-            expected = "one of " + ", ".join(item.value for item in Draw)
-            raise OptionError(f"initial: draw {self.draw!r}", expected=expected)
-        object.__setattr__(self, "draw", Draw(self.draw))
-        for name in ("length", "count"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"initial: {name}={getattr(self, name)}", expected="at least 1")
-        if not self.temperature > 0:
-            raise OptionError(f"initial: temperature={self.temperature}", expected="more than 0")
         if any(not text.strip() for text in self.texts):
             raise OptionError("initial: an empty text", expected="some text, or a length instead")
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(label="adapters", kw_only=True)
 class AdapterConfig:
     """What adapters that are not given are built from, and where they are kept.
 
@@ -143,9 +164,9 @@ class AdapterConfig:
     corpus: tuple[str, ...] = ()
     words: str | None = None
     texts: tuple[str, ...] = ()
-    min_count: int = 2
-    max_words: int | None = None
-    max_tokens: int = 4
+    min_count: Count = 2
+    max_words: Count | None = None
+    max_tokens: Count = 4
     cache: Path | None = None
 
     def __post_init__(self) -> None:
@@ -154,36 +175,38 @@ class AdapterConfig:
             raise OptionError(
                 f"adapters: both {given[0]} and {given[1]}", expected="one of corpus, words, texts"
             )
-        for name in ("min_count", "max_words", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"adapters: {name}={value}", expected="at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
+Initial = Annotated[StartConfig, Section("texts")]
+Limits = Annotated[Budget, Section("steps")]
+MethodChoice = Annotated[MethodOptions, OneOf(METHODS)]
+SearchChoice = Annotated[SearchOptions, OneOf(SEARCHES)]
+
+
+@options(kw_only=True)
 class SearchConfig:
     """How prompts are looked for: what runs of every kind share.
 
     Attributes:
         initial: where it begins.
-        method: how candidates are proposed; by default the measured best.
-        search: which prompts are kept; by default what suits the method.
+        method: how candidates are proposed; by default chosen by what is at hand.
+        search: which prompts are kept; by default chosen by the method.
         tokens: which tokens of the source may be used.
         budget: when to stop.
         options: seed and the rest.
         adapters: how adapters are built.
     """
 
-    initial: StartConfig = field(default_factory=StartConfig)
-    method: MethodOptions | None = None
-    search: SearchOptions | None = None
-    tokens: TokenFilter = field(default_factory=TokenFilter)
-    budget: Budget = field(default_factory=Budget)
-    options: RunOptions = field(default_factory=RunOptions)
+    initial: Initial = field(default_factory=StartConfig)
+    method: MethodChoice | None = None
+    search: SearchChoice | None = None
+    tokens: Annotated[TokenFilter, Section()] = field(default_factory=TokenFilter)
+    budget: Limits = field(default_factory=Budget)
+    options: Annotated[RunOptions, Section()] = field(default_factory=RunOptions)
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
 
 
-@dataclass(frozen=True, kw_only=True)
+@options(kw_only=True)
 class RunConfig(SearchConfig):
     """A run file.
 
@@ -194,8 +217,8 @@ class RunConfig(SearchConfig):
         probe: the draft of probe sampling, or None.
     """
 
-    models: Mapping[str, ModelConfig]
-    objectives: tuple[ObjectiveConfig, ...]
+    models: dict[str, Annotated[ModelConfig, Section("model")]] = field(default_factory=dict)
+    objectives: Objectives = ()
     source: str = ""
     probe: ProbeConfig | None = None
 
@@ -215,130 +238,84 @@ class RunConfig(SearchConfig):
                 require_known(item.model, self.models, f"{where}objectives[{index}]: model")
 
 
-SECTIONS: dict[str, type] = {
-    "initial": StartConfig,
-    "tokens": TokenFilter,
-    "budget": Budget,
-    "options": RunOptions,
-    "adapters": AdapterConfig,
-}
-"""Sections of a run file with one form each."""
-REGISTRIES: dict[str, Mapping[str, type]] = {"method": METHODS, "search": SEARCHES}
-"""Sections whose field ``type`` says which form they have."""
-SHORTHANDS = {"initial": "texts", "budget": "steps"}
-
-
 def read_run(value: Any) -> RunConfig:
     """Build a run from what a file says.
 
     Raises:
         OptionError: a name is unknown, or a value is of another type or outside its range.
     """
-    value = _mapping(value, [item.name for item in fields(RunConfig)])
-    models = read_models(value.get("models"))
-    return RunConfig(
-        models=models,
-        objectives=_objectives(value.get("objectives"), list(models)),
-        source=convert(value.get("source", ""), str, "source"),
-        probe=_probe(value.get("probe"), list(models)),
-        **read_search(value),
-    )
+    value = _mapping(value)
+    models = unwrapped(value.get("models"))
+    names = list(models) if isinstance(models, Mapping) else []
+    if names and value.get("objectives") is not None:
+        value["objectives"] = _with_models(value["objectives"], names, "")
+    probe = unwrapped(value.get("probe"))
+    if names and isinstance(probe, Mapping) and probe.get("objectives") is not None:
+        items = _with_models(probe["objectives"], names, "probe.")
+        value["probe"] = {**probe, "objectives": items}
+    return read_config(RunConfig, value)
 
 
-def _probe(value: Any, models: list[str]) -> ProbeConfig | None:
-    if isinstance(value, FlagText):
-        value = parse_text(value, "probe")
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise OptionError(f"probe: {value!r}", expected="a mapping with objectives")
-    items = _objectives(value.get("objectives"), models, "probe.")
-    return read_options(ProbeConfig, {**value, "objectives": items}, "probe")
+def read_config(cls: type[Config], value: Any) -> Config:
+    """Build a run of any kind from what a file says.
+
+    A section that the file leaves out has the default of the class, and so have the fields that a
+    section leaves out; only of a budget, what is given is all there is.
+
+    Raises:
+        OptionError: a name is unknown, or a value is of another type or outside its range.
+    """
+    defaults = {item.name: default_of(item) for item in fields(cls)}
+    given = {
+        name: _over(defaults.get(name), unwrapped(item))
+        for name, item in _mapping(value).items()
+        if item is not None
+    }
+    return read_options(cls, given)
 
 
-def _mapping(value: Any, known: list[str]) -> Mapping[str, Any]:
-    if value is None:
-        value = {}
-    if not isinstance(value, Mapping):
+def _mapping(value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
         raise OptionError(
             f"a run that is a {type(value).__name__}",
             expected="a mapping with models and objectives",
         )
-    for name in value:
-        require_known(name, known, "section")
-    return value
+    return dict(value or {})
 
 
-def read_search(value: Mapping[str, Any], defaults: SearchConfig | None = None) -> dict[str, Any]:
-    """Read the sections that runs of every kind share.
-
-    Args:
-        value: what a file says.
-        defaults: has the sections that it leaves out, and their fields.
-    """
-    defaults = defaults or SearchConfig()
-    found: dict[str, Any] = {}
-    for name, cls in SECTIONS.items():
-        if value.get(name) is not None:
-            base, short = getattr(defaults, name), SHORTHANDS.get(name, "")
-            found[name] = read_options(cls, value[name], name, shorthand=short, base=base)
-    for name, registry in REGISTRIES.items():
-        if value.get(name) is not None:
-            found[name] = read_typed(registry, value[name], name, getattr(defaults, name))
-    return found
+def default_of(item: Field[Any]) -> Any:
+    """Return the default of a field of a dataclass; ``MISSING`` where it has none."""
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
-def read_models(value: Any) -> dict[str, ModelConfig]:
-    """Read models by name; a plain text is the model itself."""
-    if isinstance(value, FlagText):
-        value = parse_text(value, "models")
-    if value is not None and not isinstance(value, Mapping):
-        raise OptionError(f"models: {value!r}", expected="a mapping of names to models")
+def _over(default: Any, value: Any) -> Any:
+    """Put what a section says over its default."""
+    if not is_dataclass(default) or isinstance(default, Budget) or not isinstance(value, Mapping):
+        return value
+    kind = getattr(default, "type", None)
+    if value.get("type", kind) != kind:
+        return value
+    named = {} if kind is None else {"type": kind}
     return {
-        str(name): read_options(ModelConfig, item, f"models.{name}", shorthand="model")
-        for name, item in (value or {}).items()
+        **named,
+        **{item.name: getattr(default, item.name) for item in fields(default)},
+        **value,
     }
 
 
-def read_typed(
-    registry: Mapping[str, type[Typed]], value: Any, where: str, default: Typed | None = None
-) -> Typed:
-    """Build one of several forms, as the field ``type`` says.
-
-    Args:
-        registry: the forms by their type name.
-        value: a mapping, or the type name alone.
-        where: the section, for messages.
-        default: has the type where none is given, and the fields left out of that type.
-    """
-    if isinstance(value, FlagText) and value[:1] == "{":
-        value = parse_text(value, where)
-    options = dict(value) if isinstance(value, Mapping) else {"type": value}
-    kind = str(options.pop("type", getattr(default, "type", None)))
-    require_known(kind, registry, f"{where}: type")
-    base = default if getattr(default, "type", None) == kind else None
-    return read_options(registry[kind], options, f"{where} ({kind})", base=base)
-
-
-def _objectives(value: Any, models: list[str], inside: str = "") -> tuple[ObjectiveConfig, ...]:
-    if isinstance(value, FlagText):
-        value = parse_text(value, f"{inside}objectives")
-    if value is None:
-        return ()
-    items = [value] if isinstance(value, Mapping) else value
-    if not isinstance(items, (list, tuple)):
-        raise OptionError(f"objectives: {value!r}", expected="a list of mappings")
+def _with_models(value: Any, models: list[str], inside: str) -> list[Any]:
+    """Return objectives that all name a model: the only one, where one names none."""
+    value = unwrapped(value)
     found = []
-    for index, item in enumerate(items):
-        where = f"{inside}objectives[{index}]"
-        if isinstance(item, FlagText):
-            item = parse_text(item, where)  # noqa: PLW2901
-        if not isinstance(item, Mapping):
-            raise OptionError(f"{where}: {item!r}", expected="a mapping with type and model")
-        options = dict(item)
-        model = options.pop("model", models[0] if len(models) == 1 else None)
-        if model is None:
-            raise OptionError(f"{where}: no model", expected="one of " + ", ".join(models))
-        objective = read_typed(OBJECTIVES, options, where)
-        found.append(ObjectiveConfig(model=convert(model, str, where), objective=objective))
-    return tuple(found)
+    for index, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+        options = unwrapped(item)
+        if isinstance(options, str):
+            options = {"type": options}
+        if isinstance(options, Mapping) and options.get("model") is None:
+            if len(models) > 1:
+                raise OptionError(
+                    f"{inside}objectives[{index}]: no model", expected="one of " + ", ".join(models)
+                )
+            options = {**options, "model": models[0]}
+        found.append(options)
+    return found

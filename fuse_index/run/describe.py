@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from enum import Enum
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from fuse_index.common.reading import field_docs, without_markup
 from fuse_index.objectives import OBJECTIVES, Objective
-from fuse_index.run.captions import ROLES, CaptionConfig, ClipRole, LanguageRole
+from fuse_index.run.captions import ROLES, CaptionConfig
 from fuse_index.run.config import (
-    REGISTRIES,
-    SECTIONS,
     ModelConfig,
     ObjectiveConfig,
     ProbeConfig,
     SearchConfig,
+    default_of,
 )
-from fuse_index.run.fields import field_docs, field_types
+from fuse_index.run.fields import OneOf
 
 Row = tuple[str, str, str, str]
 """Field, type, default, meaning."""
@@ -43,29 +42,39 @@ def describe_fields() -> Iterator[tuple[str, list[Row]]]:
     )
     for name, cls in sorted(OBJECTIVES.items()):
         rows = [row for row in field_rows(cls) if row[0] not in shared]
-        yield f"objectives[N], type {name}: {_summary(cls)}", rows
+        yield f"objectives[N], type {name}: {summary(cls)}", rows
     yield "probe", field_rows(ProbeConfig)
-    yield from describe_search(SearchConfig())
+    yield from describe_search(SearchConfig)
 
 
 def describe_captions() -> Iterator[tuple[str, list[Row]]]:
     """Yield every section of a captioning file, as :func:`describe_fields` does."""
     for name, cls in ROLES.items():
         yield name, field_rows(cls)
-    any_model = CaptionConfig(lm=LanguageRole(model="any"), clip=ClipRole(model="any"))
-    yield from describe_search(any_model)
+    yield from describe_search(CaptionConfig)
 
 
-def describe_search(defaults: SearchConfig) -> Iterator[tuple[str, list[Row]]]:
+def describe_search(cls: type[SearchConfig]) -> Iterator[tuple[str, list[Row]]]:
     """Yield the sections that runs of every kind share, with the defaults of this kind."""
-    for section, registry in REGISTRIES.items():
-        for name, cls in registry.items():
-            own = getattr(defaults, section)
-            mark = " (the default)" if own.type == name else ""
-            title = f"{section}, type {name}{mark}: {_summary(cls)}"
-            yield title, field_rows(cls, own)
-    for section, cls in SECTIONS.items():
-        yield section, field_rows(cls, getattr(defaults, section))
+    hints = get_type_hints(cls, include_extras=True)
+    own = {item.name: item for item in fields(cls)}
+    for name in (item.name for item in fields(SearchConfig)):
+        made, hint = default_of(own[name]), without_none(hints[name])
+        choice = next((m for m in get_args(hint)[1:] if isinstance(m, OneOf)), None)
+        if choice is None:
+            yield name, field_rows(get_args(hint)[0] if get_args(hint) else hint, made)
+            continue
+        for kind, options in choice.types.items():
+            mark = " (the default)" if getattr(made, "type", None) == kind else ""
+            title = f"{name}, type {kind}{mark}: {summary(options)}"
+            yield title, field_rows(options, made)
+
+
+def without_none(hint: Any) -> Any:
+    """Return what a field holds where it is not None."""
+    options = [item for item in get_args(hint) if item is not type(None)]
+    union = get_origin(hint) in (Union, types.UnionType)
+    return options[0] if union and len(options) == 1 else hint
 
 
 def field_rows(cls: type, made: Any = None) -> list[Row]:
@@ -75,27 +84,22 @@ def field_rows(cls: type, made: Any = None) -> list[Row]:
         cls: the dataclass.
         made: has the defaults to state, if it is one of them.
     """
-    hints, docs = field_types(cls), field_docs(cls)
+    hints, docs = get_type_hints(cls), field_docs(cls)
     return [
         (
             field.name,
             _type_text(hints[field.name]),
             _default_text(field, cls, made),
-            _plain(docs[field.name]),
+            without_markup(docs[field.name]),
         )
         for field in fields(cls)
         if field.init
     ]
 
 
-def _summary(cls: type) -> str:
+def summary(cls: type) -> str:
     """The first line of a class's docstring."""
-    return _plain((cls.__doc__ or "").strip().splitlines()[0])
-
-
-def _plain(text: str) -> str:
-    """A docstring without its markup."""
-    return re.sub(r":\w+:`~?([^`]*)`|``?([^`]*)``?", lambda m: m[1] or m[2], text)
+    return without_markup((cls.__doc__ or "").strip().splitlines()[0])
 
 
 def _type_text(hint: Any) -> str:
@@ -113,9 +117,7 @@ def _type_text(hint: Any) -> str:
 
 
 def _default_text(field: Field[Any], cls: type, made: Any) -> str:
-    value = getattr(made, field.name) if type(made) is cls else field.default
-    if value is MISSING and field.default_factory is not MISSING:
-        value = field.default_factory()
+    value = getattr(made, field.name) if type(made) is cls else default_of(field)
     if value is MISSING:
         return "(required)"
     if value is None or value in ("", ()):

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fuse_index.common.reading import load_yaml
 from fuse_index.errors import OptionError
-from fuse_index.run.fields import FlagText, parse_text
+from fuse_index.run.fields import unwrapped
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def parse_text_of(path: Path, text: str) -> Any:
     import yaml  # noqa: PLC0415
 
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
@@ -55,11 +56,11 @@ def parse_text_of(path: Path, text: str) -> Any:
         raise OptionError(f"run file {path}{line}: {problem}", expected="YAML") from error
 
 
-def override(
-    value: dict[str, Any],
-    settings: Iterable[tuple[str, Any]],
-    types: Mapping[str, str] | None = None,
-) -> None:
+TYPED = ("method", "search")
+"""Sections with a field ``type``; they may stand as their type alone."""
+
+
+def override(value: dict[str, Any], settings: Iterable[tuple[str, Any]]) -> None:
     """Put settings over what a file says, in place.
 
     A section's ``type`` that changes takes the section's other fields with it: they were meant for
@@ -69,44 +70,41 @@ def override(
         value: what the file says.
         settings: dotted paths such as ``budget.steps`` with their values; numbers in a path are
             positions in a list, and an objective can be named by its type.
-        types: sections with a field ``type`` and its default; they may stand as their type alone.
 
     Raises:
         OptionError: a path leads nowhere.
     """
     for path, item in settings:
-        _put(value, path, item, types or {})
+        _put(value, path, item)
 
 
-def _put(value: dict[str, Any], path: str, item: Any, types: Mapping[str, str]) -> None:
+def _put(value: dict[str, Any], path: str, item: Any) -> None:
     names = path.split(".")
     if not all(names):
         raise OptionError(f"--set {path}", expected="a path such as budget.steps")
     here: Any = value
     for depth, name in enumerate(names[:-1]):
-        here = _descend(here, name, ".".join(names[: depth + 1]), types)
+        here = _descend(here, name, ".".join(names[: depth + 1]))
     last = names[-1]
     if isinstance(here, list):
         here[_position(here, last, path)] = item
         return
     if not isinstance(here, dict):
         raise OptionError(f"--{path}", expected=f"a mapping in {'.'.join(names[:-1])}")
-    if last == "type" and str(here.get("type", types.get(names[0], ""))) != str(item):
+    if last == "type" and str(here.get("type", item)) != str(item):
         kept = {"model": here["model"]} if "model" in here else {}
         here.clear()
         here.update(kept)
     here[last] = item
 
 
-def _descend(here: Any, name: str, path: str, types: Mapping[str, str]) -> Any:
+def _descend(here: Any, name: str, path: str) -> Any:
     if isinstance(here, list):
         return here[_position(here, name, path)]
-    inner = here.get(name) if isinstance(here, dict) else None
-    if isinstance(inner, FlagText) and inner[:1] in ("{", "["):
-        inner = parse_text(inner, path)
+    inner = unwrapped(here.get(name)) if isinstance(here, dict) else None
     if inner is None or not isinstance(inner, (dict, list)):
         # a section that stands as one value gets a mapping around it
-        plain = "type" if path in types else "model" if path.startswith("models.") else ""
+        plain = "type" if path in TYPED else "model" if path.startswith("models.") else ""
         inner = {plain: inner} if plain and inner is not None else {}
     if not isinstance(here, dict):
         raise OptionError(f"--{path}", expected="a section of a run file")

@@ -9,7 +9,7 @@ import torch
 
 from fuse_index.errors import ModelError, PromptError
 from fuse_index.models.causal import CausalModel
-from fuse_index.run.config import Draw
+from fuse_index.run.config import StartDraw
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def initial_prompts(
     wanted = start.count
     found: dict[tuple[int, ...], None] = {}
     for _ in range(_TRIES):
-        if start.draw is Draw.UNIFORM:
+        if start.draw is StartDraw.UNIFORM:
             rows = _uniform(problem, start, generator)
         else:
             rows = _written(problem, start, generator, prefix)

@@ -1,4 +1,4 @@
-"""Sharing bundles: to and from the Hub, buckets and folders; what changed between two of them."""
+"""Sharing bundles through the Hub, buckets and folders, and comparing two of them."""
 
 from __future__ import annotations
 

@@ -1,22 +1,43 @@
-"""A bundle at an fsspec URL: read by ranges, written so that the manifest comes last."""
+"""Bundles at fsspec URLs: resumed downloads, and uploads whose manifest comes last."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 import secrets
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fuse_index.bundle.files import READ_CHUNK
 from fuse_index.bundle.jsontext import load_strict
 from fuse_index.bundle.layout import FORMAT, MANIFEST, MAX_MANIFEST_BYTES, is_member_name
 from fuse_index.bundle.manifest import FileRecord, Manifest
+from fuse_index.bundle.read import read_manifest
+from fuse_index.bundle.staging import storage_error
+from fuse_index.common.cache import cache_folder
 from fuse_index.errors import BundleError, RemoteError, StorageError
-from fuse_index.share.download import Report
-from fuse_index.share.failures import bucket_errors
-from fuse_index.share.places import hide_password
+from fuse_index.share.failures import bucket_errors, is_about_the_disk, may_pass
+from fuse_index.share.places import Place, hide_password
+from fuse_index.share.sources import (
+    BundleSource,
+    Report,
+    checksum_of,
+    is_intact,
+    not_cached,
+    note,
+    require_intact,
+    require_size,
+    too_long,
+)
 
+logger = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 0.2
 _STAGING = ".uploading-"
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "memory"}
 """Stores where making a folder is needless, and may even make a bucket of a misspelt name."""
@@ -45,7 +66,7 @@ class Bucket:
         self._has_folders = url.partition("://")[0] not in _WITHOUT_FOLDERS
 
     def errors(self, doing: str = "read") -> AbstractContextManager[None]:
-        """Turn what the file system raises into errors of ours."""
+        """Turn what the file system raises into this package's errors."""
         return bucket_errors(self.name, doing)
 
     def announced(self, member: str) -> int | None:
@@ -53,13 +74,59 @@ class Bucket:
         size = self._system.info(self._path(member)).get("size")
         return size if isinstance(size, int) else None
 
-    def append(self, member: str, size: int, file: Any) -> None:
-        """Write a file on from the position where ``file`` is, by requests for ranges."""
-        with self._system.open(self._path(member), "rb", block_size=READ_CHUNK) as stream:
-            if file.tell():
-                stream.seek(file.tell())
-            while block := stream.read(READ_CHUNK):
-                file.write(block)
+    def fetch(self, folder: Path, member: str, record: FileRecord, report: Report) -> None:
+        """Fetch one file; see :data:`~fuse_index.share.sources.Fetch`.
+
+        Bytes that arrived before a failure stay in a hidden file beside it; the next call goes on
+        from there.
+        """
+        from filelock import FileLock  # noqa: PLC0415 - only to fetch
+
+        name, path = f"{self.name}: {member}", folder / member
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        with FileLock(folder / ".lock"):
+            if path.is_file():  # fetched by another process meanwhile
+                report(record.size)
+                return
+            begun = part.exists()
+            self._append(name, member, record, part, report)
+            if begun and not is_intact(part, record):  # the earlier bytes may be the damaged ones
+                report(-part.stat().st_size)
+                part.unlink()
+                self._append(name, member, record, part, report)
+            require_intact(name, part, record)
+            os.replace(part, path)
+
+    def _append(
+        self, name: str, member: str, record: FileRecord, part: Path, report: Report
+    ) -> None:
+        """Complete a file by requests for ranges, as long as bytes arrive."""
+        with self.errors(), _open_at_end(part, record.size) as file:
+            report(file.tell())
+            require_size(name, self.announced(member), record)
+            while (before := file.tell()) < record.size:
+                try:
+                    with self._system.open(self._path(member), block_size=READ_CHUNK) as stream:
+                        stream.seek(before)
+                        while block := stream.read(READ_CHUNK):
+                            if file.tell() + len(block) > record.size:
+                                raise too_long(name, record)
+                            file.write(block)
+                            report(len(block))
+                except Exception as error:
+                    if is_about_the_disk(error):
+                        part.unlink()
+                    if not may_pass(error) or file.tell() <= before:
+                        raise
+                    logger.info("%s was cut after %d bytes; going on", name, file.tell())
+                    time.sleep(_PAUSE_SECONDS)
+                if file.tell() <= before:
+                    raise RemoteError(
+                        f"{name} ends after {before} bytes",
+                        expected=f"{record.size} by the manifest",
+                        remedy="fetch it again, or ask its publisher",
+                    )
 
     def read_manifest(self) -> bytes:
         """Fetch the manifest.
@@ -118,7 +185,7 @@ class Bucket:
         return names
 
     def _require_bundle(self) -> None:
-        """Refuse to replace what only has a manifest of that name."""
+        """Refuse to replace a folder whose manifest is not a bundle's."""
         with suppress(BundleError):
             if load_strict(self.read_manifest(), MANIFEST).get("format") == FORMAT:
                 return
@@ -133,13 +200,13 @@ class Bucket:
 
         Where a bundle is replaced, the new files are sent to names beside it and copied by the
         store, so that a failure while they are sent leaves the old bundle as it was. The manifest
-        comes last: until then nobody takes the new files for a bundle.
+        comes last: until then the new files are not a bundle.
 
         Args:
             folder: the bundle, checked.
             manifest: its manifest.
             before: files that are here, as :meth:`check_output` returned them.
-            report: see :data:`~fuse_index.share.download.Report`.
+            report: see :data:`~fuse_index.share.sources.Report`.
 
         Raises:
             RemoteError: the store cannot be reached, or refuses.
@@ -182,7 +249,7 @@ class Bucket:
                 )
 
     def _list(self) -> list[str]:
-        """Names of all files here; unfinished uploads of others are not looked at."""
+        """Names of all files here, without unfinished uploads."""
         with self.errors("written"):
             try:
                 found = self._system.find(self._root)
@@ -192,7 +259,7 @@ class Bucket:
         return sorted(name for name in names if not name.startswith(_STAGING))
 
     def _remove(self, names: list[str]) -> None:
-        """Delete what is not needed any more; a failure leaves only bytes that nobody reads."""
+        """Delete unneeded files; a failure leaves only bytes that are never read."""
         for name in names:
             with suppress(Exception):
                 self._system.rm_file(self._path(name))
@@ -202,6 +269,53 @@ class Bucket:
 
     def _path(self, member: str) -> str:
         return f"{self._root}/{member}"
+
+
+def find_in_bucket(
+    place: Place, options: Mapping[str, Any] | None, local_files_only: bool
+) -> BundleSource:
+    """Read the manifest at a URL, whose checksum is the revision; files go into the cache.
+
+    Args:
+        place: the URL.
+        options: what fsspec makes the file system with.
+        local_files_only: use the cached copy of what the URL held when it was last read.
+
+    Raises:
+        BundleError: there is no bundle, or its manifest is damaged.
+        RemoteError: the store cannot be reached, or refuses; or the cache has no copy.
+        StorageError: the cache cannot be written.
+    """
+    bundles = cache_folder() / "bundles"
+    reference = bundles / "urls" / hashlib.sha256(place.location.encode()).hexdigest()
+    if local_files_only:
+        return _in_cache(place, reference)
+    bucket = Bucket(place.location, options)
+    text = bucket.read_manifest()
+    manifest = Manifest.from_bytes(text, f"{bucket.name}: {MANIFEST}")
+    revision = checksum_of(manifest)
+    folder = bundles / revision
+    try:
+        note(folder / MANIFEST, text)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    fetch, remember = partial(bucket.fetch, folder), partial(note, reference, revision.encode())
+    return BundleSource(bucket.name, manifest, revision, folder, fetch, remember)
+
+
+def _in_cache(place: Place, reference: Path) -> BundleSource:
+    try:
+        folder = reference.parents[1] / reference.read_text(encoding="ascii")
+        manifest = read_manifest(folder)
+    except (OSError, UnicodeDecodeError) as error:
+        given = f"{place}: the cache has no copy, and the network is not used (local_files_only)"
+        raise not_cached(given, str(place)) from error
+    return BundleSource(str(place), manifest, checksum_of(manifest), folder)
+
+
+def _open_at_end(part: Path, size: int) -> IO[bytes]:
+    """Open a file to write on; one that is longer than ``size`` is begun again."""
+    return part.open("wb" if part.exists() and part.stat().st_size > size else "ab")
 
 
 def _said(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What changed between two bundles: models, options, words, groups, adapters, quality, files."""
+"""Differences of two bundles: models, options, words, groups, adapters, quality, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What libraries of hubs and buckets raise, in one clear line of ours."""
+"""One-line errors from the exceptions of huggingface_hub and fsspec."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def bucket_errors(url: str, doing: str) -> Iterator[None]:
 
 
 def of_bucket(error: Exception, url: str, doing: str) -> FuseIndexError:
-    """Say what an fsspec file system said."""
+    """Return the error of an fsspec file system as one of this package."""
     kind, text = type(error).__name__, _text(error)
     if isinstance(error, ImportError):
         return MissingDependencyError(
@@ -121,9 +121,11 @@ def hub_errors(name: str, doing: str) -> Iterator[None]:
 
 
 def of_hub(error: Exception, name: str, doing: str) -> FuseIndexError:
-    """Say what huggingface_hub said."""
+    """Return the error of huggingface_hub as one of this package."""
     from huggingface_hub import errors  # noqa: PLC0415 - only for the Hub
 
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what went wrong before huggingface_hub looked into its cache
     status = status_of(error)
     if isinstance(error, errors.GatedRepoError):
         return RemoteError(

@@ -1,4 +1,4 @@
-"""Writing a bundle to a repository of the Hub: one commit, so that nobody sees half of it."""
+"""Uploads of a bundle to a repository of the Hub, in one commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fuse_index.share.hub import COMMIT, Token
 from fuse_index.share.places import Place
 
 _FRESH = {".gitattributes", CARD, "LICENSE", "LICENSE.md", "LICENSE.txt"}
-"""What a repository may hold that has no bundle yet."""
+"""Files that a repository without a bundle may hold."""
 
 
 def push_to_hub(
@@ -48,7 +48,7 @@ def push_to_hub(
         library_version=fuse_index.__version__,
     )
     with hub_errors(str(place), "written"):
-        api.whoami()  # a wrong token is told before anything is made
+        api.whoami()  # refuses a wrong token before anything is made
         info = _prepare(api, place, private)
         done = api.create_commit(
             place.location,
@@ -62,7 +62,7 @@ def push_to_hub(
 
 
 def _prepare(api: Any, place: Place, private: bool) -> Any:
-    """Return what the Hub says of the repository's branch, which is there and may be written."""
+    """Make the repository and branch if missing, and return what the Hub says of the branch."""
     from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415 - only for the Hub
 
     try:

@@ -1,4 +1,4 @@
-"""Where a bundle is: a local folder, a repository of the Hub, or an fsspec URL."""
+"""Names of places: a local folder, a repository of the Hub, or an fsspec URL."""
 
 from __future__ import annotations
 

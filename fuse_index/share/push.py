@@ -1,10 +1,10 @@
-"""Publishing a bundle: to a repository of the Hub, to an fsspec URL, or to another folder."""
+"""Uploads of a bundle to a repository of the Hub, an fsspec URL or a folder."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +15,19 @@ from fuse_index.bundle.manifest import Manifest
 from fuse_index.bundle.read import verify_bundle
 from fuse_index.bundle.staging import check_output, staged, storage_error
 from fuse_index.bundle.trim import carry_bundle, trim
+from fuse_index.common.options import options as checked_options
+from fuse_index.common.progress import Tick
 from fuse_index.errors import OptionError
 from fuse_index.share.bucket import Bucket
 from fuse_index.share.hub import Token
 from fuse_index.share.hub_push import push_to_hub
 from fuse_index.share.places import ACCEPTED, Place, PlaceKind, parse_place
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes sent, bytes in total)."""
+from fuse_index.share.sources import checksum_of, counter
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 
 
-@dataclass(frozen=True)
+@checked_options()
 class PushOptions:
     """How a bundle is published.
 
@@ -82,7 +82,7 @@ def push(
     *,
     token: Token = None,
     storage_options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Pushed:
     """Publish a bundle, after checking all of it.
 
@@ -92,7 +92,7 @@ def push(
         options: see :class:`PushOptions`.
         token: of the Hub; ``None`` takes the one that ``hf auth login`` stored.
         storage_options: what fsspec makes the file system with.
-        progress: see :data:`Progress`.
+        progress: called with (bytes sent, bytes in all); for URLs only.
 
     Returns:
         Where it is now. On the Hub the card says how to load it from there, so card and manifest
@@ -123,7 +123,7 @@ def push(
     if place.kind is PlaceKind.HUB:
         said["name"] = place.location
     made, card = trim(manifest, groups=options.groups, index=options.index, published=said)
-    revision, url = str(made.to_json()["checksum"]), str(place)
+    revision, url = checksum_of(made), str(place)
     if place.kind is PlaceKind.FOLDER:
         output = check_output(place.location, options.overwrite)
         with staged(output, options.overwrite) as folder:
@@ -132,7 +132,8 @@ def push(
         bucket = Bucket(place.location, storage_options)
         before = bucket.check_output(options.overwrite)
         with _sealed(root, made, card) as folder:
-            bucket.upload(folder, made, before, _counter(made, progress))
+            size = sum(record.size for record in made.files.values())
+            bucket.upload(folder, made, before, counter(size, progress))
     else:
         with _sealed(root, made, card) as folder:
             revision, url = push_to_hub(folder, made, place, options.private, token)
@@ -141,24 +142,17 @@ def push(
 
 @contextmanager
 def _sealed(root: Path, manifest: Manifest, card: bytes | None) -> Iterator[Path]:
-    """Yield a folder that holds exactly the files to publish, links where there can be."""
+    """Yield a folder that holds exactly the files to publish: links, on the bundle's own disk."""
     if card is None:
         yield root
         return
-    with _temporary_near(root) as folder:
-        carry_bundle(root, manifest, card, folder)
-        yield folder
-
-
-@contextmanager
-def _temporary_near(root: Path) -> Iterator[Path]:
-    """Yield a temporary folder on the bundle's own disk if possible, so that links do."""
     near = root.parent if os.access(root.parent, os.W_OK) else None
     try:
         temporary = TemporaryDirectory(prefix=f".{root.name}.pushing-", dir=near)
     except OSError as error:
         raise storage_error(error, root.parent) from error
     with temporary as folder:
+        carry_bundle(root, manifest, card, Path(folder))
         yield Path(folder)
 
 
@@ -176,15 +170,3 @@ def _notes(manifest: Manifest, options: PushOptions, place: Place) -> tuple[str,
         if Path(name).is_absolute() or name.startswith((".", "~")):
             notes.append(f"the card names the {role} model by a local folder: {name}")
     return tuple(notes)
-
-
-def _counter(manifest: Manifest, progress: Progress | None) -> Callable[[int], None]:
-    total, done = sum(record.size for record in manifest.files.values()), 0
-
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(min(done, total), total)
-
-    return report

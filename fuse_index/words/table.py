@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fuse_index.errors import OptionError, ShapeError, VocabularyError
 from fuse_index.words.corpus.words import WordCounts
 from fuse_index.words.ragged import Ragged
-from fuse_index.words.tokenizers.compositionality import Flags, keeps_law
+from fuse_index.words.tokenizers.compositionality import Flags, are_compositional
 from fuse_index.words.tokenizers.tokenization import WordTokenizer, is_valid_text
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def tabulate(
                 tell(f"{side}: {reason}", [words[i] for i in np.flatnonzero(keep & bad)])
             keep &= ~bad
         candidates = np.flatnonzero(keep)
-        lawful = keeps_law(
+        lawful = are_compositional(
             tokenizer, [words[i] for i in candidates], rows.select(candidates), report
         )
         report(len(counts) - len(candidates))

@@ -90,7 +90,7 @@ def test_build_makes_one_in_the_same_go(capsys, text, tmp_path):
     [
         (["--kind", "tree"], "--kind='tree'; expected one of 'auto', 'flat'"),
         (["--model", "clip"], "--model='clip'; expected one of 'source', 'target', 'joint'"),
-        (["--recall", "2"], "recall=2.0; expected a share"),
+        (["--recall", "2"], "recall=2.0; expected at most 1"),
         (["--kind", "pq"], "words; expected at least 1024 words; use 'flat', 'tokens' or"),
         (["--target", SOURCE], "the target model is"),
     ],

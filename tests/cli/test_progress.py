@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from io import StringIO
 
 import pytest
 
+from fuse_index.cli._console import ProgressBar
 from fuse_index.cli._progress import RunProgress
 from fuse_index.optimize import Budget
 
@@ -17,9 +19,11 @@ def test_progress_on_a_terminal(lm_run):
 
     console = Console(file=StringIO(), force_terminal=True, width=120)
     run, point = lm_run
-    with RunProgress(Budget(steps=10, forward_passes=4000), console) as progress:
+    with ProgressBar(after=0.0, console=console) as bar:
+        progress = RunProgress(Budget(steps=10, forward_passes=4000), bar)
         progress.about("scene.png (1 of 2)")
         progress(run, point)
+        time.sleep(0.3)
         text = progress.render(run, point).plain
     assert "scene.png (1 of 2)" in text
     assert f"step {point.step}/10" in text

@@ -83,6 +83,11 @@ def test_what_is_wrong_is_named_with_what_was_expected(given, message):
     assert str(caught.value) == message
 
 
+def test_an_argument_without_a_name_is_named():
+    with pytest.raises(OptionError, match=r"gcg: unit 'phrase'; expected one of token, word"):
+        Search(3, "phrase")
+
+
 def test_a_replaced_field_is_checked_again():
     with pytest.raises(OptionError, match=r"gcg: width=0"):
         replace(Search(), width=0)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fuse_index.errors import CorpusError, MissingDependencyError, OptionError, ShapeError
 from fuse_index.evaluate import (
     BootstrapOptions,
+    CaptionMetric,
     CaptionOptions,
-    Metric,
     Tokenization,
     paired_bootstrap,
     score_captions,
@@ -203,7 +203,7 @@ def test_bad_input(candidates, references, kind, message):
 
 def test_bad_options():
     with pytest.raises(OptionError, match="metrics clipscore; expected one or several of bleu"):
-        CaptionOptions((Metric.BLEU, Metric.CLIPSCORE))
+        CaptionOptions((CaptionMetric.BLEU, CaptionMetric.CLIPSCORE))
     with pytest.raises(OptionError, match="expected one or several"):
         CaptionOptions(())
 
@@ -216,7 +216,7 @@ def test_meteor():
     """Values of METEOR 1.5 itself; a caption equal to its reference has exactly 1."""
     candidates = ["a dog runs", "a cat lies", "", "q"]
     references = [["A dog runs."], ["a cat sits on a mat", "the cat"], ["x y z"], ["a dog"]]
-    options = CaptionOptions((Metric.METEOR,), Tokenization.PLAIN)
+    options = CaptionOptions((CaptionMetric.METEOR,), Tokenization.PLAIN)
     score = score_captions(candidates, references, options).scores["METEOR"]
     assert score.items == pytest.approx([1.0, 0.2696629213483146, 0.0, 0.0], abs=1e-9)
     # The corpus adds statistics up: the mean would be 0.32.
@@ -229,8 +229,8 @@ def test_without_java_the_rest_is_scored(monkeypatch, tmp_path):
     report = score_captions(["a b", "c"], [["a b"], ["d"]])
     assert set(report.scores) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
     assert report.tokenization is Tokenization.PLAIN
-    assert list(report.left_out) == [Metric.METEOR, Metric.SPICE]
-    for metric in (Metric.METEOR, Metric.SPICE):
+    assert list(report.left_out) == [CaptionMetric.METEOR, CaptionMetric.SPICE]
+    for metric in (CaptionMetric.METEOR, CaptionMetric.SPICE):
         assert report.left_out[metric] == (
             f"{metric.value.upper()} needs Java, and there is no 'java' on the PATH; install a "
             "Java runtime (for example 'apt install default-jre-headless')"
@@ -245,7 +245,7 @@ def test_without_the_extra_everything_is_left_out(monkeypatch):
     report = score_captions(["a"], [["a"]])
     assert report.scores == {}
     assert set(report.left_out) == set(TEXT_METRICS)
-    assert report.left_out[Metric.CIDER] == (
+    assert report.left_out[CaptionMetric.CIDER] == (
         "CIDEr needs pycocoevalcap, which is not installed; pip install 'fuse-index[metrics]'"
     )
 
@@ -290,10 +290,10 @@ def test_spice_reads_its_programs_scores_and_keeps_stdout_clean(monkeypatch, tmp
 def test_spice_that_fails_is_left_out_with_the_reason(monkeypatch, tmp_path):
     spice_there(monkeypatch, tmp_path / "spice")
     fake_java(monkeypatch, tmp_path / "bin", "exit 7")
-    options = CaptionOptions((Metric.SPICE, Metric.ROUGE), Tokenization.PLAIN)
+    options = CaptionOptions((CaptionMetric.SPICE, CaptionMetric.ROUGE), Tokenization.PLAIN)
     report = score_captions(["a"], [["a"]], options)
     assert report.scores["ROUGE-L"].value == 1
-    assert report.left_out[Metric.SPICE].startswith(
+    assert report.left_out[CaptionMetric.SPICE].startswith(
         "SPICE failed: java ended with code 7; it needs Java 8 or 11"
     )
 

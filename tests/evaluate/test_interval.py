@@ -123,7 +123,7 @@ def test_the_p_value_is_symmetric():
     [
         ({"resamples": 0}, "resamples=0; expected at least 1"),
         ({"seed": -1}, "seed=-1; expected at least 0"),
-        ({"level": 95}, "level=95; expected a share between 0 and 1"),
+        ({"level": 95}, "level=95; expected less than 1"),
     ],
 )
 def test_bad_options(options, message):

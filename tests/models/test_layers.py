@@ -135,27 +135,17 @@ def test_layers_that_share_their_weights_are_refused(loaded: Load) -> None:
     model = loaded("bert")
     kept: nn.Module = model.module
     model.module = transformers.AlbertForSequenceClassification(config).eval()
+    batch = model.probe()
+
+    def run() -> None:
+        embeds = torch.zeros(*batch.ids.shape, 16)
+        model.module(inputs_embeds=embeds, attention_mask=batch.mask.long())
+
     try:
         with pytest.raises(ModelError, match="no layers found in AlbertForSequenceClass"):
-            find_layers(_Narrow(model))
+            find_layers(model.module, run, tuple(batch.ids.shape), model.name)
     finally:
         model.module = kept
-
-
-class _Narrow:
-    """The model with embeddings of ALBERT's width."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(*ids.shape, 16)
-
-    def forward(self, embeds: torch.Tensor, batch: Batch) -> None:
-        self._model.module(inputs_embeds=embeds, attention_mask=batch.mask.long())
-
-    def __getattr__(self, name: str):
-        return getattr(self._model, name)
 
 
 @pytest.mark.gpu

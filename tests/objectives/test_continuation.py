@@ -98,7 +98,7 @@ def test_bad_options(loaded: Load) -> None:
     model = loaded("gpt2")
     with pytest.raises(OptionError, match="target ''; expected a text"):
         TargetContinuation(target="")
-    with pytest.raises(OptionError, match="mellowmax_alpha 0"):
+    with pytest.raises(OptionError, match="continuation: mellowmax_alpha=0; expected more than 0"):
         TargetContinuation(target="x", mellowmax_alpha=0)
     with pytest.raises(OptionError, match="expected one of cross_entropy, mellowmax"):
         TargetContinuation(target="x", loss="hinge")  # type: ignore[arg-type]

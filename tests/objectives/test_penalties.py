@@ -69,7 +69,7 @@ def test_length(loaded: Load, options: dict[str, Any], expected: list[float]) ->
 
 
 def test_bad_options() -> None:
-    with pytest.raises(OptionError, match="ngram 0; expected at least 1"):
+    with pytest.raises(OptionError, match="repetition: ngram=0; expected at least 1"):
         RepetitionPenalty(ngram=0)
     with pytest.raises(OptionError, match="minimum 3 and maximum 2"):
         LengthPenalty(maximum=2, minimum=3)

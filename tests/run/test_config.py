@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from fuse_index.common.reading import FlagText
 from fuse_index.errors import OptionError
 from fuse_index.models import ModelKind
 from fuse_index.objectives import OBJECTIVES, Reduction
 from fuse_index.optimize import METHODS, SEARCHES, Budget
 from fuse_index.run import load_file, override, read_run
 from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS, read_captions
-from fuse_index.run.config import Draw, Precision
+from fuse_index.run.config import Precision, StartDraw
 from fuse_index.run.describe import describe_captions, describe_fields
-from fuse_index.run.fields import FlagText
 
 RUN = {
     "models": {
@@ -71,7 +71,7 @@ def test_every_search_can_be_named(name):
         ({"modles": {}}, "section 'modles' is unknown; expected one of"),
         ({"modles": {}}, "did you mean 'models'?"),
         ({"models": {}}, "no models; expected at least one"),
-        ({"models": ["gpt2"]}, "models: ['gpt2']; expected a mapping of names to models"),
+        ({"models": ["gpt2"]}, "models: ['gpt2']; expected a mapping of names to values"),
         ({"models": {"lm": {"modell": "x"}}}, "models.lm: field 'modell' is unknown"),
         ({"models": {"lm": {"model": "x", "kind": "big"}}}, "models.lm.kind: 'big'; expected one"),
         ({"objectives": []}, "no objectives; expected at least one"),
@@ -151,7 +151,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
 def over(*settings):
     value = changed()
     texts = [(path, FlagText(item) if isinstance(item, str) else item) for path, item in settings]
-    override(value, texts, {"method": "gcg", "search": "greedy"})
+    override(value, texts)
     return read_run(value)
 
 
@@ -210,11 +210,11 @@ def test_captions_have_defaults_of_their_own():
     assert (run.lm.reduction, run.lm.include_end) == (Reduction.SUM, None)
     assert (run.method, run.search) == (None, None)
     assert run.budget == Budget(forward_passes=1500)
-    assert (run.initial.count, run.initial.draw) == (1, Draw.MODEL)
+    assert (run.initial.count, run.initial.draw) == (1, StartDraw.MODEL)
     other = read_captions(
         {"lm": "gpt2", "clip": {"model": "x", "weight": 3}, "initial": {"length": 5}}
     )
-    assert (other.initial.length, other.initial.draw) == (5, Draw.MODEL)
+    assert (other.initial.length, other.initial.draw) == (5, StartDraw.MODEL)
     assert other.clip.weight == 3.0
 
 

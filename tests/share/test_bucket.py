@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from fuse_index import Adapter
-from fuse_index.bundle import verify_bundle
 from fuse_index.errors import (
     BundleError,
     MissingDependencyError,
@@ -94,24 +93,26 @@ def test_the_manifest_comes_last(memory, bundle, monkeypatch):
 
 def test_an_adapter_is_loaded_once_without_groups_and_index(memory, bundle, monkeypatch):
     push(bundle, memory)
-    opened: list[str] = []
-    append = Bucket.append
+    fetched: list[str] = []
+    fetch = Bucket.fetch
 
-    def watch(self, member, size, file):
-        opened.append(member)
-        append(self, member, size, file)
+    def watch(self, folder, member, record, report):
+        fetched.append(member)
+        fetch(self, folder, member, record, report)
 
-    monkeypatch.setattr(Bucket, "append", watch)
+    monkeypatch.setattr(Bucket, "fetch", watch)
     for _ in range(2):
         adapter = Adapter.from_pretrained(memory, sample.SOURCE, sample.TARGET)
         assert adapter["2x1"].tolist() == sample.adapters()["2x1"].tolist()
-    assert sorted(opened) == [ADAPTER, "words.safetensors"]
-    assert verify_bundle(locate(memory)).indexes == {}
+    assert sorted(fetched) == [ADAPTER, "words.safetensors"]
+    pulled = pull(memory, groups=False, index=False)
+    assert pulled.path == locate(memory)
+    assert pulled.missing == (GROUPS, "index/target.json")
 
 
 def test_a_full_pull_serves_later_loads_and_those_that_ask_nobody(memory, bundle):
     push(bundle, memory)
-    with pytest.raises(RemoteError, match=r"the cache has no copy, and nobody is asked"):
+    with pytest.raises(RemoteError, match=r"the cache has no copy, and the network is not used"):
         locate(memory, local_files_only=True)
     pulled = pull(memory)
     assert locate(memory) == locate(memory, local_files_only=True) == pulled.path
@@ -217,7 +218,9 @@ class _Cutting:
         return data
 
 
-def test_cut_connections_are_taken_up_where_they_stopped(store, bundle, tmp_path, monkeypatch):
+def test_cut_connections_are_taken_up_where_they_stopped(
+    store, bundle, tmp_path, monkeypatch, caches
+):
     push(bundle, store)
     system, _ = fsspec.core.url_to_fs(store)
     opened, cuts, real = [], [100, 60, 0], type(system).open
@@ -233,11 +236,20 @@ def test_cut_connections_are_taken_up_where_they_stopped(store, bundle, tmp_path
     with pytest.raises(RemoteError, match=r"ConnectionResetError: connection reset by peer"):
         pull(store, tmp_path / "out")
     assert len(opened) == 3
-    (part,) = [p for p in (tmp_path / ".out.pulling").iterdir() if p.stat().st_size == 160]
+    (part,) = caches.rglob("*.part")
     assert part.read_bytes() == (bundle / GROUPS).read_bytes()[:160]
+    assert not list(tmp_path.glob("*out*"))
     pull(store, tmp_path / "out")
     assert files_of(tmp_path / "out") == files_of(bundle)
-    assert not (tmp_path / ".out.pulling").exists()
+    assert not list(caches.rglob("*.part"))
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_what_was_kept_is_not_trusted(memory, bundle, tmp_path, size):
+    push(bundle, memory)
+    (locate(memory) / f".{GROUPS}.part").write_bytes(b"\0" * size)
+    pull(memory, tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(bundle)
 
 
 @pytest.mark.parametrize("member", [ADAPTER, "words.safetensors", "index/target.json"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
@@ -20,7 +21,6 @@ from fuse_index.errors import (
     StorageError,
 )
 from fuse_index.share import PushOptions, locate, pull, push
-from fuse_index.share.hub_cache import HubCache
 from tests.bundle import sample
 from tests.share.conftest import files_of
 from tests.share.hub_server import READER, Hub
@@ -115,6 +115,8 @@ class TestPush:
     def test_bad_options(self, hub, bundle):
         with pytest.raises(OptionError, match=r"license 'MIT License'; expected an identifier"):
             PushOptions(license="MIT License")
+        with pytest.raises(OptionError, match=r"private=3; expected true or false"):
+            PushOptions(private=3)  # type: ignore[arg-type]
         with pytest.raises(OptionError, match=r"is a commit; expected a branch"):
             push(bundle, "org/name@" + "a" * 40)
 
@@ -190,7 +192,9 @@ class TestPull:
         snapshot_download("org/name")
         hub.stop()
         Adapter.from_pretrained("org/name", local_files_only=True)
-        assert verify_bundle(HubCache("org/name").snapshot(published)).words == 5
+        path = locate("org/name", local_files_only=True)
+        assert path.name == published
+        assert verify_bundle(path).words == 5
 
     def test_the_cache_is_one_that_other_libraries_read(self, hub, published):
         from huggingface_hub import scan_cache_dir, try_to_load_from_cache
@@ -240,8 +244,7 @@ class TestMissing:
 
     def test_a_private_id(self, hub, bundle, monkeypatch):
         hub.add("org/secret", files_of(bundle), private=True)
-        Adapter.from_pretrained("org/secret")
-        shutil.rmtree(HubCache("org/secret").folder)
+        shutil.rmtree(locate("org/secret").parents[1])
         monkeypatch.delenv("HF_TOKEN")
         with pytest.raises(
             RemoteError, match=r"for a private one run `hf auth login` or set HF_TOKEN"
@@ -291,11 +294,11 @@ def test_a_cache_that_cannot_be_written_is_enough_if_it_is_full(hub, published, 
     name = f"org/name@{published}" if asked == "commit" else asked
     pull(name)
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError("read-only")
 
-    for function in ("locked", "replace_file", "_link"):
-        monkeypatch.setattr(f"fuse_index.share.hub_cache.{function}", refuse)
+    for function in ("replace", "symlink", "mkdir"):
+        monkeypatch.setattr(os, function, refuse)
     Adapter.from_pretrained(name)
     pull(name)
 
@@ -325,3 +328,21 @@ def test_two_loads_into_the_cache_at_once(hub, published):
         adapters = list(pool.map(lambda _: Adapter.from_pretrained("org/name"), range(4)))
     assert len({adapter.bundle.path for adapter in adapters}) == 1
     assert len(hub.fetched("/cdn/")) == 2
+
+
+def test_content_that_repositories_share_is_read_and_nothing_else(hub, published, tmp_path, caches):
+    """huggingface_hub 2 moves what came through Xet to ``HF_HUB_CACHE/blobs`` and links to it."""
+    path = pull("org/name").path
+    blob = (path / ADAPTER).resolve()
+    shared = caches / "hub" / "blobs" / "ab" / "abcd"
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(shared)
+    Adapter.from_pretrained("org/name", local_files_only=True)
+    pull("org/name", tmp_path / "out", local_files_only=True)
+    verify_bundle(tmp_path / "out")
+    shared.rename(caches / "elsewhere")
+    blob.unlink()
+    blob.symlink_to(caches / "elsewhere")
+    with pytest.raises(BundleError, match=r"is a link that leaves the bundle's folder"):
+        Adapter.from_pretrained("org/name", local_files_only=True)

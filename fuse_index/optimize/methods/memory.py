@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from fuse_index.optimize.methods.moves import Ids, Words
 from fuse_index.optimize.state import Scored, State, pack_rows, unpack_rows
@@ -22,7 +23,7 @@ class PromptMemory:
     """Scored prompts, in the order in which they were scored.
 
     Args:
-        problem: cuts prompts into words, and weights their losses.
+        problem: cuts prompts into words.
 
     Attributes:
         states: by the prompt.
@@ -84,7 +85,9 @@ class PromptMemory:
         terms = len(self._problem.losses)
         losses = np.array([own.losses for own in states], dtype=np.float64).reshape(-1, terms)
         written = Ragged.from_lists(list(self.written))
+        totals = torch.tensor([own.total for own in states], dtype=torch.float64)
         return {
+            "known.totals": totals,
             **pack_rows("known", Ragged.from_lists([own.ids for own in states]), losses),
             **pack_rows("written", written, np.zeros(len(written))),
         }
@@ -92,7 +95,6 @@ class PromptMemory:
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Continue from what :meth:`tensors` returned."""
         rows, losses = unpack_rows("known", tensors)
-        totals = losses @ self._problem.weights
         self.states.clear()
-        self.add(Scored(rows, losses, totals))
+        self.add(Scored(rows, losses, tensors["known.totals"].numpy()))
         self.written = {tuple(row): None for row in unpack_rows("written", tensors)[0].to_lists()}

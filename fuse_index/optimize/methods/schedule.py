@@ -258,17 +258,15 @@ class _ScheduleMethod(Method):
             starts.append((own, min(self._draw(len(own) + max(1, len(own) // 2)), len(own))))
         written = self._written([joined(own[:cut]) for own, cut in starts])
         rows: list[Ids] = []
-        whole: list[Ids] = []
         for index, ((own, cut), ids) in enumerate(zip(starts, written, strict=True)):
             if ids is None:
                 continue
             if index % 2:
                 phrase = self._memory.cut([ids])[0][cut : cut + 1 + self._draw(_PHRASE)]
-                whole.append(joined([*own[:cut], *phrase, *own[cut + self._draw(4) :]]))
+                rows.append(joined([*own[:cut], *phrase, *own[cut + self._draw(4) :]]))
             else:
-                whole.append(ids)
-        rows += whole
-        self._memory.written |= dict.fromkeys(row for row in whole if row)
+                rows.append(ids)
+        self._memory.written |= dict.fromkeys(row for row in rows if row)
         return rows
 
     def _crossed(self, best: Sequence[Ids]) -> list[Ids]:

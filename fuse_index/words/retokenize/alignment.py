@@ -19,8 +19,8 @@ def align_rows(
 
     A text's white-space words are tokenized one by one by both tokenizers. From the beginning and
     from the end they are matched with the row's tokens as far as these go; what is left in the
-    middle (ids that are not what the tokenizer would give the text, words that break the law) is
-    one word.
+    middle (ids that are not what the tokenizer would give the text, words that are not
+    compositional) is one word.
 
     Args:
         texts: ``n`` decoded texts.

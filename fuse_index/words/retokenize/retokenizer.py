@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.common.options import Count, Flag, options
 from fuse_index.errors import OptionError, VocabularyError
 from fuse_index.words.ragged import Int64, Ragged, offsets_of
 from fuse_index.words.retokenize.alignment import align_rows
@@ -36,7 +37,7 @@ GroupOf = Callable[[Int64, Int64], NDArray[Any]] | Mapping[tuple[int, int], int]
 """Group of words by their token counts: from two arrays ``(W,)`` to one, or a mapping."""
 
 
-@dataclass(frozen=True)
+@options()
 class RetokenizerOptions:
     """How a retokenizer works; the results do not depend on it.
 
@@ -50,16 +51,10 @@ class RetokenizerOptions:
         OptionError: if a number is below 1.
     """
 
-    threads: int | None = None
-    max_parts: int = 1 << 20
-    max_rows: int = 1 << 15
-    native: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("threads", "max_parts", "max_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name}={value}", expected="at least 1")
+    threads: Count | None = None
+    max_parts: Count = 1 << 20
+    max_rows: Count = 1 << 15
+    native: Flag = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What a tokenizer must be able to do for us, and transformers' tokenizers written in Python.
+"""The interface of a wrapped tokenizer, and transformers' tokenizers written in Python.
 
 Every backend works on a private copy: it never pads or truncates, adds no special token, and reads
 a special token that is spelled out in a text as text.

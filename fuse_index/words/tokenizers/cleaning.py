@@ -2,7 +2,7 @@
 
 open_clip cleans a whole text before it tokenizes: ``ftfy`` undoes mojibake and HTML entities are
 resolved. One word that looks like mojibake makes ``ftfy`` re-decode the whole line, other words
-included, so such a word breaks the law in ways that a few trials do not show.
+included, so such a word is not compositional in ways that a few tests do not show.
 """
 
 from __future__ import annotations

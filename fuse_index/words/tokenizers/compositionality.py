@@ -1,4 +1,4 @@
-"""Which words keep the law: the tokens of words joined by spaces are the words' tokens in a row."""
+"""Which words are compositional: joined by spaces they have the tokens of each, in a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fuse_index.words.tokenizers.cleaning import is_plain
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 NEIGHBOURS = ("the", "7", "é", "中文", "<b>", ",", "ok")
-"""Words of every kind, to stand around a word that is not plain ASCII or is under suspicion."""
+"""Words of every kind, to test a word between that is not plain ASCII or failed before."""
 
 _CHAIN = 12
 _ROUNDS = 3
@@ -22,8 +22,8 @@ _BATCH = 4096
 Flags = NDArray[np.bool_]
 
 
-class _Trial:
-    """The words on trial, with their tokens when each is tokenized on its own."""
+class _Test:
+    """The words to test, with their tokens when each is tokenized alone."""
 
     def __init__(self, tokenizer: WordTokenizer, words: Sequence[str], rows: Ragged) -> None:
         self._tokenizer = tokenizer
@@ -45,18 +45,18 @@ class _Trial:
             return np.ones(len(chains), np.bool_)
         return _same_rows(got, expected.to_lists())
 
-    def broken(self, chains: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The chains that break the law."""
+    def failing(self, chains: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The chains that have other tokens than their words."""
         good = self.holds(chains)
         return [list(chain) for chain, ok in zip(chains, good, strict=True) if not ok]
 
-    def guilty(self, suspects: Iterable[int]) -> set[int]:
-        """Those of the words that break the law with themselves or a word of :data:`NEIGHBOURS`."""
-        suspects = sorted(suspects)
+    def failing_words(self, words: Iterable[int]) -> set[int]:
+        """Those of the words that fail beside themselves or a word of :data:`NEIGHBOURS`."""
+        tested = sorted(words)
         if self._neighbours is None:
-            self._neighbours = _lawful_neighbours(self._tokenizer)
+            self._neighbours = _compositional_neighbours(self._tokenizer)
         texts, expected = [], []
-        for index in suspects:
+        for index in tested:
             word, own = self._words[index], self._rows[index].tolist()
             text, ids = f"{word} {word}", own + own
             for neighbour, tokens in self._neighbours:
@@ -65,42 +65,42 @@ class _Trial:
             texts.append(text)
             expected.append(ids)
         good = _same_rows(self._tokenizer.encode_running(texts), expected)
-        return {index for index, ok in zip(suspects, good, strict=True) if not ok}
+        return {index for index, ok in zip(tested, good, strict=True) if not ok}
 
 
-def keeps_law(
+def are_compositional(
     tokenizer: WordTokenizer,
     words: Sequence[str],
     rows: Ragged,
     progress: Callable[[int], None] | None = None,
 ) -> Flags:
-    """Test every word next to itself and in random company.
+    """Test every word beside itself and in random chains of words.
 
-    Words that are not plain ASCII, and those found in bad company, also stand between words of
+    Words that are not plain ASCII, and those of chains that fail, are also tested between words of
     every kind (:data:`NEIGHBOURS`).
 
     Args:
         tokenizer: the tokenizer.
-        words: ``n`` distinct words, the most important first: of words that break the law only
-            together, the last one is blamed.
+        words: ``n`` distinct words, the most important first: of words that fail only together,
+            the last one is left out.
         rows: their tokens, from :meth:`WordTokenizer.encode_words`.
         progress: called with the number of words tested since the last call.
 
     Returns:
-        ``(n,)`` booleans: True for the words that keep it.
+        ``(n,)`` booleans: True for the compositional words.
     """
-    trial = _Trial(tokenizer, words, rows)
+    test = _Test(tokenizer, words, rows)
     keep = np.fromiter(map(tokenizer.backend.independent, words), np.bool_, len(words))
     odd = [i for i, word in enumerate(words) if keep[i] and not is_plain(word)]
     for start in range(0, len(odd), _BATCH):
-        keep[sorted(trial.guilty(odd[start : start + _BATCH]))] = False
+        keep[sorted(test.failing_words(odd[start : start + _BATCH]))] = False
     generator = np.random.default_rng(0)
     done = 0
     for number in range(_ROUNDS):
         order = generator.permutation(np.flatnonzero(keep))
         for start in range(0, len(order), _BATCH):
             part = order[start : start + _BATCH]
-            keep[sorted(_blamed(trial, part if number else np.repeat(part, 2)))] = False
+            keep[sorted(_left_out(test, part if number else np.repeat(part, 2)))] = False
             if progress is not None:
                 now = (number * len(words) + (start + len(part))) // _ROUNDS
                 progress(now - done)
@@ -110,29 +110,29 @@ def keeps_law(
     return keep
 
 
-def _blamed(trial: _Trial, order: Int64) -> set[int]:
-    """Words to leave out so that the chains of ``order`` keep the law."""
+def _left_out(test: _Test, order: Int64) -> set[int]:
+    """Words to leave out so that the chains of ``order`` have the tokens of their words."""
     chains = [order[i : i + _CHAIN].tolist() for i in range(0, len(order), _CHAIN)]
-    blamed: set[int] = set()
-    while chains := trial.broken(chains):
-        pairs = trial.broken([pair for chain in chains for pair in pairwise(chain)])
-        bad = trial.guilty({index for pair in pairs for index in pair})
-        # Words that are good citizens elsewhere but not together: the less important one goes.
+    left: set[int] = set()
+    while chains := test.failing(chains):
+        pairs = test.failing([pair for chain in chains for pair in pairwise(chain)])
+        bad = test.failing_words({index for pair in pairs for index in pair})
+        # Of words that fail only together the less important one is left out.
         bad |= {max(pair) for pair in pairs if not bad & set(pair)}
         for chain in chains:
-            blamed |= bad & set(chain) or {max(chain)}
-        chains = [[index for index in chain if index not in blamed] for chain in chains]
-    return blamed
+            left |= bad & set(chain) or {max(chain)}
+        chains = [[index for index in chain if index not in left] for chain in chains]
+    return left
 
 
-def _lawful_neighbours(tokenizer: WordTokenizer) -> list[tuple[str, list[int]]]:
-    """Those of the neighbours that keep the law among themselves, with their tokens."""
+def _compositional_neighbours(tokenizer: WordTokenizer) -> list[tuple[str, list[int]]]:
+    """Those of the neighbours that are compositional among themselves, with their tokens."""
     rows = tokenizer.encode_words(NEIGHBOURS).to_lists()
     kept: list[tuple[str, list[int]]] = []
     for neighbour, ids in zip(NEIGHBOURS, rows, strict=True):
-        trial = [*kept, (neighbour, ids), (neighbour, ids)]
-        (got,) = tokenizer.encode_running([" ".join(word for word, _ in trial)]).to_lists()
-        if got == [id_ for _, tokens in trial for id_ in tokens]:
+        pairs = [*kept, (neighbour, ids), (neighbour, ids)]
+        (got,) = tokenizer.encode_running([" ".join(word for word, _ in pairs)]).to_lists()
+        if got == [id_ for _, tokens in pairs for id_ in tokens]:
             kept.append((neighbour, ids))
     return kept
 

@@ -143,7 +143,7 @@ def _of_fast(backend: FastBackend) -> Locality | None:
 
 
 def _is_uniform(spec: dict[str, Any]) -> bool:
-    """Whether nothing in a pipeline treats the beginning of a text in a way of its own."""
+    """Whether nothing in a pipeline treats the beginning of a text differently."""
     steps = pipeline_steps(spec["normalizer"], "normalizers") + pipeline_steps(
         spec["pre_tokenizer"], "pretokenizers"
     )

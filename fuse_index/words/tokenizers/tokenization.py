@@ -1,7 +1,7 @@
 """Words to token ids as they stand inside running text, for any tokenizer.
 
-What a tokenizer does is found by trying it, not from the name of its class. The law everything
-rests on: *the tokens of words joined by spaces are the concatenation of the words' tokens*. It
+What a tokenizer does is found by trying it, not from the name of its class. Words are
+*compositional*: the tokens of words joined by spaces are the concatenation of the words' tokens. It
 holds for the words of a text that begins with ``lead``: nothing for tokenizers that treat the first
 word of a text like any other, a space for those (GPT-2) that take a word after a space for another.
 Some treat the first word like no other whatever stands before it (open_clip strips the text it
@@ -46,7 +46,7 @@ class WordTokenizer:
         vocab_size: one more than the highest id.
 
     Raises:
-        ModelError: if the law holds in none of these ways.
+        ModelError: if words are compositional in none of these ways.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -174,14 +174,14 @@ class WordTokenizer:
         return self._backend.tokens[id_]
 
     def _find_lead(self) -> str:
-        """The lead for which the law holds on pairs of everyday words."""
+        """The lead after which pairs of everyday words are compositional."""
         best = max(
-            _LEADS, key=self._lawful_share
+            _LEADS, key=self._compositional_share
         )  # of equals the first: nothing rather than a space
-        if self._lawful_share(best) > 0.5:
+        if self._compositional_share(best) > 0.5:
             return best
         self._anchor_ids = tuple(self._backend.encode_batch([ANCHOR])[0])
-        if self._lawful_share(f"{ANCHOR} ", self._anchor_ids) > 0.5:
+        if self._compositional_share(f"{ANCHOR} ", self._anchor_ids) > 0.5:
             return ""
         raise ModelError(
             "the tokenizer does not split text at spaces: the tokens of two words are not the "
@@ -189,8 +189,8 @@ class WordTokenizer:
             expected="a tokenizer whose words can be tokenized one by one",
         )
 
-    def _lawful_share(self, lead: str, lead_ids: tuple[int, ...] = ()) -> float:
-        """Of the pairs of everyday words, the share that keeps the law after this lead."""
+    def _compositional_share(self, lead: str, lead_ids: tuple[int, ...] = ()) -> float:
+        """Of the pairs of everyday words, the compositional share after this lead."""
         size = len(lead_ids)
         rows = self._encode(lead, PROBE_WORDS)
         alone = dict(zip(PROBE_WORDS, rows, strict=True))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fuse_index.words.corpus.words import count_words
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.tokenizers.cleaning import cleans_alone, is_plain
-from fuse_index.words.tokenizers.compositionality import keeps_law
+from fuse_index.words.tokenizers.compositionality import are_compositional
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 from tests.words.strategies import word_lists
 from tests.words.tokenizers_zoo import TEXT, ZOO, make, wrapped
@@ -28,7 +28,7 @@ def joined_equals_concatenated(tokenizer, chosen, rows):
 def test_words_that_pass_keep_the_law_in_any_company(name, words, order):
     tokenizer = wrapped(name)
     rows = tokenizer.encode_words(words)
-    good = np.flatnonzero(keeps_law(tokenizer, words, rows)).tolist()
+    good = np.flatnonzero(are_compositional(tokenizer, words, rows)).tolist()
     for _ in range(3):
         chain = [order.choice(good) for _ in range(6)] if good else []
         assert (
@@ -42,14 +42,14 @@ def test_words_that_pass_keep_the_law_in_any_company(name, words, order):
 @pytest.mark.parametrize("name", ZOO)
 def test_the_words_of_ordinary_text_keep_it(name):
     words = sorted({word for line in TEXT for word in line.split()})
-    flags = keeps_law(wrapped(name), words, wrapped(name).encode_words(words))
+    flags = are_compositional(wrapped(name), words, wrapped(name).encode_words(words))
     broken = [word for word, good in zip(words, flags, strict=True) if not good]
     # 0 00 and 00 0 have the same score in a Unigram model, and no split at spaces isolates them.
     assert broken == (["120,000"] if name.startswith("slow-sentencepiece-unigram") else [])
 
 
 class Lawless:
-    """A backend that breaks the law for chosen words or pairs, on top of a real one."""
+    """A backend that fails for chosen words or pairs, on top of a real one."""
 
     def __init__(self, inner, alone=(), pairs=()):
         self._inner, self._alone, self._pairs = inner, set(alone), set(pairs)
@@ -69,12 +69,12 @@ class Lawless:
 
 
 @pytest.mark.parametrize("size", [3, 40, 500])
-def test_exactly_the_guilty_are_found(size):
+def test_exactly_the_failing_words_are_found(size):
     words = [f"w{i}" for i in range(size)]
     random.Random(size).shuffle(words)
     alone = {words[0], words[size // 2]}
     tokenizer = WordTokenizer(Lawless(wrapped("gpt2").backend, alone))
-    flags = keeps_law(tokenizer, words, tokenizer.encode_words(words))
+    flags = are_compositional(tokenizer, words, tokenizer.encode_words(words))
     assert {word for word, good in zip(words, flags, strict=True) if not good} == alone
 
 
@@ -82,18 +82,18 @@ def test_of_a_pair_that_breaks_it_together_the_rarer_goes():
     words = ["common", "rare", "other"]
     pairs = {(a, b) for a in words[:2] for b in words[:2] if a != b}
     tokenizer = WordTokenizer(Lawless(wrapped("gpt2").backend, pairs=pairs))
-    flags = keeps_law(tokenizer, words, tokenizer.encode_words(words))
+    flags = are_compositional(tokenizer, words, tokenizer.encode_words(words))
     assert flags.tolist() == [True, False, True]
 
 
 def test_no_words_at_all():
-    assert keeps_law(wrapped("gpt2"), [], Ragged.from_lists([])).tolist() == []
+    assert are_compositional(wrapped("gpt2"), [], Ragged.from_lists([])).tolist() == []
 
 
 def test_progress_counts_every_word_once():
     words = [f"w{i}" for i in range(30)]
     steps: list[int] = []
-    keeps_law(wrapped("gpt2"), words, wrapped("gpt2").encode_words(words), steps.append)
+    are_compositional(wrapped("gpt2"), words, wrapped("gpt2").encode_words(words), steps.append)
     assert sum(steps) == 30
 
 
@@ -120,7 +120,7 @@ def test_the_law_on_real_corpora(name, request, captions_file, wikitext_file, po
         tokenizer = WordTokenizer.from_tokenizer(AutoTokenizer.from_pretrained(folder))
     counts = count_words([captions_file, wikitext_file, polarity_file])
     rows = tokenizer.encode_words(counts.words)
-    keep = keeps_law(tokenizer, counts.words, rows)
+    keep = are_compositional(tokenizer, counts.words, rows)
     assert keep.mean() > 0.99
     ids = {
         word: row.tolist() for word, row, good in zip(counts.words, rows, keep, strict=True) if good

@@ -20,9 +20,9 @@ from fuse_index.index import (
     read_index,
     sides_of,
 )
-from fuse_index.index.approximate import Approximate, Effort
-from fuse_index.index.reducing import Reduction
-from fuse_index.index.tuning import Variant, keep_vectors, variants
+from fuse_index.index.approximate import Approximate
+from fuse_index.index.projection import Projection
+from fuse_index.index.tuning import keep_vectors, variants
 from tests.bundle import sample
 from tests.index import helpers
 from tests.index.test_files import make_table
@@ -30,8 +30,8 @@ from tests.index.test_files import make_table
 
 def test_all_dimensions_keep_every_product():
     rows, queries = torch.randn(500, 12), torch.randn(40, 12) * torch.arange(1.0, 13.0)
-    reduction = Reduction.fit(rows, queries, 12, seed=0)
-    got = (queries @ reduction.queries) @ (rows @ reduction.words).t()
+    projection = Projection.fit(rows, queries, 12, seed=0)
+    got = (queries @ projection.queries) @ (rows @ projection.words).t()
     torch.testing.assert_close(got, queries @ rows.t(), rtol=1e-4, atol=1e-3)
 
 
@@ -40,9 +40,9 @@ def test_directions_that_queries_do_not_take_go_first():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(2000, 40, generator=generator)
     queries = torch.randn(200, 4, generator=generator) @ torch.randn(4, 40, generator=generator)
-    reduction = Reduction.fit(rows, queries[:100], 6, seed=0)
+    projection = Projection.fit(rows, queries[:100], 6, seed=0)
     exact = queries[100:] @ rows.t()
-    lost = (queries[100:] @ reduction.queries) @ (rows @ reduction.words).t() - exact
+    lost = (queries[100:] @ projection.queries) @ (rows @ projection.words).t() - exact
     assert lost.norm() < 0.05 * exact.norm()
     directions = torch.linalg.svd(rows, full_matrices=False)[2][:6]
     principal = (queries[100:] @ directions.t()) @ (rows @ directions.t()).t() - exact
@@ -51,17 +51,16 @@ def test_directions_that_queries_do_not_take_go_first():
 
 def test_what_is_tried():
     auto = IndexOptions()
-    assert variants(100, 768, auto) == (Variant(Kind.FLAT), Variant(Kind.TOKENS))
-    assert variants(5000, 768, auto)[-1] == Variant(Kind.PQ)
+    assert variants(100, 768, auto) == ((Kind.FLAT, 0), (Kind.TOKENS, 0))
+    assert variants(5000, 768, auto)[-1] == (Kind.PQ, 0)
     many = variants(100_000, 200, auto)
-    assert Variant(Kind.PQ, reduced=128) in many
-    assert Variant(Kind.PQ, reduced=256) not in many
-    assert not any(v.reduced for v in variants(100_000, 200, auto, measured=False))
-    assert Variant(Kind.IVF_PQ) not in many
-    assert Variant(Kind.IVF_PQ) in variants(100_000, 200, IndexOptions(metric=Metric.L2))
-    l2 = IndexOptions(Kind.HNSW, Metric.L2)
-    assert variants(5000, 20, l2) == (Variant(Kind.HNSW),)
-    assert variants(5000, 20, IndexOptions(Kind.HNSW))[1] == Variant(Kind.HNSW, lifted=True)
+    assert many[2:] == ((Kind.PQ, 0), (Kind.PQ, 128))
+    assert variants(100_000, 768, auto)[2:] == ((Kind.PQ, 0), (Kind.PQ, 128), (Kind.PQ, 256))
+    assert variants(100_000, 200, auto, measured=False) == many[:3]
+    l2 = IndexOptions(metric=Metric.L2)
+    assert variants(100_000, 200, l2) == many[:3]
+    assert variants(5000, 200, IndexOptions(Kind.PQ)) == ((Kind.PQ, 0), (Kind.PQ, 128))
+    assert variants(5000, 20, IndexOptions(Kind.TOKENS)) == ((Kind.TOKENS, 0),)
 
 
 @pytest.fixture
@@ -74,10 +73,10 @@ def stored(tmp_path):
     )
     sides = sides_of(table, source=source, target=target)
     vectors = WordVectors(sides, Representation.MEAN)
-    reduction = Reduction.fit(vectors.matrix(), torch.randn(80, 5), 4, seed=0)
+    projection = Projection.fit(vectors.matrix(), torch.randn(80, 5), 4, seed=0)
     engine = Approximate.build(
-        vectors, Kind.PQ, Metric.INNER_PRODUCT, reduction=reduction
-    ).with_effort(Effort(1, 400))
+        vectors, Kind.PQ, Metric.INNER_PRODUCT, projection=projection
+    ).with_candidates(400)
     index = WordIndex(table.words, table.counts, vectors, IndexOptions(Kind.PQ), engine)
     return tmp_path / "bundle", index, source, target
 
@@ -138,7 +137,7 @@ def test_kept_vectors_answer_alike(metric, tables):
     words = helpers.make_words(1200)
     made, kept = (WordVectors(sides, Representation.MEAN) for _ in range(2))
     kept.keep(tables)
-    engine = Approximate.build(made, Kind.PQ, metric).with_effort(Effort(1, 300))
+    engine = Approximate.build(made, Kind.PQ, metric).with_candidates(300)
     options = IndexOptions(Kind.PQ, metric)
     first = WordIndex(*words, made, options, engine)
     second = WordIndex(*words, kept, options, engine)

@@ -1,4 +1,4 @@
-"""Fewer dimensions for inner products with queries of a known sort."""
+"""Projection to fewer dimensions that keeps inner products with sampled queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Reduction:
+class Projection:
     """Two linear maps whose images multiply nearly as the originals do.
 
     Attributes:
@@ -24,7 +24,7 @@ class Reduction:
     queries: Tensor
 
     @classmethod
-    def fit(cls, rows: Tensor, queries: Tensor, size: int, seed: int) -> Reduction:
+    def fit(cls, rows: Tensor, queries: Tensor, size: int, seed: int) -> Projection:
         """Keep the directions that matter for these queries.
 
         With ``S`` the second moment of the queries, shrunk towards the identity, ``q . x`` is

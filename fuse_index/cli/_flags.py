@@ -1,0 +1,151 @@
+"""Flags of the verbs with a run file: declared once, and what they set in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from fuse_index.cli import _console
+from fuse_index.errors import OptionError
+
+_PATHS = {
+    "method": "method.type",
+    "search": "search.type",
+    "steps": "budget.steps",
+    "seconds": "budget.seconds",
+    "forward_passes": "budget.forward_passes",
+    "target_loss": "budget.target_loss",
+    "seed": "options.seed",
+    "initial": "initial.texts",
+}
+"""Short flags by the path of the field that they set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """The flags that verbs with a run file share; see :func:`with_run_flags`."""
+
+    initial: Annotated[
+        list[str] | None, typer.Option(help="Text to begin from. Can be repeated.")
+    ] = None
+    method: Annotated[
+        str | None, typer.Option(help="How candidates are proposed; --fields lists all.")
+    ] = None
+    search: Annotated[
+        str | None, typer.Option(help="Which prompts are kept; --fields lists all.")
+    ] = None
+    steps: Annotated[str | None, typer.Option(help="Steps, at most; or none.")] = None
+    seconds: Annotated[str | None, typer.Option(help="Wall time, at most.")] = None
+    forward_passes: Annotated[str | None, typer.Option(help="Prompts scored, at most.")] = None
+    target_loss: Annotated[str | None, typer.Option(help="Total loss that is good enough.")] = None
+    seed: Annotated[str | None, typer.Option(help="Decides every random draw.")] = None
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Set a field of the run file; --FIELD VALUE for short. Can be repeated.",
+        ),
+    ] = None
+    fields: Annotated[
+        bool, typer.Option("--fields", help="List every field of a run file, and leave.")
+    ] = False
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of run files, and leave.")
+    ] = False
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="One JSON object a step, as it happens."),
+    ] = None
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
+
+    def settings(self) -> list[tuple[str, Any]]:
+        """Return what the flags say by the path of the field, the short ones first."""
+        given = [(path, getattr(self, name)) for name, path in _PATHS.items()]
+        return [item for item in given if item[1] not in (None, [])] + parse_settings(self.setting)
+
+    def answered(self, *, captions: bool = False) -> bool:
+        """Answer ``--fields`` and ``--schema``; return whether one was given."""
+        if self.schema:
+            show_schema(captions=captions)
+        elif self.fields:
+            show_fields(captions=captions, json=self.json)
+        return self.schema or self.fields
+
+
+def with_run_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of :class:`RunFlags` behind its own; it gets them as ``flags``."""
+    shared = inspect.signature(RunFlags).parameters.values()
+    hints = get_type_hints(RunFlags, include_extras=True)
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    names = {item.name for item in shared}
+
+    @wraps(command)
+    def wrapper(**given: Any) -> None:
+        flags = RunFlags(**{name: given.pop(name) for name in names})
+        command(**given, flags=flags)
+
+    parameters = [item.replace(kind=item.KEYWORD_ONLY) for item in own if item.name != "flags"]
+    parameters += [item.replace(annotation=hints[item.name]) for item in shared]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {item.name: item.annotation for item in parameters}
+    del wrapper.__wrapped__  # typer is to see these parameters
+    return wrapper
+
+
+def parse_settings(texts: Iterable[str] | None) -> list[tuple[str, Any]]:
+    """Turn ``FIELD=VALUE`` into settings.
+
+    Raises:
+        OptionError: there is no equals sign.
+    """
+    found = []
+    for text in texts or ():
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise OptionError(f"--set {text}", expected="FIELD=VALUE, such as budget.steps=50")
+        found.append((path.replace("-", "_"), value))
+    return found
+
+
+def put(value: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
+    """Put settings from the command line over what a file says, in place."""
+    from fuse_index.common.reading import FlagText
+    from fuse_index.run import override
+
+    texts = [(path, FlagText(item) if isinstance(item, str) else item) for path, item in settings]
+    override(value, texts)
+
+
+def show_schema(*, captions: bool = False) -> None:
+    """Print the JSON schema of a run file."""
+    from fuse_index.run import CaptionConfig, RunConfig
+    from fuse_index.run.schema import run_schema
+
+    _console.print_json(run_schema(CaptionConfig if captions else RunConfig))
+
+
+def show_fields(*, captions: bool = False, json: bool = False) -> None:
+    """Print every field of a run file with its type, default and meaning."""
+    from fuse_index.run.describe import describe_captions, describe_fields
+
+    if json:
+        names = ("type", "default", "meaning")
+        found = describe_captions() if captions else describe_fields()
+        _console.print_json(
+            {
+                title: {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
+                for title, rows in found
+            }
+        )
+        return
+    for title, rows in describe_captions() if captions else describe_fields():
+        _console.print_table(["field", "type", "default", "meaning"], rows, title, justify="left")
