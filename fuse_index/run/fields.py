@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from fuse_index.common.options import options
 from fuse_index.common.reading import FlagText, unknown_name
 
 
@@ -26,7 +25,7 @@ class Section:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        inner = checked(source, handler)
+        inner = handler.generate_schema(source)
         return core_schema.no_info_before_validator_function(self._read, inner)
 
     def _read(self, value: Any) -> Any:
@@ -65,7 +64,7 @@ class OneOf:
     ) -> CoreSchema:
         choices: dict[Any, Any] = {
             f"({name})": core_schema.no_info_before_validator_function(
-                _without_type, checked(cls, handler)
+                _without_type, handler.generate_schema(cls)
             )
             for name, cls in self.types.items()
         }
@@ -111,19 +110,3 @@ def unwrapped(value: Any) -> Any:
     if isinstance(value, FlagText) and value[:1] in ("{", "["):
         return next(value.readings())
     return value
-
-
-def checked(cls: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-    """Return the schema of a class of options; a plain dataclass is checked as options are."""
-    if not is_dataclass(cls) or hasattr(cls, "__pydantic_fields__"):
-        return handler.generate_schema(cls)
-    plain: Any = cls
-    twin = options()(type(plain.__name__, (plain,), {"__module__": plain.__module__}))
-
-    def read(value: Any, validate: Any) -> Any:
-        if isinstance(value, plain):
-            return value
-        made = validate(value)
-        return plain(**{item.name: getattr(made, item.name) for item in fields(cls) if item.init})
-
-    return core_schema.no_info_wrap_validator_function(read, handler.generate_schema(twin))
