@@ -11,7 +11,7 @@ import pytest
 from fuse_index.common.reading import FlagText
 from fuse_index.errors import OptionError
 from fuse_index.models import ModelKind
-from fuse_index.objectives import OBJECTIVES, Reduction
+from fuse_index.objectives import OBJECTIVES, TokenReduction
 from fuse_index.optimize import METHODS, SEARCHES, Budget
 from fuse_index.run import load_file, override, read_run
 from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS, read_captions
@@ -92,7 +92,7 @@ def test_every_search_can_be_named(name):
         ({"source": "the lm"}, "source: model 'the lm' is unknown; expected one of lm, clip"),
         ({"method": "gcq"}, "method: type 'gcq' is unknown"),
         ({"method": {"type": "gcg", "topk": 3}}, "did you mean 'top_k'?"),
-        ({"method": {"type": "gcg", "search_width": 0}}, "gcg: search_width=0; expected at least"),
+        ({"method": {"type": "gcg", "search_width": 0}}, "method (gcg): search_width=0; expected at least 1"),
         ({"search": {"type": "greedy", "width": 3}}, "search (greedy): field 'width' is unknown"),
         ({"budget": {"steps": -1}}, "budget: steps=-1; expected at least 1"),
         ({"budget": {"step": 3}}, "budget: field 'step' is unknown"),
@@ -207,7 +207,7 @@ def test_settings_that_lead_nowhere(path, message):
 def test_captions_have_defaults_of_their_own():
     run = read_captions({"lm": "gpt2", "clip": "open_clip:ViT-B-32"})
     assert (run.lm.weight, run.clip.weight) == (1 / TYPICAL_TOKENS, IMAGE_WEIGHT)
-    assert (run.lm.reduction, run.lm.include_end) == (Reduction.SUM, None)
+    assert (run.lm.reduction, run.lm.include_end) == (TokenReduction.SUM, None)
     assert (run.method, run.search) == (None, None)
     assert run.budget == Budget(forward_passes=1500)
     assert (run.initial.count, run.initial.draw) == (1, StartDraw.MODEL)
