@@ -24,8 +24,10 @@ from fuse_index.demo import Split, draw, make_scene
 from fuse_index.demo.captioning import GuideOptions
 from fuse_index.demo.cast import assemble_cast
 from fuse_index.demo.packaged import FOLDER
+from fuse_index.optimize import Moves
 
-QUICK = {"drafts": 24, "taken": 2, "passes": 60, "felt_passes": 60, "search_width": 4}
+MOVES = {"drafts": 0, "search_width": 4}
+QUICK = {"drafts": 24, "taken": 2, "passes": 60, "felt_passes": 60, "method": Moves(**MOVES)}
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +108,9 @@ def test_a_report_that_cannot_be_written_after_all_is_our_users_error(
     def refuse(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fuse_index.optimize.result.write_atomically", refuse)
+    monkeypatch.setattr("fuse_index.common.files.write_atomically", refuse)
     with pytest.raises(verb.StorageError, match="No space left on device"):
-        verb._write(tmp_path / "x.html", "")
+        verb._write(tmp_path / "x.html", b"")
 
 
 def test_a_damaged_weight_file_is_one_line(capsys, tmp_path, monkeypatch):
@@ -132,9 +134,11 @@ def test_a_damaged_weight_file_is_one_line(capsys, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupt_leaves_a_report_of_what_was_done(tmp_path):
+    small = {name: value for name, value in QUICK.items() if name != "method"}
     script = (
         "import sys, fuse_index.demo.captioning as c; G = c.GuideOptions\n"
-        f"c.GuideOptions = lambda **k: G(**{{**{QUICK!r}, **k}})\n"
+        "from fuse_index.optimize import Moves\n"
+        f"c.GuideOptions = lambda **k: G(**{{**{small!r}, 'method': Moves(**{MOVES!r}), **k}})\n"
         "from fuse_index.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, "demo", "--scenes", "400", "--out", str(tmp_path)]

@@ -229,6 +229,20 @@ def test_an_interrupt_gives_the_best_so_far(capsys, file, tmp_path, monkeypatch,
     assert (lines[-1]["event"], lines[-1]["stop"]) == ("end", "interrupted")
 
 
+def test_an_interrupt_in_the_last_step_is_not_lost(capsys, file, monkeypatch):
+    render = EventWriter.__call__
+
+    def interrupt(self, run, point):
+        render(self, run, point)
+        if point.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(EventWriter, "__call__", interrupt)
+    code, stdout, _ = run(capsys, file, "--steps", 3, "--events", os.devnull, "--json")
+    assert code == 130
+    assert json.loads(stdout)["stop"] == "interrupted"
+
+
 @pytest.mark.slow
 def test_an_interrupt_of_a_process(file, tmp_path):
     out, events = tmp_path / "out.json", tmp_path / "events.jsonl"
