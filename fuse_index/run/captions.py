@@ -247,10 +247,18 @@ class Captioner:
             self._terms.append(Term(objective, self.classifier, adapter))
         return make_problem(self.lm, self._terms, config, self._store)
 
-    def _problem(self, likeness: Objective) -> Problem:
-        """The problem with what is asked of CLIP."""
+    def problem(self, image: Any) -> Problem:
+        """Return the problem whose solution is the caption of an image.
+
+        Args:
+            image: a path or PIL image.
+
+        Raises:
+            ImageError: it is no image.
+        """
+        similarity = ImageSimilarity(images=image, **_around(self.config.clip))
         lm, clip, *others = self._terms
-        terms = [lm, Term(likeness, self.clip, clip.adapter), *others]
+        terms = [lm, Term(similarity, self.clip, clip.adapter), *others]
         return make_problem(self.lm, terms, self.config, self._store)
 
     def _adapter(self, model: Model, role: RoleConfig, adapted: bool) -> Adapter | None:
@@ -275,8 +283,7 @@ class Captioner:
             FuseIndexError: as :func:`fuse_index.optimize.optimize` does.
             ImageError: it is no image.
         """
-        config = self.config
-        problem = self._problem(ImageSimilarity(images=image, **_around(config.clip)))
+        config, problem = self.config, self.problem(image)
         seed = config.options.seed
         result = optimize(
             problem,

@@ -92,7 +92,10 @@ def test_every_search_can_be_named(name):
         ({"source": "the lm"}, "source: model 'the lm' is unknown; expected one of lm, clip"),
         ({"method": "gcq"}, "method: type 'gcq' is unknown"),
         ({"method": {"type": "gcg", "topk": 3}}, "did you mean 'top_k'?"),
-        ({"method": {"type": "gcg", "search_width": 0}}, "method (gcg): search_width=0; expected at least 1"),
+        (
+            {"method": {"type": "gcg", "search_width": 0}},
+            "method (gcg): search_width=0; expected at least 1",
+        ),
         ({"search": {"type": "greedy", "width": 3}}, "search (greedy): field 'width' is unknown"),
         ({"budget": {"steps": -1}}, "budget: steps=-1; expected at least 1"),
         ({"budget": {"step": 3}}, "budget: field 'step' is unknown"),
