@@ -32,36 +32,15 @@ from typing import Any
 import _bench
 import torch
 
-from fuse_index.demo import (
-    DemoModel,
-    Scene,
-    Split,
-    draw,
-    graph_of_sentence,
-    make_scene,
-    make_sentences,
-    model_name,
-    write_vocabulary,
-)
+from fuse_index import demo, load_model
+from fuse_index import optimize as fo
+from fuse_index.demo import DemoModel, Scene, Split, make_scene, model_name
 from fuse_index.demo.captioning import Request
 from fuse_index.demo.cast import LONGEST_WORD
-from fuse_index.demo.grammar import FULL
 from fuse_index.evaluate.captions import PURE_METRICS, CaptionOptions, score_captions
 from fuse_index.evaluate.graphs import score_graphs
 from fuse_index.evaluate.interval import Score, mean_score, paired_bootstrap
-from fuse_index.models import load_model
-from fuse_index.optimize import (
-    GCG,
-    AutoDAN,
-    Beam,
-    Budget,
-    Greedy,
-    Moves,
-    RandomSearch,
-    Result,
-    RunOptions,
-    optimize,
-)
+from fuse_index.optimize import GCG, AutoDAN, Beam, Greedy, Moves, RandomSearch, Result
 from fuse_index.run import Captioner, read_captions
 
 REFERENCES = 5
@@ -70,7 +49,7 @@ BEGINNINGS = 24
 GROWN = 16
 """Tokens of a caption that is written from left to right."""
 Runs = tuple[Result, ...]
-"""Runs of one caption, one after another; the last one has it."""
+"""Runs for one caption, one after another."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +64,8 @@ class Job:
     def run(self, initial: Any, method: Any, search: Any = None, **budget: int) -> Result:
         """Spend a part of the passes on one method."""
         problem = captioner_of("gcg", self.request, self.passes, self.seed).problem(self.picture)
-        limits, options = Budget(**budget), RunOptions(seed=self.seed)
-        return optimize(
-            problem, initial, method=method, search=search, budget=limits, options=options
-        )
+        given = {"method": method, "search": search, "budget": fo.Budget(**budget)}
+        return fo.optimize(problem, initial, **given, options=fo.RunOptions(seed=self.seed))
 
     def write(self, count: int) -> Result:
         """Let the language model write sentences, and score them."""
@@ -105,8 +82,7 @@ def revised(method: Callable[[int], Any], search: Any = None) -> Callable[[Job],
 
     def run(job: Job) -> Runs:
         first = job.write(min(BEGINNINGS, job.passes // 4))
-        left = job.passes - first.spent["forward_passes"]
-        ids = first.ids
+        left, ids = job.passes - first.spent["forward_passes"], first.ids
         return first, job.run([ids], method(len(ids)), search, forward_passes=left)
 
     return run
@@ -131,8 +107,7 @@ def swept(weight: float) -> Callable[[Job], Runs]:
 
 def swaps(predictor: str) -> Callable[[Job], Runs]:
     """Replacements of whole words, the best predicted first."""
-    options = {"search_width": 32, "positions": 2, "memory": 0}
-    method = GCG(unit="word", predictor=predictor, **options)
+    method = GCG(unit="word", predictor=predictor, search_width=32, positions=2, memory=0)
     return revised(lambda length: method, Beam(width=2))
 
 
@@ -157,24 +132,15 @@ METHODS: dict[str, Callable[[Job], Runs]] = {
     "AutoDAN with beam, weight 0": grown(0.0),
     "AutoDAN with beam": grown(2.0),
     "GCG": revised(lambda length: GCG(search_width=32, positions=0, memory=0), Greedy()),
-    "random words": revised(
-        lambda length: RandomSearch(unit="word", search_width=32), Beam(width=2)
-    ),
+    "random words": revised(lambda n: RandomSearch(unit="word", search_width=32), Beam(width=2)),
     **{f"words: {predictor}": swaps(predictor) for predictor in PREDICTORS},
     "all moves: off": all_moves(weight=0.0),
     **{f"all moves: {predictor}": all_moves(predictor=predictor) for predictor in MOVED},
 }
 FELT = ("all moves: layers",)
 """Methods that caption with sentiments too."""
-UNGUIDED = (
-    "no guidance: LM sampling ranked by the loss",
-    "random tokens",
-    "random words",
-    "Gibbs sampling by the LM, ranked (weight 0)",
-    "AutoDAN with beam, weight 0",
-    "all moves: off",
-)
-"""Methods that take no gradient; grey in the picture."""
+UNGUIDED = ("no guidance", "random", "weight 0", "all moves: off")
+"""Parts of names of methods that take no gradient; they are grey in the picture."""
 SHOWN = ("graph F1", "BLEU-4", "ROUGE-L", "CIDEr", "CLIP", "perplexity", "sentiment")
 
 
@@ -196,10 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--passes", type=int, default=1500, help="forward passes a caption")
     parser.add_argument("--methods", default="", help="parts of names, separated by commas")
-    parser.add_argument("--plain", action="store_true", help="caption without sentiments only")
-    parser.add_argument(
-        "--felt", action="store_true", help="caption with sentiments by every method"
-    )
+    parser.add_argument("--plain", action="store_true", help="ask for no sentiments")
+    parser.add_argument("--felt", action="store_true", help="ask every method for sentiments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--found", type=Path, help="JSON lines of captions, kept and read again")
@@ -243,10 +207,9 @@ def captions_of(names: list[str], arguments: Any) -> Iterator[tuple[str, Request
         for name in names:
             felt = (name in FELT or arguments.felt) and not arguments.plain
             for request in Request if felt else (Request.PLAIN,):
-                keys = [
-                    (name, request.value, scene, arguments.passes, arguments.seed)
-                    for scene in range(arguments.scenes)
-                ]
+                key = (name, request.value)
+                rest = (arguments.passes, arguments.seed)
+                keys = [(*key, scene, *rest) for scene in range(arguments.scenes)]
                 missing = [key for key in keys if key not in known]
                 for key, found in zip(missing, spread(make, missing), strict=True):
                     known[key] = found
@@ -263,7 +226,7 @@ def _one_thread() -> None:
 def _folder() -> TemporaryDirectory[str]:
     """Holds the words and the adapters of this process, until it ends."""
     folder = TemporaryDirectory(prefix="bench-captioning-")
-    write_vocabulary(Path(folder.name) / "words.txt")
+    demo.write_vocabulary(Path(folder.name) / "words.txt")
     return folder
 
 
@@ -294,13 +257,12 @@ def judge() -> Any:
 def caption(key: tuple[Any, ...], *, passes: int, seed: int) -> Found:
     """Find one caption and measure it."""
     name, request, number = key[0], Request(key[1]), key[2]
-    picture = draw(make_scene(Split.TEST, number))
+    picture = demo.draw(make_scene(Split.TEST, number))
     captioner_of("gcg", request, passes, seed)  # loading is not timed
     begin = time.perf_counter()
     runs = METHODS[name](Job(request, picture, passes, seed))
     seconds = time.perf_counter() - begin
-    result = runs[-1]
-    text = result.text.strip()
+    result, text = runs[-1], runs[-1].text.strip()
     logits = judge().encode_texts([text]).logits[0]
     return Found(
         text=text,
@@ -314,11 +276,10 @@ def caption(key: tuple[Any, ...], *, passes: int, seed: int) -> Found:
 
 def score(found: list[Found], scenes: list[Scene]) -> dict[str, Score]:
     """All metrics of one method."""
-    said = [graph_of_sentence(item.text).facts() for item in found]
+    said = [demo.graph_of_sentence(item.text).facts() for item in found]
     scores = dict(score_graphs(said, [s.graph.facts() for s in scenes], [s.truths for s in scenes]))
-    references = [
-        [s.text for s in make_sentences(scene, REFERENCES, options=FULL)] for scene in scenes
-    ]
+    make = partial(demo.make_sentences, count=REFERENCES, options=demo.FULL)
+    references = [[s.text for s in make(scene)] for scene in scenes]
     texts = [item.text for item in found]
     scores |= score_captions(texts, references, CaptionOptions(PURE_METRICS)).scores
     scores["CLIP"] = mean_score("CLIP", [item.clip for item in found])
@@ -359,23 +320,15 @@ PAIRS = (
 
 def compare(scores: dict[str, dict[str, Score]]) -> list[dict[str, Any]]:
     """Paired differences of F1 and of CLIP's cosine with their intervals."""
-    found = []
+    rows = []
     for first, second in PAIRS:
         for metric in ("graph F1", "CLIP"):
             if first in scores and second in scores:
-                difference = paired_bootstrap(scores[first][metric], scores[second][metric])
-                ends = [difference.interval.low, difference.interval.high]
-                found.append(
-                    {
-                        "first": first,
-                        "second": second,
-                        "metric": metric,
-                        "difference": difference.value,
-                        "interval": ends,
-                        "p": difference.p_value,
-                    }
-                )
-    return found
+                found = paired_bootstrap(scores[first][metric], scores[second][metric])
+                measured = {"metric": metric, "difference": found.value, "p": found.p_value}
+                ends = [found.interval.low, found.interval.high]
+                rows.append({"first": first, "second": second, **measured, "interval": ends})
+    return rows
 
 
 def markdown(
@@ -397,11 +350,7 @@ def markdown(
         cells = [_cell(scores[row["case"]].get(name), name) for name in SHOWN]
         cells += [f"{row['forward_passes']:.0f}", f"{row['seconds']:.1f}"]
         lines.append(f"| {row['case']} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "| first | second | metric | first less second | p |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines += ["", "| first | second | metric | first less second | p |", "|" + " --- |" * 5]
     for item in differences:
         low, high = item["interval"]
         lines.append(
@@ -434,7 +383,7 @@ def plot(scores: dict[str, dict[str, Score]], path: Path) -> None:
     for at, value in enumerate(values):
         interval = value.interval()
         assert interval is not None
-        colour = "#888888" if names[at] in UNGUIDED else "#3a9d5d"
+        colour = "#888888" if any(part in names[at] for part in UNGUIDED) else "#3a9d5d"
         axes.plot([interval.low, interval.high], [at, at], color=colour, linewidth=2)
         axes.plot([value.value], [at], "o", color=colour)
     axes.set_yticks(range(len(names)), names)
