@@ -94,7 +94,7 @@ class ClipRole(RoleConfig):
 
 @options(kw_only=True)
 class ClassifierRole(RoleConfig):
-    """A classifier, whose label the caption shall get.
+    """A classifier with the label that captions are to get.
 
     Attributes:
         label: name of the label, or its index.
@@ -118,7 +118,7 @@ class CaptionConfig(SearchConfig):
     Attributes:
         lm: the causal language model whose tokens captions are made of.
         clip: the model that compares them with the image.
-        classifier: the model whose label they shall get, or None.
+        classifier: the model whose label they are to get, or None.
     """
 
     lm: Annotated[LanguageRole, Section("model")]
@@ -207,7 +207,7 @@ class Captioner:
         progress: called while models are loaded and adapters built.
 
     Raises:
-        FuseIndexError: a model or an adapter does not do; the message says which.
+        FuseIndexError: a model or an adapter is unusable; the message says which.
     """
 
     def __init__(

@@ -162,7 +162,7 @@ def test_fields_are_listed(capsys):
 def test_without_a_method_one_line_says_what_was_chosen(capsys, folder, quick, monkeypatch):
     small = {"drafts": 4, "swaps": 1, "insertions": 1, "rewrites": 2, "crossings": 4}
     monkeypatch.setattr(auto, "Moves", lambda **given: Moves(**small | given))
-    flags = quick[: quick.index("--steps")] + ["--forward-passes", "60", "--json"]
+    flags = [*quick[: quick.index("--steps")], "--forward-passes", "60", "--json"]
     code, stdout, stderr = run(capsys, folder, *MODELS, *flags)
     assert code == 0
     captions = json.loads(stdout)["captions"]
