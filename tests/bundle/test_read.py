@@ -29,6 +29,7 @@ def bundle(tmp_path) -> Path:
     return tmp_path / "bundle"
 
 
+@pytest.mark.smoke
 def test_round_trip(bundle):
     read = read_bundle(bundle, sample.SOURCE, sample.TARGET, parts=sample.ALL)
     assert read.manifest == Manifest.from_json(read.manifest.to_json())

@@ -32,6 +32,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.smoke
 def test_bytes_are_those_of_the_golden_bundle(tmp_path):
     """A change here is a change of the format: raise FORMAT_VERSION unless old readers still work.
 

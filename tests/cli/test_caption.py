@@ -45,7 +45,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _use_cache(cache, monkeypatch):
+def _use_cache(cache, models_once, monkeypatch):
     monkeypatch.setenv("FUSE_INDEX_CACHE", str(cache))
 
 

@@ -30,7 +30,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _use_cache(cache, monkeypatch):
+def _use_cache(cache, models_once, monkeypatch):
     monkeypatch.setenv("FUSE_INDEX_CACHE", str(cache))
 
 
@@ -71,6 +71,7 @@ def without_times(value):
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.smoke
 def test_two_runs_of_one_file_are_identical(capsys, file, tmp_path):
     outs = [tmp_path / "one.json", tmp_path / "two.json"]
     for out in outs:

@@ -36,6 +36,7 @@ def captioner(ask) -> Captioner:
     )
 
 
+@pytest.mark.smoke
 def test_captions_are_reproducible_and_better_than_where_they_began(captioner, image):
     first, again = captioner.caption(image), captioner.caption(image)
     assert first.text == again.text
@@ -96,7 +97,7 @@ def test_the_moves_by_every_predictor(ask, image, predictor):
     assert one.text == two.text
     assert one.result.total < one.result.trajectory[0].best
     assert one.result.chosen == ""
-    adapted = captioner._terms[1].adapter is not None
+    adapted = captioner.problem(image).terms[1].adapter is not None
     assert adapted == (predictor == "adapter")
 
 

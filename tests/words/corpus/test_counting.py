@@ -51,7 +51,7 @@ def assert_same(found: StoredWords, expected: WordCounts) -> None:
     assert found.sha256() == expected.sha256()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=3), lowercase=st.booleans())
 def test_words_are_those_counted_in_memory(tmp_path_factory, texts, lowercase):
     folder = tmp_path_factory.mktemp("count")

@@ -74,6 +74,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     assert peak < 1e6 < path.stat().st_size / 2
 
 
+@pytest.mark.smoke
 def test_files_gzip_folders_and_standard_input_add_up(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
