@@ -8,7 +8,7 @@ import torch
 
 from fuse_index.errors import OptionError
 from fuse_index.models import load_model
-from fuse_index.objectives import Fluency, ImageSimilarity, TokenReduction, TargetContinuation
+from fuse_index.objectives import Fluency, ImageSimilarity, TargetContinuation, TokenReduction
 from fuse_index.optimize import Problem, Spent, Term, TokenFilter, Unit
 from fuse_index.predict import Gradients, Predictor, TokenUnits, unit_predictor
 from fuse_index.predict.token_predictor import TokenPredictor
