@@ -42,7 +42,7 @@ class WordIndex:
         dense: the vectors on a device, where :meth:`to` moved them.
     """
 
-    words: tuple[str, ...]
+    words: Sequence[str]
     counts: NDArray[np.int64]
     vectors: WordVectors
     options: IndexOptions
@@ -52,6 +52,7 @@ class WordIndex:
     dense: DenseSearch | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "words", tuple(self.words))
         if not len(self.words) == len(self.counts) == len(self.vectors):
             raise ShapeError(
                 f"{len(self.words)} words, {len(self.counts)} counts and vectors of "
@@ -106,7 +107,7 @@ class WordIndex:
         resolved = replace(options, kind=chosen.kind)
         if chosen.kind.exact and vectors.kept is not None:  # kept for kinds that were not chosen
             vectors = WordVectors(sides, options.representation)
-        return cls(tuple(words), counts, vectors, resolved, chosen.engine, report)
+        return cls(words, counts, vectors, resolved, chosen.engine, report)
 
     @classmethod
     def from_table(
