@@ -1,8 +1,9 @@
-"""Flags of the verbs with a run file: declared once, and what they set in it."""
+"""Flags that several verbs share, each declared once, and what those of run files set."""
 
 from __future__ import annotations
 
 import inspect
+import json as json_module
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -13,6 +14,63 @@ import typer
 
 from fuse_index.cli import _console
 from fuse_index.errors import OptionError
+
+_MOVED = "Where the {} is now, if not where it was built from."
+
+BatchSize = Annotated[int, typer.Option(help="Rows of one forward pass.")]
+Bundle = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="Where models run.  [default: the GPU if there is one]")
+]
+Groups = Annotated[
+    bool, typer.Option("--groups/--no-groups", help="With the group tensors, or without.")
+]
+Index = Annotated[
+    bool, typer.Option("--index/--no-index", help="With the word indexes, or without.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Use what the caches hold; no network access.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a bundle at a URL or in a folder.")
+]
+Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
+SourcePlace = Annotated[str | None, typer.Option(help=_MOVED.format("source"))]
+Storage = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage",
+        metavar="KEY=VALUE",
+        help="Option of a URL's file system, such as anon=true. Can be repeated.",
+    ),
+]
+TargetPlace = Annotated[str | None, typer.Option(help=_MOVED.format("target"))]
+Vectors = Annotated[str, typer.Option(help="Over whose vectors: source, target or joint.")]
+
+
+def storage_options(given: Sequence[str] | None) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` items; a value is JSON where it can be read so, else text.
+
+    Raises:
+        OptionError: an item has no key or no ``=``.
+    """
+    options: dict[str, Any] = {}
+    for item in given or ():
+        key, equals, value = item.partition("=")
+        if not key.isidentifier() or not equals:
+            raise OptionError(
+                f"--storage {key}",
+                expected="KEY=VALUE, such as anon=true or endpoint_url=http://...",
+            )
+        try:
+            options[key] = json_module.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
 
 _PATHS = {
     "method": "method.type",
@@ -64,8 +122,8 @@ class RunFlags:
         Path | None,
         typer.Option(metavar="FILE.jsonl", help="One JSON object a step, as it happens."),
     ] = None
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
+    offline: Offline = False
+    json: Json = False
 
     def settings(self) -> list[tuple[str, Any]]:
         """Return what the flags say by the path of the field, the short ones first."""
@@ -75,7 +133,10 @@ class RunFlags:
     def answered(self, *, captions: bool = False) -> bool:
         """Answer ``--fields`` and ``--schema``; return whether one was given."""
         if self.schema:
-            show_schema(captions=captions)
+            from fuse_index.run import CaptionConfig, RunConfig
+            from fuse_index.run.schema import run_schema
+
+            _console.print_json(run_schema(CaptionConfig if captions else RunConfig))
         elif self.fields:
             show_fields(captions=captions, json=self.json)
         return self.schema or self.fields
@@ -125,27 +186,19 @@ def put(value: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
     override(value, texts)
 
 
-def show_schema(*, captions: bool = False) -> None:
-    """Print the JSON schema of a run file."""
-    from fuse_index.run import CaptionConfig, RunConfig
-    from fuse_index.run.schema import run_schema
-
-    _console.print_json(run_schema(CaptionConfig if captions else RunConfig))
-
-
 def show_fields(*, captions: bool = False, json: bool = False) -> None:
     """Print every field of a run file with its type, default and meaning."""
     from fuse_index.run.describe import describe_captions, describe_fields
 
+    names = ("field", "type", "default", "meaning")
+    sections = describe_captions() if captions else describe_fields()
     if json:
-        names = ("type", "default", "meaning")
-        found = describe_captions() if captions else describe_fields()
         _console.print_json(
             {
-                title: {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-                for title, rows in found
+                title: {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in rows}
+                for title, rows in sections
             }
         )
         return
-    for title, rows in describe_captions() if captions else describe_fields():
-        _console.print_table(["field", "type", "default", "meaning"], rows, title, justify="left")
+    for title, rows in sections:
+        _console.print_table(names, rows, title, justify="left")

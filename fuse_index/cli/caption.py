@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags, _run
-from fuse_index.errors import FuseIndexError, ImageError, StorageError
+from fuse_index.errors import FuseIndexError, ImageError
 
 if TYPE_CHECKING:
     from fuse_index.optimize import Result
@@ -181,24 +180,17 @@ def _save(captions: Captions, out: Path | None, csv_file: Path | None) -> None:
 
     from fuse_index.common.files import write_atomically
 
-    try:
-        if out is not None:
-            text = json.dumps(captions.to_json(full=True), indent=1, allow_nan=False) + "\n"
+    if out is not None:
+        text = json.dumps(captions.to_json(full=True), indent=1, allow_nan=False) + "\n"
+        with _run.writing(f"--out {out}"):
             write_atomically(out, text.encode())
-        if csv_file is not None:
-            with csv_file.open("w", encoding="utf-8", newline="") as file:
-                names = list(captions.items[0].result.losses)
-                writer = csv.writer(file)
-                writer.writerow(["image", "caption", "total", *names])
-                for item in captions.items:
-                    losses = item.result.losses
-                    numbers = [repr(value) for value in (item.result.total, *losses.values())]
-                    writer.writerow([item.image, item.text, *numbers])
-    except OSError as error:
-        raise StorageError(
-            f"{error.filename or out or csv_file}: {error.strerror or error}",
-            expected="a file that can be written",
-        ) from error
+    if csv_file is not None:
+        rows = []
+        for item in captions.items:
+            losses = (item.result.total, *item.result.losses.values())
+            rows.append([item.image, item.text, *map(repr, losses)])
+        header = ["image", "caption", "total", *captions.items[0].result.losses]
+        _run.write_csv(csv_file, header, rows)
 
 
 def _show(captions: Captions) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _pictures, _run
+from fuse_index.cli import _console, _flags, _pictures, _run
 from fuse_index.errors import StorageError
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def demo_command(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the report goes.")
     ] = Path(),
-    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    seed: _flags.Seed = 0,
     scenes: Annotated[int, typer.Option(help="Pictures to caption.")] = 6,
     picture: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Save the captions as a picture too.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: _flags.Json = False,
 ) -> None:
     """Caption pictures that no model was trained on: plainly, with liking, with dislike.
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.cli._storage import Json, Offline
+from fuse_index.cli import _console, _flags
 
 if TYPE_CHECKING:
     from fuse_index.share.compare import Comparison
@@ -20,8 +19,8 @@ _PLACE = "A folder, a Hub id such as owner/name[@revision], or a URL."
 def diff_command(
     first: Annotated[str, typer.Argument(metavar="BUNDLE", help=_PLACE)],
     second: Annotated[str, typer.Argument(metavar="BUNDLE", help=_PLACE)],
-    offline: Offline = False,
-    json: Json = False,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Show what changed from the first BUNDLE to the second.
 
@@ -39,10 +38,8 @@ def diff_command(
             for name in (first, second)
         ]
     found = compare_bundles(*(read_bundle(path) for path in paths))
-    if json:
-        _console.print_json({"first": first, "second": second, **found.to_json()})
-    else:
-        _show(first, second, found)
+    report = {"first": first, "second": second, **found.to_json()}
+    _console.answer(json, report, lambda: _show(first, second, found))
     if not found.same:
         raise typer.Exit(DIFFERENT)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console, _run
+from fuse_index.cli import _console, _flags, _run
 from fuse_index.errors import MissingDependencyError, OptionError, StorageError
 
 if TYPE_CHECKING:
@@ -62,12 +62,10 @@ def evaluate_command(
         Path | None,
         typer.Option("--csv", help="File for the scores of every image.", metavar="FILE"),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where CLIP runs.  [default: the GPU if there is one]")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures or texts of one forward pass.")] = 64,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    device: _flags.Device = None,
+    batch_size: _flags.BatchSize = 64,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Score predicted captions against reference captions.
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fuse_index.cli import _console
+from fuse_index.cli import _console, _flags
 
 if TYPE_CHECKING:
     from fuse_index.bundle import Manifest
 
 
 def inspect_command(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
-    ],
+    bundle: _flags.Bundle,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify/--no-verify", help="Check checksums, shapes and values of every file."
         ),
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: _flags.Json = False,
 ) -> None:
     """Show what is in a bundle and how good it is, and verify it.
 
@@ -37,21 +35,14 @@ def inspect_command(
             manifest = verify_bundle(bundle, bar.stage("verifying"))
     else:
         manifest = read_manifest(bundle)
-    if json:
-        _console.print_json(as_json(bundle, manifest, verify))
-    else:
-        _show(bundle, manifest, verify)
-
-
-def as_json(bundle: Path, manifest: Manifest, verified: bool) -> dict[str, Any]:
-    """Return what ``--json`` prints: the manifest, the path, the number of words, the verdict."""
-    return {
+    report = {
         "bundle": str(bundle),
-        "verified": verified,
+        "verified": verify,
         "words": manifest.words,
         "bytes": sum(record.size for record in manifest.files.values()),
         "manifest": manifest.to_json(),
     }
+    _console.answer(json, report, lambda: _show(bundle, manifest, verify))
 
 
 def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
