@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags, _pictures, _run
-from fuse_index.errors import StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -58,10 +57,8 @@ def demo_command(
     _write(path, report_html(showcase).encode())
     if picture:
         _write(picture, _as_png(showcase))
-    if json:
-        _console.print_json(showcase.to_json() | {"report": str(path)})
-    else:
-        _sum_up(showcase, path)
+    report = showcase.to_json() | {"report": str(path)}
+    _console.answer(json, report, lambda: _sum_up(showcase, path))
     if showcase.interrupted:
         raise _console.StoppedEarlyError(
             f"interrupted: {len(showcase.findings)} captions were finished; they are in {path}"
@@ -70,14 +67,8 @@ def demo_command(
 
 def _place(folder: Path) -> Path:
     """Make the folder and return the report's path, before any work is done."""
-    try:
+    with _run.writing(f"--out {folder}", "name another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"--out {folder}: {error.strerror or error}",
-            expected="a folder that can be written",
-            remedy="name another folder",
-        ) from error
     path = folder / REPORT
     _run.require_writable(path, "--out")
     return path
@@ -96,27 +87,12 @@ def _as_png(showcase: Showcase) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     from fuse_index.common.files import write_atomically
 
-    try:
+    with _run.writing(path, "name another folder with --out"):
         write_atomically(path, content)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: {error.strerror or error}",
-            expected="a file that can be written",
-            remedy="name another folder with --out",
-        ) from error
 
 
 def _sum_up(showcase: Showcase, path: Path) -> None:
-    rows = [
-        [
-            request,
-            str(found["captions"]),
-            f"{found['f1']:.2f}",
-            f"{found['clip']:.2f}",
-            f"{found['kept']:.0%}",
-        ]
-        for request, found in showcase.summary().items()
-    ]
+    rows = showcase.summary_rows()
     if rows:
         header = ["request", "captions", "F1", "CLIP cosine", "judge agrees"]
         _console.print_table(header, rows)

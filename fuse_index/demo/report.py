@@ -56,7 +56,8 @@ def report_html(showcase: Showcase) -> str:
     ]
     if showcase.interrupted:
         parts.append(f"<p class='note'>Interrupted: {done} of {asked} captions were finished.</p>")
-    parts.append(_summary(showcase))
+    header = ["request", "captions", "scene-graph F1", "CLIP cosine", "judge agrees"]
+    parts.append(_table(header, showcase.summary_rows()))
     for number, scene in enumerate(showcase.scenes):
         parts.append(_scene(scene, showcase.of(number)))
     parts.append("<h2>Adapters on held-out words</h2>")
@@ -75,21 +76,6 @@ def report_html(showcase: Showcase) -> str:
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-
-
-def _summary(showcase: Showcase) -> str:
-    rows = [
-        [
-            request,
-            str(found["captions"]),
-            f"{found['f1']:.2f}",
-            f"{found['clip']:.2f}",
-            f"{found['kept']:.0%}",
-        ]
-        for request, found in showcase.summary().items()
-    ]
-    header = ["request", "captions", "scene-graph F1", "CLIP cosine", "judge agrees"]
-    return _table(header, rows)
 
 
 def _scene(scene: Scene, findings: Sequence[Finding]) -> str:

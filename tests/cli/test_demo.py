@@ -24,6 +24,7 @@ from fuse_index.demo import Split, draw, make_scene
 from fuse_index.demo.captioning import GuideOptions
 from fuse_index.demo.cast import assemble_cast
 from fuse_index.demo.packaged import FOLDER
+from fuse_index.errors import StorageError
 
 QUICK = {"drafts": 24, "taken": 2, "passes": 60, "felt_passes": 60, "search_width": 4}
 
@@ -106,9 +107,9 @@ def test_a_report_that_cannot_be_written_after_all_is_our_users_error(
     def refuse(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fuse_index.optimize.result.write_atomically", refuse)
-    with pytest.raises(verb.StorageError, match="No space left on device"):
-        verb._write(tmp_path / "x.html", "")
+    monkeypatch.setattr("fuse_index.common.files.write_atomically", refuse)
+    with pytest.raises(StorageError, match="No space left on device"):
+        verb._write(tmp_path / "x.html", b"")
 
 
 def test_a_damaged_weight_file_is_one_line(capsys, tmp_path, monkeypatch):
