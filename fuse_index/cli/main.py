@@ -57,6 +57,7 @@ class Verb:
 _SUMMARIES = {
     "demo": "Caption pictures with the models of the package; offline.",
     "build": "Build an adapter bundle from text and two models.",
+    "fit": "Fit the adapters of a bundle again from its group tensors; no model is loaded.",
     "inspect": "Show what is in a bundle and how good it is; verify its checksums.",
     "verify": "Check every file of a bundle; build it again and compare the bytes.",
     "diff": "Show what changed from one bundle to another.",

@@ -141,9 +141,7 @@ def _loop(
     with _deferred_interrupts(interrupted):
         while run.stop is None:
             run.stop = budget.reached(run.spent, run.best.total)
-            if run.stop is None and interrupted.set:
-                run.stop = Stop.INTERRUPTED
-            if run.stop is not None:
+            if run.stop is not None or interrupted.set:
                 break
             try:
                 run.step(budget.affordable(run.spent))
@@ -156,6 +154,8 @@ def _loop(
                 if path is not None and run.spent.steps % every == 0:
                     checkpoint_of(run).save(path)
                     saved = run.spent.steps
+        if interrupted.set:  # also in the last step: the caller has to end, too
+            run.stop = Stop.INTERRUPTED
         if path is not None and saved != run.spent.steps:
             checkpoint_of(run).save(path)
 

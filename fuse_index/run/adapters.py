@@ -23,7 +23,7 @@ from fuse_index.common.progress import Progress, stage
 from fuse_index.errors import BundleError, CorpusError, StorageError
 from fuse_index.run.config import AdapterConfig
 from fuse_index.run.vocabulary import few_words, shared_words
-from fuse_index.words.corpus.reading import Source, find_sources
+from fuse_index.words.corpus.reading import TextSource, find_sources
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words, read_word_list
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _stored(model: Model) -> tuple[ModelIdentity, Tensor]:
     return found.identity, found.table
 
 
-def _digest(source: Source) -> str:
+def _digest(source: TextSource) -> str:
     if source.path is None:
         raise CorpusError(
             "standard input as the text of an adapter",

@@ -43,7 +43,7 @@ def shared_words(source: Model, target: Model, texts: Sequence[str | Path] = ())
     counts: Counter[str] = Counter(whole_words(source) & whole_words(target))
     if texts:
         own = count_words(list(texts), CorpusOptions())
-        counts.update(dict(zip(own.words, own.counts.tolist(), strict=True)))
+        counts.update(dict(zip(own.words, own.counts[:].tolist(), strict=True)))
     if not counts:
         raise VocabularyError(
             f"{source.name} and {target.name} hold no word as one token both",

@@ -46,6 +46,7 @@ EXAMPLES: list[Objective] = [
 ]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("objective", EXAMPLES, ids=lambda objective: objective.type)
 def test_written_and_read_again(objective: Objective) -> None:
     written = json.loads(json.dumps(objective.to_json()))

@@ -1,4 +1,4 @@
-"""How large a bundle will be: the layout of its files, for words that are not there yet."""
+"""The sizes of the files of a bundle, laid out from the numbers of its words."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.adapter.fit.groups import group_words
+from fuse_index.adapter.fit.groups import group_name, most_source_tokens, split_words
 from fuse_index.build.options import BuildOptions
 from fuse_index.bundle.layout import ADAPTER, CARD, FALLBACK, GROUPS, MANIFEST, WORDS
 from fuse_index.bundle.tensorfile import TensorSpec, file_size
 from fuse_index.bundle.wordfile import group_position
 from fuse_index.words.table import WordTable
+
+Pair = tuple[int, int]
 
 _TEXT_BYTES = {CARD: 1_700.0, MANIFEST: 2_100.0}
 _TEXT_GROUP = {CARD: 95.0, MANIFEST: 300.0}  # its lines of the card, its quality report
@@ -22,13 +24,13 @@ _STRING_BYTES = 58  # a Python string and its place in a tuple, without its char
 
 @dataclass(frozen=True)
 class GroupForecast:
-    """A word group as it will be.
+    """A predicted word group.
 
     Attributes:
         name: as in the bundle.
         words: expected number.
         tube: of its adapter, or of its group tensors where it has none.
-        own: whether it has an adapter of its own; words of other groups use the fallback.
+        own: whether it has an adapter; words of other groups use the fallback.
     """
 
     name: str
@@ -71,18 +73,48 @@ def footprint(
         options: of the build.
         identity: whether both models are the same.
     """
-    groups = _groups(table, weights, options, identity)
     text = float(np.dot(weights, [len(word.encode("utf-8")) for word in table.words]))
-    ids = [float(np.dot(weights, ragged.lengths)) for ragged in (table.source, table.target)]
-    words = float(weights.sum())
+    return lay_out(
+        weighted_sizes(table, weights),
+        text,
+        widths,
+        groups=_groups(table, weights, options, identity),
+        with_groups=options.groups,
+        identity=identity,
+    )
+
+
+def lay_out(
+    sizes: Mapping[Pair, float],
+    text: float,
+    widths: tuple[int, int],
+    *,
+    groups: tuple[GroupForecast, ...] | None = None,
+    with_groups: bool = True,
+    identity: bool = False,
+) -> Footprint:
+    """Lay out the files of a bundle from the numbers of its words.
+
+    Args:
+        sizes: words by (p, q).
+        text: bytes of all words in UTF-8.
+        widths: of source and target embeddings.
+        groups: of the words; if not given, every (p, q) has an adapter.
+        with_groups: whether group tensors are written.
+        identity: whether both models are the same.
+    """
+    if groups is None:
+        groups = tuple(GroupForecast(f"{p}x{q}", n, max(p, q), True) for (p, q), n in sizes.items())
+    words = sum(sizes.values())
+    ids = [sum(n * pair[side] for pair, n in sizes.items()) for side in (0, 1)]
     files = {WORDS: float(file_size(_word_specs(round(words), round(text), *map(round, ids))))}
     tubes = {group.name: group.tube for group in groups if group.own}
     if not identity:
         tubes[FALLBACK] = 1
         specs = [TensorSpec(f"adapter.{name}", "F32", (k, *widths)) for name, k in tubes.items()]
         files[ADAPTER] = float(file_size(specs))
-    if options.groups:
-        files[GROUPS] = float(file_size(_group_specs(table, weights, list(tubes), widths)))
+    if with_groups:
+        files[GROUPS] = float(file_size(_group_specs(sizes, list(tubes), widths)))
     for name, least in _TEXT_BYTES.items():
         files[name] = least + _TEXT_GROUP[name] * len(groups) * (not identity)  # no report then
     faces = 0 if identity else sum(tubes.values())
@@ -98,13 +130,15 @@ def _groups(
     table: WordTable, weights: NDArray[np.float64], options: BuildOptions, identity: bool
 ) -> tuple[GroupForecast, ...]:
     found = []
-    for group in group_words(table, options.fit):
-        words = float(weights[group.train].sum() + weights[group.held_out].sum())
-        train = float(weights[group.train].sum())
+    most = most_source_tokens(table, options.fit)
+    for label, _, train, held_out in split_words(table, options.fit):
+        fitted = float(weights[train].sum())
+        words = fitted + float(weights[held_out].sum())
+        name = group_name(label)
         if options.fit.max_words is not None:
-            words = _of_shape(table, weights, group.name)
-        own = identity or round(train) >= options.fit.min_words
-        found.append(GroupForecast(group.name, words, group.k, own))
+            words = _of_shape(table, weights, name)
+        own = identity or round(fitted) >= options.fit.min_words
+        found.append(GroupForecast(name, words, max(most[label], label[1]), own))
     return tuple(found)
 
 
@@ -133,10 +167,10 @@ def _word_specs(words: int, text: int, source_ids: int, target_ids: int) -> list
 
 
 def _group_specs(
-    table: WordTable, weights: NDArray[np.float64], names: list[str], widths: tuple[int, int]
+    sizes: Mapping[Pair, float], names: list[str], widths: tuple[int, int]
 ) -> list[TensorSpec]:
     words, tubes = dict.fromkeys(names, 0.0), dict.fromkeys(names, 1)
-    for (p, q), count in weighted_sizes(table, weights).items():
+    for (p, q), count in sizes.items():
         name = names[group_position(names, p, q)]
         words[name] += count
         tubes[name] = max(tubes[name], p, q)
@@ -147,9 +181,7 @@ def _group_specs(
     ]
 
 
-def weighted_sizes(
-    table: WordTable, weights: NDArray[np.float64]
-) -> Mapping[tuple[int, int], float]:
+def weighted_sizes(table: WordTable, weights: NDArray[np.float64]) -> Mapping[Pair, float]:
     """How many words there will be of ``p`` source and ``q`` target tokens, by ``(p, q)``."""
     pairs, inverse = np.unique(table.shapes, axis=0, return_inverse=True)
     sums = np.bincount(inverse.reshape(-1), weights, len(pairs))

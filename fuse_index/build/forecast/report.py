@@ -1,12 +1,12 @@
-"""What a pre-flight found, for people and as JSON."""
+"""The report of a pre-flight, for people and as JSON."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from fuse_index.build.footprint import Footprint
-from fuse_index.build.sampling import WordSample
+from fuse_index.build.forecast.sampling import WordSample
+from fuse_index.build.forecast.size import Footprint
 from fuse_index.models.embeddings import Embeddings
 from fuse_index.ops import native_status
 
@@ -33,7 +33,7 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Preflight:
-    """What a build will make of two models.
+    """The predicted bundle and build of two models.
 
     Attributes:
         source: the source's embeddings and tokenizer.

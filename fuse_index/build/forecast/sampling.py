@@ -1,10 +1,10 @@
-"""Words that stand for those of a build, taken from a corpus, a list, or the vocabularies."""
+"""Samples of the words of a build, from a corpus, a list, or the vocabularies."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.common.progress import Tick
 from fuse_index.errors import CorpusError, VocabularyError
-from fuse_index.words.corpus.reading import Source, read_text
+from fuse_index.words.corpus.reading import TextSource, read_text
 from fuse_index.words.corpus.shards import split_sources
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words, read_word_list
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
@@ -25,8 +26,6 @@ SAMPLE_WORDS = 50_000
 
 _PIECES = 64  # places of a large corpus that are read
 _LEAST_PIECE = 1 << 20
-
-Progress = Callable[[int, "int | None"], None]
 
 
 class Origin(str, Enum):
@@ -69,7 +68,7 @@ class WordSample:
 
 
 def sample_corpus(
-    sources: Sequence[Source], options: CorpusOptions, progress: Progress, seed: int = 0
+    sources: Sequence[TextSource], options: CorpusOptions, progress: Tick, seed: int = 0
 ) -> WordSample:
     """Count a corpus, or pieces of a large one from all over it.
 
@@ -98,15 +97,20 @@ def sample_corpus(
     start = time.perf_counter()
     if size <= SAMPLE_BYTES:
         counts = count_words(list(sources), options, progress)
-        seconds = time.perf_counter() - start
-        thin, weights = _thin(counts, float(len(counts)), seed)
-        total = float(len(counts))
-        return WordSample(thin, weights, total, total, size, size, seconds, Origin.CORPUS)
+        return _whole_sample(counts, start, Origin.CORPUS, seed, size)
     return _sample_large(sources, size, options, progress, seed)
 
 
+def _whole_sample(
+    counts: WordCounts, start: float, origin: Origin, seed: int, size: int = 0
+) -> WordSample:
+    """Return a sample of words that were all counted since ``start``."""
+    total, seconds = float(len(counts)), time.perf_counter() - start
+    return WordSample(*_thin(counts, total, seed), total, total, size, size, seconds, origin)
+
+
 def _sample_large(
-    sources: Sequence[Source], size: int, options: CorpusOptions, progress: Progress, seed: int
+    sources: Sequence[TextSource], size: int, options: CorpusOptions, progress: Tick, seed: int
 ) -> WordSample:
     start = time.perf_counter()
     counter: Counter[str] = Counter()
@@ -140,7 +144,7 @@ def _sample_large(
 
 
 def _pieces(
-    sources: Sequence[Source], size: int, options: CorpusOptions, seed: int
+    sources: Sequence[TextSource], size: int, options: CorpusOptions, seed: int
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield words from places all over the corpus, with the bytes that they took on the disk."""
     shards = split_sources(sources, options.encoding, max(_LEAST_PIECE, size // _PIECES))
@@ -184,10 +188,7 @@ def sample_list(path: str | Path, options: CorpusOptions, seed: int = 0) -> Word
         CorpusError: it cannot be read, or a line is no word.
     """
     start = time.perf_counter()
-    counts = read_word_list(path, options)
-    thin, weights = _thin(counts, float(len(counts)), seed)
-    total, seconds = float(len(counts)), time.perf_counter() - start
-    return WordSample(thin, weights, total, total, 0, 0, seconds, Origin.LIST)
+    return _whole_sample(read_word_list(path, options), start, Origin.LIST, seed)
 
 
 def sample_vocabularies(source: WordTokenizer, target: WordTokenizer, seed: int = 0) -> WordSample:
@@ -205,9 +206,7 @@ def sample_vocabularies(source: WordTokenizer, target: WordTokenizer, seed: int 
             remedy="name a corpus with --corpus, or a list with --words",
         )
     counts = WordCounts(tuple(found), np.ones(len(found), np.int64))
-    thin, weights = _thin(counts, float(len(counts)), seed)
-    total, seconds = float(len(counts)), time.perf_counter() - start
-    return WordSample(thin, weights, total, total, 0, 0, seconds, Origin.VOCABULARIES)
+    return _whole_sample(counts, start, Origin.VOCABULARIES, seed)
 
 
 def _whole_words(tokenizer: WordTokenizer) -> list[str]:
@@ -220,7 +219,7 @@ def _whole_words(tokenizer: WordTokenizer) -> list[str]:
 
 
 def _thin(counts: WordCounts, total: float, seed: int) -> tuple[WordCounts, NDArray[np.float64]]:
-    """Draw at most :data:`SAMPLE_WORDS` words and say for how many each stands.
+    """Draw at most :data:`SAMPLE_WORDS` words, with how many words each stands for.
 
     What ``total`` exceeds the number of words by are words that were not seen; those with the
     least count stand for them.
@@ -230,7 +229,7 @@ def _thin(counts: WordCounts, total: float, seed: int) -> tuple[WordCounts, NDAr
     if n > SAMPLE_WORDS:
         rows = np.sort(np.random.default_rng(seed).choice(n, SAMPLE_WORDS, replace=False))
     seen = min(total, float(n))
-    numbers = counts.counts[rows]
+    numbers = counts.counts[:][rows]
     weights = np.full(len(rows), seen / len(rows))
     rare = numbers == numbers.min()
     weights[rare] += (total - seen) / int(rare.sum())

@@ -1,4 +1,4 @@
-"""A ceiling on the memory of a build, kept by the real process."""
+"""A limit of the memory of a build, kept by the real process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fuse_index.build.memory import Ceiling, parse_bytes, resident_bytes
+from fuse_index.build.forecast.memory import MemoryLimit, parse_bytes, resident_bytes
 from fuse_index.cli.main import main
 from fuse_index.errors import OptionError
 from fuse_index.words.corpus.counting import DEFAULT_MEMORY
@@ -42,12 +42,12 @@ def test_too_little_is_refused_with_what_is_needed():
     with pytest.raises(
         OptionError, match=r"--max-memory 100M; expected at least [\d,]+M for count"
     ):
-        Ceiling(10**8).engine()
-    share = Ceiling(least + (10 << 20)).engine()
+        MemoryLimit(10**8).engine()
+    share = MemoryLimit(least + (10 << 20)).engine()
     assert 128 << 20 <= share <= (128 << 20) + (12 << 20)
-    assert Ceiling(None).engine() == DEFAULT_MEMORY
+    assert MemoryLimit(None).engine() == DEFAULT_MEMORY
     with pytest.raises(OptionError, match="for building the word index"):
-        Ceiling(resident_bytes() + 10**6).require(10**9, "building the word index")
+        MemoryLimit(resident_bytes() + 10**6).require(10**9, "building the word index")
 
 
 def test_a_flag_that_is_no_size(capsys, tmp_path, captions_file):
@@ -57,7 +57,7 @@ def test_a_flag_that_is_no_size(capsys, tmp_path, captions_file):
 
 
 @pytest.mark.slow
-def test_a_large_build_keeps_to_its_ceiling(tmp_path, gpt2_dir, minilm_dir):
+def test_a_large_build_keeps_to_its_limit(tmp_path, gpt2_dir, minilm_dir):
     """600,000 words; as Python objects, with their tokens, they would take more than a gigabyte."""
     pytest.importorskip("duckdb")
     text = tmp_path / "text.txt"

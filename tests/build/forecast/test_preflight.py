@@ -12,10 +12,10 @@ import pytest
 
 from fuse_index.adapter.fit.options import FitOptions, Grouping
 from fuse_index.build import BuildOptions, build_bundle
-from fuse_index.build import preflight as preflight_module
-from fuse_index.build.footprint import footprint, weighted_sizes
-from fuse_index.build.forecast import MEMORY_FACTOR
-from fuse_index.build.preflight import EXAMPLES, preflight
+from fuse_index.build.forecast import preflight as preflight_module
+from fuse_index.build.forecast.preflight import EXAMPLES, preflight
+from fuse_index.build.forecast.report import MEMORY_FACTOR
+from fuse_index.build.forecast.size import footprint, weighted_sizes
 from fuse_index.demo import DemoModel, model_name, write_corpus
 from fuse_index.errors import CorpusError, ModelError, VocabularyError
 from fuse_index.words.corpus.words import CorpusOptions
@@ -174,12 +174,12 @@ def test_a_real_pair_takes_what_was_said(
     corpus = [captions_file, wikitext_file]
     options = BuildOptions(corpus=CorpusOptions(min_count=2))
     found = preflight(str(gpt2_dir), str(minilm_dir), corpus, options=options)
-    code = (
-        "import json, resource, sys\n"
+    code = (  # the high-water mark of this program, not of the process that started it
+        "import json, re, sys\n"
         "from fuse_index.cli.main import main\n"
         "code = main(sys.argv[1:])\n"
-        "unit = 1 if sys.platform == 'darwin' else 1024\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit\n"
+        "status = open('/proc/self/status').read()\n"
+        "peak = int(re.search(r'VmHWM:\\s*(\\d+) kB', status)[1]) * 1024\n"
         "print(json.dumps({'code': code, 'peak': peak}), file=sys.stderr)\n"
     )
     arguments = ["build", gpt2_dir, minilm_dir, "--out", tmp_path / "b", "--json"]

@@ -8,14 +8,8 @@ import torch
 from fuse_index.adapter.fit._workers import Workers
 from fuse_index.adapter.fit.gram import GroupGram
 from fuse_index.build import BuildOptions, build_bundle
-from fuse_index.build.cost import (
-    TYPICAL,
-    TYPICAL_SHARES,
-    bundle_bytes,
-    estimate,
-    measure_rates,
-    sum_flops,
-)
+from fuse_index.build.forecast.cost import TYPICAL_SHARES, estimate, sum_flops
+from fuse_index.build.forecast.rates import TYPICAL, measure_rates
 from fuse_index.bundle import read_bundle
 from fuse_index.errors import OptionError
 from fuse_index.words.corpus.words import CorpusOptions
@@ -46,7 +40,8 @@ def test_bytes_are_those_on_the_disk(tmp_path, gpt2_dir, minilm_dir, captions_fi
         str(gpt2_dir), str(minilm_dir), tmp_path / "b", [captions_file], options=options
     )
     shapes = read_bundle(tmp_path / "b").table.sizes()
-    expected = bundle_bytes(shapes, (256, 384), with_groups=True)
+    words = sum(shapes.values())
+    expected = estimate(words, (256, 384), shapes).footprint.files
     for name in ("words.safetensors", "groups.safetensors"):
         assert expected[name] == pytest.approx(result.manifest.files[name].size, rel=0.1)
 

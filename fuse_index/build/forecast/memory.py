@@ -1,4 +1,4 @@
-"""A ceiling on the memory of a build."""
+"""The memory of a build: predicted, measured, and limited."""
 
 from __future__ import annotations
 
@@ -9,17 +9,65 @@ from pathlib import Path
 
 from fuse_index.errors import OptionError
 from fuse_index.words.corpus.counting import DEFAULT_MEMORY
+from fuse_index.words.table import SHARD_WORDS
 
 ENGINE_OVERHEAD = 256 << 20
 """What the counting engine was measured to take beside the memory it is limited to."""
 ENGINE_LEAST = 128 << 20
 """With less the engine spills all the time."""
 
+_PROCESS = 680e6  # the libraries, loaded, and the tokenizers
+_OBJECTS = 900  # bytes a word takes while its shard is tokenized
+_HELD = 6.2  # bytes of a word and a column of its embeddings, in a build that is one shard
+_TABLES = 1.5  # times the embedding tables, in a build that is one shard
+_LISTED_BYTES = 20  # for a byte of a list of words
+_INDEXED_BYTES = 250  # of a word, its count and its tokens as Python objects
+
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LARGE_BLOCK = 4 << 20
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+
+
+def peak_bytes(
+    words: float,
+    widths: tuple[int, int],
+    vocabularies: tuple[int, int],
+    *,
+    fit: float,
+    counted: bool,
+) -> float:
+    """Predict the largest resident set of a build: it does not grow with the words beyond a shard.
+
+    Resident sets of builds of 11,000 to 192,000 words, widths 256 and 384, were within 18 %.
+
+    Args:
+        words: that are tokenized.
+        widths: of source and target embeddings.
+        vocabularies: rows of the embedding tables.
+        fit: bytes of the largest group's sums.
+        counted: whether the counting engine is used.
+    """
+    tables = 4.0 * sum(rows * width for rows, width in zip(vocabularies, widths, strict=True))
+    stages = [
+        tables + fit,
+        tables + _OBJECTS * min(words, SHARD_WORDS),
+        float(DEFAULT_MEMORY) if counted else 0.0,
+    ]
+    if words <= SHARD_WORDS:  # more words are freed at once, see return_large_blocks
+        stages.append(_TABLES * tables + _HELD * sum(widths) * words)
+    return _PROCESS + max(stages)
+
+
+def listed_bytes(size: int) -> int:
+    """Return the memory that a list of words takes, from the size of its file."""
+    return _LISTED_BYTES * size
+
+
+def indexed_bytes(words: int, width: int) -> int:
+    """Return the memory that a word index takes while it is built, with ``width`` columns."""
+    return words * (4 * width + _INDEXED_BYTES)
 
 
 def parse_bytes(text: str, option: str = "--max-memory") -> int:
@@ -61,7 +109,7 @@ def _peak_bytes() -> int:
     return size if sys.platform == "darwin" else size * 1024
 
 
-class Ceiling:
+class MemoryLimit:
     """Keeps a build below a number of bytes.
 
     Every stage takes a fixed amount of memory, whatever the number of words, so what is left is to
@@ -74,7 +122,7 @@ class Ceiling:
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         if limit is not None:
-            give_back_large_blocks()
+            return_large_blocks()
 
     def engine(self) -> int:
         """Return the bytes that the counting engine may use.
@@ -101,7 +149,7 @@ class Ceiling:
             raise _too_low(self.limit, resident_bytes() + more, what)
 
 
-def give_back_large_blocks() -> None:
+def return_large_blocks() -> None:
     """Let glibc return every large block at once.
 
     By itself it raises the size from which it does so to that of the largest block so far, and the

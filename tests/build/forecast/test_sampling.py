@@ -7,12 +7,17 @@ import gzip
 import numpy as np
 import pytest
 
-from fuse_index.build import sampling
-from fuse_index.build.sampling import Origin, sample_corpus, sample_list, sample_vocabularies
+from fuse_index.build.forecast import sampling
+from fuse_index.build.forecast.sampling import (
+    Origin,
+    sample_corpus,
+    sample_list,
+    sample_vocabularies,
+)
 from fuse_index.demo import DemoModel, model_name
 from fuse_index.errors import CorpusError
 from fuse_index.models.embeddings import load_embeddings
-from fuse_index.words.corpus.reading import Source, find_sources
+from fuse_index.words.corpus.reading import TextSource, find_sources
 from fuse_index.words.corpus.words import CorpusOptions, count_words
 
 
@@ -109,7 +114,7 @@ def test_without_text_words_of_one_token_stand_in():
 
 def test_what_can_be_read_once_only_is_refused():
     with pytest.raises(CorpusError, match=r"standard input can be read only once.*into a file"):
-        sample_corpus([Source(None, None)], CorpusOptions(), silent)
+        sample_corpus([TextSource(None, None)], CorpusOptions(), silent)
 
 
 def test_pieces_without_words_that_stay(tmp_path, small_pieces):
