@@ -15,27 +15,66 @@ import typer
 from fuse_index.cli import _console
 from fuse_index.errors import OptionError
 
+MODEL_HELP = "Hub id[@revision], folder, or open_clip:ARCH[/PRETRAINED or file]."
 _MOVED = "Where the {} is now, if not where it was built from."
 
 BatchSize = Annotated[int, typer.Option(help="Rows of one forward pass.")]
 Bundle = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
 ]
+Corpus = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corpus",
+        "-c",
+        metavar="PATH",
+        help="Text, gzip or Parquet: file, folder, pattern or fsspec URL (s3://...); '-' is "
+        "standard input. Can be repeated.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="Where models run.  [default: the GPU if there is one]")
+]
+Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]
+FitSeed = Annotated[int | None, typer.Option(help="Seed of the hold-out and of sampling.")]
+Grouping = Annotated[
+    str | None,
+    typer.Option(help="Words that share an adapter: same (p, q): pair; same q: target."),
 ]
 Groups = Annotated[
     bool, typer.Option("--groups/--no-groups", help="With the group tensors, or without.")
 ]
+Holdout = Annotated[float | None, typer.Option(help="Share of words kept for the quality report.")]
 Index = Annotated[
     bool, typer.Option("--index/--no-index", help="With the word indexes, or without.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Lowercase = Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")]
+MaxGroup = Annotated[
+    int | None, typer.Option(help="Fit on so many words of a group, sampled; 0: on all.")
+]
+MaxTokens = Annotated[int, typer.Option(help="Leave out words of more tokens in either model.")]
+MaxWords = Annotated[
+    int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
+]
+MinCount = Annotated[
+    int | None,
+    typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
+]
+MinGroup = Annotated[
+    int | None, typer.Option(help="Groups with fewer words use the fallback adapter.")
+]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use what the caches hold; no network access.")
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a bundle at a URL or in a folder.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the same work, which was interrupted.")
+]
+Ridge = Annotated[
+    str | None, typer.Option(help="Penalty, relative; or 'auto' by generalized cross-validation.")
 ]
 Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
 SourcePlace = Annotated[str | None, typer.Option(help=_MOVED.format("source"))]
@@ -49,6 +88,14 @@ Storage = Annotated[
 ]
 TargetPlace = Annotated[str | None, typer.Option(help=_MOVED.format("target"))]
 Vectors = Annotated[str, typer.Option(help="Over whose vectors: source, target or joint.")]
+Words = Annotated[
+    Path | None,
+    typer.Option("--words", help="A list of words, one a line, instead of a corpus."),
+]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder for unfinished work.  [default: beside BUNDLE]"),
+]
 
 
 def storage_options(given: Sequence[str] | None) -> dict[str, Any]:

@@ -16,21 +16,9 @@ from typing import Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console, _preflight
+from fuse_index.cli import _console, _flags, _preflight
 from fuse_index.cli._probe import MODULES
-from fuse_index.cli._words import (
-    CorpusFlag,
-    EncodingFlag,
-    GroupsFlag,
-    JsonFlag,
-    LowercaseFlag,
-    MaxTokensFlag,
-    MaxWordsFlag,
-    MinCountFlag,
-    OfflineFlag,
-    WordsFlag,
-    corpus_options,
-)
+from fuse_index.cli._words import corpus_options
 from fuse_index.errors import OptionError
 
 PACKAGES = (
@@ -59,16 +47,16 @@ def doctor_command(
     target: Annotated[
         str | None, typer.Argument(metavar="TARGET]", help="The model whose loss will be used.")
     ] = None,
-    corpus: CorpusFlag = None,
-    words: WordsFlag = None,
-    encoding: EncodingFlag = "utf-8",
-    min_count: MinCountFlag = None,
-    max_words: MaxWordsFlag = None,
-    lowercase: LowercaseFlag = False,
-    max_tokens: MaxTokensFlag = 4,
-    groups: GroupsFlag = True,
-    offline: OfflineFlag = False,
-    json: JsonFlag = False,
+    corpus: _flags.Corpus = None,
+    words: _flags.Words = None,
+    encoding: _flags.Encoding = "utf-8",
+    min_count: _flags.MinCount = None,
+    max_words: _flags.MaxWords = None,
+    lowercase: _flags.Lowercase = False,
+    max_tokens: _flags.MaxTokens = 4,
+    groups: _flags.Groups = True,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Check this installation, or look at two models before a build.
 
@@ -107,10 +95,7 @@ def doctor_command(
         )
     else:
         report, show = examine(), _show
-    if json:
-        _console.print_json(report)
-    else:
-        show(report)
+    _console.answer(json, report, lambda: show(report))
 
 
 def examine() -> dict[str, Any]:
@@ -224,13 +209,8 @@ def _show(report: dict[str, Any]) -> None:
     typer.echo(
         f"fuse_index {report['fuse_index']}, Python {report['python']}, {report['platform']}"
     )
-    native = report["native"]
-    if native is not None:
-        _console.print_table(
-            ["native core", ""],
-            [[key, _text(value)] for key, value in native.items()],
-            justify="left",
-        )
+    if report["native"] is not None:
+        _show_pairs(["native core", ""], report["native"])
     _console.print_table(
         ["device", "name", "memory", "capability"],
         [
@@ -243,19 +223,18 @@ def _show(report: dict[str, Any]) -> None:
             for device in report["devices"]
         ],
     )
-    _console.print_table(
-        ["package", "version"], [[key, _text(value)] for key, value in report["packages"].items()]
-    )
-    _console.print_table(
-        ["import", "seconds it adds"],
-        [[key, _text(value)] for key, value in report["imports"].items()],
-    )
+    _show_pairs(["package", "version"], report["packages"])
+    _show_pairs(["import", "seconds it adds"], report["imports"])
     cache = report["cache"]
     typer.echo(f"Hub cache: {cache['folder']}, {cache['free_gb']} GB free")
     for problem in report["problems"]:
         typer.echo(f"problem: {_console.one_line(problem)}")
     if not report["problems"]:
         typer.echo("no problems found")
+
+
+def _show_pairs(header: list[str], pairs: dict[str, Any]) -> None:
+    _console.print_table(header, [[key, _text(value)] for key, value in pairs.items()])
 
 
 def _text(value: Any) -> str:

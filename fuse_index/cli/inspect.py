@@ -46,7 +46,7 @@ def inspect_command(
 
 
 def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
-    from fuse_index.bundle.card import index_rows, number, quality_rows
+    from fuse_index.bundle.card import number
 
     models = (manifest.source, manifest.target)
     kind = "identity of one model" if manifest.identity else "adapter"
@@ -62,12 +62,7 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
         ],
     )
     _console.print_table(["group", "words"], [[g.name, number(g.words)] for g in manifest.groups])
-    if manifest.quality:
-        header, rows = quality_rows(manifest)
-        _console.print_table(header, rows, title="Quality on held-out words")
-    if manifest.indexes:
-        header, rows = index_rows(manifest)
-        _console.print_table(header, rows, title="Word indexes")
+    show_quality(manifest)
     for title, pairs in (
         ("Served by the fallback adapter", manifest.fallbacks),
         ("Words left out", manifest.left_out),
@@ -82,3 +77,13 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
     )
     verdict = "verified: every file is intact" if verified else "not verified"
     typer.echo(f"{verdict}; written by fuse_index {_console.clean(manifest.package_version)}")
+
+
+def show_quality(manifest: Manifest) -> None:
+    """Write the figures of adapters and word indexes as tables."""
+    from fuse_index.bundle.card import index_rows, quality_rows
+
+    if manifest.quality:
+        _console.print_table(*quality_rows(manifest), "Quality on held-out words")
+    if manifest.indexes:
+        _console.print_table(*index_rows(manifest), "Word indexes")

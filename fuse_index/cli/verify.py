@@ -23,15 +23,8 @@ def verify_command(
     ] = False,
     source: _flags.SourcePlace = None,
     target: _flags.TargetPlace = None,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--corpus", "-c", metavar="PATH", help="The text it was built from. Can be repeated."
-        ),
-    ] = None,
-    words: Annotated[
-        Path | None, typer.Option("--words", help="The list of words it was built from.")
-    ] = None,
+    corpus: _flags.Corpus = None,
+    words: _flags.Words = None,
     offline: _flags.Offline = False,
     json: _flags.Json = False,
 ) -> None:
