@@ -103,7 +103,7 @@ def print_table(
     title: str | None = None,
     justify: Literal["left", "right"] = "right",
 ) -> None:
-    """Write a table to stdout; ``justify`` is for all columns but the first."""
+    """Write a table to stdout if it has rows; ``justify`` is for all columns but the first."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -120,9 +120,10 @@ def print_table(
         table.add_column(clean(name), justify=justify if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(clean(cell) for cell in row))
-    console = stdout_console()
-    console.print(table)
-    console.print()
+    if table.row_count:
+        console = stdout_console()
+        console.print(table)
+        console.print()
 
 
 def answer(json: bool, value: Any, show: Callable[[], None]) -> None:

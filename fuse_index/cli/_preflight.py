@@ -78,15 +78,14 @@ def _show_words(report: dict[str, Any]) -> None:
         f"words: {guess}{words['counted']:,} from the {words['from']}, {words['tried']:,} of them "
         f"tried; {guess}{words['kept']:,} will be in the bundle\n"
     )
-    if report["left_out"]:
-        _console.print_table(
-            ["words that will not align", "words", "such as"],
-            [
-                [item["reason"], f"{item['words']:,}", ", ".join(item["examples"])]
-                for item in report["left_out"]
-            ],
-            justify="left",
-        )
+    _console.print_table(
+        ["words that will not align", "words", "such as"],
+        [
+            [item["reason"], f"{item['words']:,}", ", ".join(item["examples"])]
+            for item in report["left_out"]
+        ],
+        justify="left",
+    )
     _console.print_table(
         ["group", "words", "adapter"],
         [
@@ -129,12 +128,9 @@ def _because(native: dict[str, Any]) -> str:
 
 
 def _size(size: float | None) -> str:
-    if size is None:
-        return "not known"
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size / 1e3:,.1f} kB"
+    from rich.filesize import decimal
+
+    return "not known" if size is None else decimal(int(size))
 
 
 def _duration(seconds: float) -> str:

@@ -195,35 +195,28 @@ class Output:
         try:
             result = run(callbacks)
         except FuseIndexError as error:
-            self._say(error)
-            self._fail(error, on_failure)
+            if self._events is not None:
+                self._events.write("error", type=type(error).__name__, message=str(error))
+                if error.result is not None:
+                    self._events.end(error.result)
+            self._hand_over(error, on_failure)
             raise
         except OSError as error:  # the disk is full, or a folder has gone
             failure = _storage_error(error)
             if latest:
                 latest[0].stop = Stop.FAILED
                 failure.result = latest[0].result(self._budget)
-            self._fail(failure, on_failure)
+            self._hand_over(failure, on_failure)
             raise failure from error
         if self._events is not None:
             self._events.end(result)
         return result
 
-    def _say(self, error: FuseIndexError) -> None:
-        """Write an error, and what there is in spite of it, among the events."""
-        if self._events is None:
-            return
-        self._events.write("error", type=type(error).__name__, message=str(error))
-        found = getattr(error, "result", None)
-        if found is not None:
-            self._events.end(found)
-
-    def _fail(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
+    def _hand_over(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
         """Take the progress away and hand the best so far over."""
         self._bar.__exit__()
-        found = getattr(error, "result", None)
-        if found is not None:
-            on_failure(found)
+        if error.result is not None:
+            on_failure(error.result)
 
 
 def _storage_error(error: OSError) -> StorageError:

@@ -156,9 +156,8 @@ def as_json(result: BuildResult) -> dict[str, Any]:
 def _show(result: BuildResult) -> None:
     manifest = result.manifest
     show_quality(manifest)
-    if manifest.left_out:
-        rows = [[reason, f"{count:,}"] for reason, count in manifest.left_out.items()]
-        _console.print_table(["", ""], rows, "Words left out")
+    rows = [[reason, f"{count:,}"] for reason, count in manifest.left_out.items()]
+    _console.print_table(["", ""], rows, "Words left out")
     stages = ", ".join(f"{stage.value} {time:.1f}" for stage, time in result.seconds.items())
     size = sum(record.size for record in manifest.files.values()) / 1e6
     words = f"{result.path}: {manifest.words:,} words, {size:,.1f} MB"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,13 +86,7 @@ def caption_command(
         captioner = Captioner(config, offline=flags.offline, progress=bar)
     _run.note_choice(captioner.method)
     captions = _caption_all(
-        captioner,
-        found,
-        checkpoints=checkpoint,
-        checkpoint_every=flags.checkpoint_every,
-        events=flags.events,
-        keep=lambda done: _save(done, out, csv_file),
-        show=None if flags.json else _show,
+        captioner, found, checkpoint, flags, lambda done: _save(done, out, csv_file)
     )
     if flags.json:
         _console.print_json(captions.to_json())
@@ -127,12 +121,9 @@ def _images(given: Sequence[Path]) -> list[str]:
 def _caption_all(
     captioner: Captioner,
     images: Sequence[str],
-    *,
     checkpoints: Path | None,
-    checkpoint_every: int,
-    events: Path | None,
-    keep: Any,
-    show: Any,
+    flags: _flags.RunFlags,
+    keep: Callable[[Captions], None],
 ) -> Captions:
     """Caption one image after another; what is done is kept whatever happens to the rest."""
     from fuse_index.optimize import Stop
@@ -142,14 +133,14 @@ def _caption_all(
 
     def write(image: str, callbacks: Sequence[Callback]) -> Result:
         path = _checkpoint(checkpoints, image)
-        return captioner.caption(image, callbacks, path, checkpoint_every).result
+        return captioner.caption(image, callbacks, path, flags.checkpoint_every).result
 
     def failed(image: str, result: Result) -> None:
         done.append(Caption(image, result))
 
     resuming = checkpoints is not None and checkpoints.exists()
     try:
-        with _run.Output(captioner.config.budget, events, append=resuming) as output:
+        with _run.Output(captioner.config.budget, flags.events, append=resuming) as output:
             for index, image in enumerate(images):
                 output.about(f"{image} ({index + 1} of {len(images)})", image=image)
                 result = output.watch(partial(write, image), on_failure=partial(failed, image))
@@ -163,8 +154,8 @@ def _caption_all(
         captions = Captions(tuple(done))
         if done:
             keep(captions)
-            if show is not None:
-                show(captions)
+            if not flags.json:
+                _show(captions)
     return captions
 
 

@@ -92,10 +92,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sum_up(showcase: Showcase, path: Path) -> None:
-    rows = showcase.summary_rows()
-    if rows:
-        header = ["request", "captions", "F1", "CLIP cosine", "judge agrees"]
-        _console.print_table(header, rows)
+    header = ["request", "captions", "F1", "CLIP cosine", "judge agrees"]
+    _console.print_table(header, showcase.summary_rows())
     typer.echo(f"{showcase.seconds['all']:.1f} s; the report is {path}")
 
 
@@ -125,18 +123,17 @@ def plain_stage(bar: _console.ProgressBar, *, show: bool) -> Audience:
 
         def found(self, finding: Finding) -> None:
             if show:
-                line = f"scene {finding.scene + 1}  {_line(finding)}"
+                said = f"{finding.request.value:<8}  {finding.text}"
+                line = f"scene {finding.scene + 1}  {said}  ({_figures(finding)})"
                 sys.stdout.write(_console.clean(line) + "\n")
                 sys.stdout.flush()
 
     return PlainStage()
 
 
-def _line(finding: Finding) -> str:
-    return (
-        f"{finding.request.value:<8}  {finding.text}  "
-        f"(F1 {finding.agreement.f1:.2f}, CLIP {finding.likeness:.2f}, judge: {finding.verdict})"
-    )
+def _figures(finding: Finding) -> str:
+    figures = f"F1 {finding.agreement.f1:.2f}, CLIP {finding.likeness:.2f}"
+    return f"{figures}, judge: {finding.verdict}"
 
 
 @contextlib.contextmanager
@@ -221,9 +218,7 @@ def scene_table(
         request = finding.request.value
         captions.append(f"{request}\n", f"bold {_COLOURS[request]}")
         captions.append(f"{_console.clean(finding.text)}\n")
-        judged = f"CLIP {finding.likeness:.2f}, judge: {finding.verdict}"
-        figures = f"F1 {finding.agreement.f1:.2f}, {judged}"
-        captions.append(f"{figures}, {finding.seconds:.1f} s\n", "dim")
+        captions.append(f"{_figures(finding)}, {finding.seconds:.1f} s\n", "dim")
     if doing is not None:
         captions.append(f"{doing[0]}\n", f"bold {_COLOURS[doing[0]]}")
         captions.append(_console.clean(doing[1]), "italic")

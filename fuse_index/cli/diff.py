@@ -54,12 +54,8 @@ def _show(first: str, second: str, found: Comparison) -> None:
     _pairs("Options", found.options)
     _words(found)
     _pairs("Words of a group", found.groups)
-    if found.adapters:
-        rows = [
-            [name, "-" if value is None else f"{value:.2e}"]
-            for name, value in found.adapters.items()
-        ]
-        _console.print_table(["group", "relative difference"], rows, title="Adapters")
+    rows = [[name, "-" if v is None else f"{v:.2e}"] for name, v in found.adapters.items()]
+    _console.print_table(["group", "relative difference"], rows, "Adapters")
     _quality(found)
     _pairs("Manifest", found.other)
     _pairs("Files", found.files)
@@ -88,12 +84,8 @@ def _quality(found: Comparison) -> None:
         pairs = [figures.get(name) for name in columns]
         if any(pairs):
             rows.append([group, *(_cell(v) if p else "=" for p in pairs for v in p or ("", ""))])
-    if rows:
-        header = [
-            "group",
-            *(f"{name.replace('_', ' ')}{n}" for name in columns for n in (" 1", " 2")),
-        ]
-        _console.print_table(header, rows, title="Quality on held-out words")
+    header = [f"{name.replace('_', ' ')} {n}" for name in columns for n in (1, 2)]
+    _console.print_table(["group", *header], rows, "Quality on held-out words")
 
 
 def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
@@ -106,8 +98,7 @@ def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
                     rows.append([f"{name}: {key}", _cell(one.get(key)), _cell(other.get(key))])
         else:
             rows.append([name, _cell(one), _cell(other)])
-    if rows:
-        _console.print_table(["", "first", "second"], rows, title=title, justify="left")
+    _console.print_table(["", "first", "second"], rows, title, justify="left")
 
 
 def _cell(value: Any) -> str:

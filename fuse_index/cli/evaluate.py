@@ -216,6 +216,4 @@ def _show(report: Mapping[str, Any]) -> None:
     level = f"{report['bootstrap']['level']:.0%}".replace("%", " %")
     typer.echo(_console.clean(title) + "\n")
     _console.print_table(["metric", "value", f"{level} interval"], rows)
-    if report["left_out"]:
-        left_out = [[name, reason] for name, reason in report["left_out"].items()]
-        _console.print_table(["left out", "why"], left_out, justify="left")
+    _console.print_table(["left out", "why"], report["left_out"].items(), justify="left")

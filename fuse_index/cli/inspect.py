@@ -68,9 +68,8 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
         ("Words left out", manifest.left_out),
         ("Built with", manifest.options),
     ):
-        if pairs:
-            rows = [[key, number(value)] for key, value in pairs.items()]
-            _console.print_table(["", ""], rows, title=title, justify="left")
+        rows = [[key, number(value)] for key, value in pairs.items()]
+        _console.print_table(["", ""], rows, title, justify="left")
     _console.print_table(
         ["file", "bytes", "sha256"],
         [[n, number(record.size), record.sha256[:16]] for n, record in manifest.files.items()],
@@ -83,7 +82,5 @@ def show_quality(manifest: Manifest) -> None:
     """Write the figures of adapters and word indexes as tables."""
     from fuse_index.bundle.card import index_rows, quality_rows
 
-    if manifest.quality:
-        _console.print_table(*quality_rows(manifest), "Quality on held-out words")
-    if manifest.indexes:
-        _console.print_table(*index_rows(manifest), "Word indexes")
+    _console.print_table(*quality_rows(manifest), "Quality on held-out words")
+    _console.print_table(*index_rows(manifest), "Word indexes")
