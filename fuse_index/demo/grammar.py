@@ -124,12 +124,9 @@ class _Writer:
 
     def _note(self, item: Item, places: tuple[str, ...] = ()) -> Thing:
         """Decide what is said of a thing."""
-        thing = Thing(
-            item.shape,
-            item.colour if self._says(self.options.detail) else "",
-            item.size if self._says(self.options.detail) else "",
-            places,
-        )
+        colour = item.colour if self._says(self.options.detail) else ""
+        size = item.size if self._says(self.options.detail) else ""
+        thing = Thing(item.shape, colour, size, places)
         self.things.append(thing)
         return thing
 
@@ -181,11 +178,8 @@ class _Writer:
         return [*bare, *place, *self._predicate(thing)], not (thing.size or thing.colour)
 
     def _predicate(self, thing: Thing) -> list[str]:
-        words = [
-            self.rng.choice(table[name])
-            for table, name in ((SIZES, thing.size), (COLOURS, thing.colour))
-            if name
-        ]
+        said = ((SIZES, thing.size), (COLOURS, thing.colour))
+        words = [self.rng.choice(table[name]) for table, name in said if name]
         return ["is", *" and ".join(words).split()] if words else []
 
     # -- two things --------------------------------------------------------------------------

@@ -58,16 +58,12 @@ def report_html(showcase: Showcase) -> str:
         parts.append(f"<p class='note'>Interrupted: {done} of {asked} captions were finished.</p>")
     header = ["request", "captions", "scene-graph F1", "CLIP cosine", "judge agrees"]
     parts.append(_table(header, showcase.summary_rows()))
-    for number, scene in enumerate(showcase.scenes):
-        parts.append(_scene(scene, showcase.of(number)))
+    parts += [_scene(scene, showcase.of(n)) for n, scene in enumerate(showcase.scenes)]
     parts.append("<h2>Adapters on held-out words</h2>")
     parts += [_quality(name, groups) for name, groups in showcase.quality.items()]
     parts.append("<h2>Seconds</h2>")
-    rows = [
-        [label, f"{showcase.seconds[key]:.2f}"]
-        for key, label in _STAGES.items()
-        if key in showcase.seconds
-    ]
+    seconds = showcase.seconds
+    rows = [[name, f"{seconds[key]:.2f}"] for key, name in _STAGES.items() if key in seconds]
     parts.append(_table(["stage", "seconds"], rows))
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +66,8 @@ def plot_fidelity(report: FidelityReport, path: str | os.PathLike[str], title: s
 
 
 def _draw_spearman(axes: Any, report: FidelityReport, names: list[str]) -> None:
-    estimates = [report.spearman[name] for name in names]
-    axes.bar(
-        names,
-        [estimate.mean for estimate in estimates],
-        yerr=[estimate.stderr for estimate in estimates],
-        color=[_COLOURS.get(name) for name in names],
-        capsize=4,
-    )
+    means, errors = zip(*map(astuple, report.spearman.values()), strict=True)
+    axes.bar(names, means, yerr=errors, color=[_COLOURS.get(name) for name in names], capsize=4)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("Spearman correlation with the true change")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
@@ -80,16 +75,10 @@ def _draw_spearman(axes: Any, report: FidelityReport, names: list[str]) -> None:
 
 def _draw_shares(axes: Any, report: FidelityReport, names: list[str]) -> None:
     for name in names:
-        among = sorted(report.share[name])
-        axes.errorbar(
-            among,
-            [report.share[name][count].mean for count in among],
-            yerr=[report.share[name][count].stderr for count in among],
-            color=_COLOURS.get(name),
-            marker="o",
-            capsize=3,
-            label=name,
-        )
+        among, estimates = zip(*sorted(report.share[name].items()), strict=True)
+        means, errors = zip(*map(astuple, estimates), strict=True)
+        style = {"color": _COLOURS.get(name), "marker": "o", "capsize": 3, "label": name}
+        axes.errorbar(among, means, yerr=errors, **style)
     axes.set_xlabel("predicted best candidates looked at")
     axes.set_ylabel(f"share of the true best {report.options.best} among them")
     axes.set_ylim(0, 1)
