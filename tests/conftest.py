@@ -12,6 +12,37 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from tests.demo_models import (
+    build_adapter,
+    clip,
+    clip_adapter,
+    clip_only,
+    image,
+    image_path,
+    lm,
+    lm_problem,
+    problem,
+    sentiment,
+    sentiment_adapter,
+    three_models,
+)
+
+__all__ = [
+    "build_adapter",
+    "clip",
+    "clip_adapter",
+    "clip_only",
+    "image",
+    "image_path",
+    "lm",
+    "lm_problem",
+    "problem",
+    "sentiment",
+    "sentiment_adapter",
+    "three_models",
+]
+
+
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 

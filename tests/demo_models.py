@@ -18,6 +18,9 @@ from fuse_index.optimize import Problem, Term, TokenFilter
 START = "the picture contains a small circle on the left"
 """A sentence of the demo's world, of one source token a word."""
 
+BASE = "the picture contains a gorgeous circle on the left"
+"""One with a word of several source tokens."""
+
 BuildAdapter = Callable[[DemoModel], Adapter]
 
 
@@ -94,6 +97,12 @@ def problem(lm: Model, clip: Model, clip_adapter: Adapter, image_path: Path) -> 
         Term(ImageSimilarity(images=image_path, weight=2.0), clip, clip_adapter),
     ]
     return Problem(lm, terms, tokens=TokenFilter(words_only=True))
+
+
+@pytest.fixture(scope="session")
+def clip_only(lm: Model, clip: Model, clip_adapter: Adapter, image_path: Path) -> Problem:
+    """Like the picture: one target with other tokens than the source, and all words."""
+    return Problem(lm, [Term(ImageSimilarity(images=image_path), clip, clip_adapter)])
 
 
 @pytest.fixture(scope="session")
