@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json as json_module
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -35,7 +35,6 @@ Corpus = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="Where models run.  [default: the GPU if there is one]")
 ]
-Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]
 FitSeed = Annotated[int | None, typer.Option(help="Seed of the hold-out and of sampling.")]
 Grouping = Annotated[
     str | None,
@@ -49,17 +48,8 @@ Index = Annotated[
     bool, typer.Option("--index/--no-index", help="With the word indexes, or without.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Lowercase = Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")]
 MaxGroup = Annotated[
     int | None, typer.Option(help="Fit on so many words of a group, sampled; 0: on all.")
-]
-MaxTokens = Annotated[int, typer.Option(help="Leave out words of more tokens in either model.")]
-MaxWords = Annotated[
-    int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
-]
-MinCount = Annotated[
-    int | None,
-    typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
 ]
 MinGroup = Annotated[
     int | None, typer.Option(help="Groups with fewer words use the fallback adapter.")
@@ -134,7 +124,7 @@ _PATHS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunFlags:
-    """The flags that verbs with a run file share; see :func:`with_run_flags`."""
+    """The flags that verbs with a run file share; see :func:`with_flags`."""
 
     initial: Annotated[
         list[str] | None, typer.Option(help="Text to begin from. Can be repeated.")
@@ -189,20 +179,30 @@ class RunFlags:
         return self.schema or self.fields
 
 
-def with_run_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of :class:`RunFlags` behind its own; it gets them as ``flags``."""
-    shared = inspect.signature(RunFlags).parameters.values()
-    hints = get_type_hints(RunFlags, include_extras=True)
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of a dataclass, such as :class:`RunFlags`, where it takes one."""
     own = inspect.signature(command, eval_str=True).parameters.values()
-    names = {item.name for item in shared}
+    groups: dict[str, Any] = {
+        item.name: item.annotation for item in own if is_dataclass(item.annotation)
+    }
+    parameters = []
+    for item in own:
+        hints = {item.name: item.annotation}
+        members: Iterable[inspect.Parameter] = [item]
+        if item.name in groups:
+            hints = get_type_hints(item.annotation, include_extras=True)
+            members = inspect.signature(item.annotation).parameters.values()
+        parameters += [member.replace(annotation=hints[member.name]) for member in members]
 
     @wraps(command)
     def wrapper(**given: Any) -> None:
-        flags = RunFlags(**{name: given.pop(name) for name in names})
-        command(**given, flags=flags)
+        made = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**given, **made)
 
-    parameters = [item.replace(kind=item.KEYWORD_ONLY) for item in own if item.name != "flags"]
-    parameters += [item.replace(annotation=hints[item.name]) for item in shared]
+    parameters = [item.replace(kind=item.KEYWORD_ONLY) for item in parameters]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {item.name: item.annotation for item in parameters}
     del wrapper.__wrapped__  # typer is to see these parameters

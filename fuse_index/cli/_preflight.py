@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from fuse_index.cli import _console
-
-if TYPE_CHECKING:
-    from fuse_index.words.corpus.words import CorpusOptions
+from fuse_index.cli._words import TextFlags
 
 _WHY = {
     "native": "native kernels",
@@ -26,27 +22,18 @@ _RETOKENIZER = {
 
 
 def examine_pair(
-    models: tuple[str, str],
-    corpus: Sequence[str],
-    words: Path | None,
-    text: CorpusOptions,
-    *,
-    max_tokens: int,
-    groups: bool,
-    offline: bool,
+    models: tuple[str, str], text: TextFlags, *, groups: bool, offline: bool
 ) -> dict[str, Any]:
     """Gather everything that ``--json`` prints of a pair."""
     from fuse_index.build import BuildOptions
     from fuse_index.build.forecast.preflight import preflight
-    from fuse_index.words.table import TableOptions
 
-    options = BuildOptions(text, TableOptions(max_tokens), groups=groups)
     with _console.ProgressBar() as bar:
         found = preflight(
             *models,
-            corpus,
-            word_list=words,
-            options=options,
+            text.corpus or (),
+            word_list=text.words,
+            options=BuildOptions(*text.options(), groups=groups),
             local_files_only=offline,
             progress=bar,
         )

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
+
+from fuse_index.cli import _flags
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
     from fuse_index.words.corpus.words import CorpusOptions
+    from fuse_index.words.table import TableOptions
 
 
-def corpus_options(
-    words: Path | None,
-    *,
-    encoding: str,
-    min_count: int | None,
-    max_words: int | None,
-    lowercase: bool,
-) -> CorpusOptions:
-    """Turn the flags of the text into options."""
-    from fuse_index.build import DEFAULT_MIN_COUNT
-    from fuse_index.words.corpus.words import CorpusOptions
+@dataclass(frozen=True, kw_only=True)
+class TextFlags:
+    """The flags that say which words a bundle has."""
 
-    if min_count is None:
-        min_count = DEFAULT_MIN_COUNT if words is None else 1
-    return CorpusOptions(encoding, lowercase, min_count, max_words)
+    corpus: _flags.Corpus = None
+    words: _flags.Words = None
+    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8"
+    min_count: Annotated[
+        int | None,
+        typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
+    ] = None
+    max_words: Annotated[
+        int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
+    ] = None
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False
+    max_tokens: Annotated[
+        int, typer.Option(help="Leave out words of more tokens in either model.")
+    ] = 4
+
+    def options(self) -> tuple[CorpusOptions, TableOptions]:
+        """Turn the flags into options."""
+        from fuse_index.build import DEFAULT_MIN_COUNT
+        from fuse_index.words.corpus.words import CorpusOptions
+        from fuse_index.words.table import TableOptions
+
+        least = self.min_count
+        if least is None:
+            least = DEFAULT_MIN_COUNT if self.words is None else 1
+        corpus = CorpusOptions(self.encoding, self.lowercase, least, self.max_words)
+        return corpus, TableOptions(self.max_tokens)
 
 
 def fit_changes(

@@ -10,13 +10,14 @@ import typer
 
 from fuse_index.cli import _console, _flags
 from fuse_index.cli._flags import MODEL_HELP
-from fuse_index.cli._words import corpus_options, fit_changes
+from fuse_index.cli._words import TextFlags, fit_changes
 from fuse_index.cli.inspect import show_quality
 
 if TYPE_CHECKING:
     from fuse_index.build import BuildResult
 
 
+@_flags.with_flags
 def build_command(
     source: Annotated[
         str,
@@ -27,13 +28,7 @@ def build_command(
         typer.Argument(metavar="TARGET", help=f"Model whose loss is differentiated: {MODEL_HELP}"),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", metavar="BUNDLE")],
-    corpus: _flags.Corpus = None,
-    words: _flags.Words = None,
-    encoding: _flags.Encoding = "utf-8",
-    min_count: _flags.MinCount = None,
-    max_words: _flags.MaxWords = None,
-    lowercase: _flags.Lowercase = False,
-    max_tokens: _flags.MaxTokens = 4,
+    text: TextFlags,
     grouping: _flags.Grouping = "pair",
     ridge: _flags.Ridge = "auto",
     min_group: _flags.MinGroup = 10,
@@ -76,7 +71,6 @@ def build_command(
     from fuse_index.build.forecast.memory import parse_bytes
     from fuse_index.common.reading import choose
     from fuse_index.index import IndexOptions, Kind
-    from fuse_index.words.table import TableOptions
 
     changes = fit_changes(
         grouping=grouping,
@@ -87,14 +81,7 @@ def build_command(
         seed=seed,
     )
     options = BuildOptions(
-        corpus_options(
-            words,
-            encoding=encoding,
-            min_count=min_count,
-            max_words=max_words,
-            lowercase=lowercase,
-        ),
-        TableOptions(max_tokens),
+        *text.options(),
         replace(FitOptions(), **changes),
         groups,
         None if index is None else IndexOptions(choose(Kind, index, "--index")),
@@ -106,8 +93,8 @@ def build_command(
             source,
             target,
             out,
-            corpus or (),
-            word_list=words,
+            text.corpus or (),
+            word_list=text.words,
             options=options,
             overwrite=overwrite,
             local_files_only=offline,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
 
 
-@_flags.with_run_flags
+@_flags.with_flags
 def caption_command(
     images: Annotated[
         list[Path] | None,

@@ -18,7 +18,7 @@ import typer
 import fuse_index
 from fuse_index.cli import _console, _flags, _preflight
 from fuse_index.cli._probe import MODULES
-from fuse_index.cli._words import corpus_options
+from fuse_index.cli._words import TextFlags
 from fuse_index.errors import OptionError
 
 PACKAGES = (
@@ -39,6 +39,7 @@ _TIMEOUT = 300.0
 _LITTLE_SPACE = 1e9
 
 
+@_flags.with_flags
 def doctor_command(
     source: Annotated[
         str | None,
@@ -47,13 +48,8 @@ def doctor_command(
     target: Annotated[
         str | None, typer.Argument(metavar="TARGET]", help="The model whose loss will be used.")
     ] = None,
-    corpus: _flags.Corpus = None,
-    words: _flags.Words = None,
-    encoding: _flags.Encoding = "utf-8",
-    min_count: _flags.MinCount = None,
-    max_words: _flags.MaxWords = None,
-    lowercase: _flags.Lowercase = False,
-    max_tokens: _flags.MaxTokens = 4,
+    *,
+    text: TextFlags,
     groups: _flags.Groups = True,
     offline: _flags.Offline = False,
     json: _flags.Json = False,
@@ -70,24 +66,9 @@ def doctor_command(
     its use takes, and whether the native core will do it. A corpus of more than 67 MB is sampled.
     """
     if source is not None and target is not None:
-        text = corpus_options(
-            words,
-            encoding=encoding,
-            min_count=min_count,
-            max_words=max_words,
-            lowercase=lowercase,
-        )
-        report = _preflight.examine_pair(
-            (source, target),
-            corpus or [],
-            words,
-            text,
-            max_tokens=max_tokens,
-            groups=groups,
-            offline=offline,
-        )
+        report = _preflight.examine_pair((source, target), text, groups=groups, offline=offline)
         show = _preflight.show
-    elif source is not None or corpus or words is not None:
+    elif source is not None or text.corpus or text.words is not None:
         raise OptionError(
             "doctor: " + ("one model" if source is not None else "words but no models"),
             expected="SOURCE and TARGET, or neither",

@@ -86,11 +86,9 @@ class PromptMemory:
         losses = np.array([own.losses for own in states], dtype=np.float64).reshape(-1, terms)
         totals = torch.tensor([own.total for own in states], dtype=torch.float64)
         written = Ragged.from_lists(list(self.written))
-        totals = torch.tensor([own.total for own in states], dtype=torch.float64)
         return {
             "known.totals": totals,
             **pack_rows("known", Ragged.from_lists([own.ids for own in states]), losses),
-            "known.totals": totals,
             **pack_rows("written", written, np.zeros(len(written))),
         }
 
