@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from fuse_index.errors import CheckpointError
 from fuse_index.objectives import Fluency
 from fuse_index.optimize import (
     GCG,
+    Beam,
     Budget,
     Greedy,
     Problem,
@@ -92,3 +94,15 @@ def test_what_is_written_is_read(lm_problem, tmp_path):
     again = tmp_path / "again.ckpt"
     saved.save(again)
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_resumed_run_keeps_the_method_that_was_chosen(lm_problem, tmp_path, monkeypatch):
+    """Not what would be chosen now: states may have been kept in between, or the budget grown."""
+    path = tmp_path / "run.checkpoint"
+    first = optimize(lm_problem, START, budget=Budget(steps=2), checkpoint=path)
+    module = import_module("fuse_index.optimize.optimize")
+    monkeypatch.setattr(module, "choose", lambda *_: pytest.fail("chosen anew"))
+    second = optimize(lm_problem, START, budget=Budget(steps=4), checkpoint=path)
+    assert second.configuration["method"] == first.configuration["method"]
+    whole = optimize(lm_problem, START, method=GCG(), search=Beam(), budget=Budget(steps=4))
+    assert [point.ids for point in second.trajectory] == [point.ids for point in whole.trajectory]

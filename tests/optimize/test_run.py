@@ -110,9 +110,9 @@ def test_early_stop_ends_with_the_target_being_likeliest(lm):
     model_says = _greedy(lm, ids, 2)
     objective = TargetContinuation(target=lm.words.decode(model_says))
     problem = Problem(lm, [Term(objective, lm)])
-    assert bool(problem.losses[0].met([ids])[0])
+    assert bool(problem.losses[0].is_satisfied([ids])[0])
     other = list(problem.encode("the horrible horrible horrible horrible"))
-    assert not bool(problem.losses[0].met([other])[0])
+    assert not bool(problem.losses[0].is_satisfied([other])[0])
     result = optimize(
         problem,
         [other],
@@ -121,7 +121,7 @@ def test_early_stop_ends_with_the_target_being_likeliest(lm):
         options=RunOptions(early_stop=True),
     )
     assert result.stop is Stop.MET
-    assert bool(problem.losses[0].met([list(result.ids)])[0])
+    assert bool(problem.losses[0].is_satisfied([list(result.ids)])[0])
     with pytest.raises(OptionError, match="early_stop without an objective that can be met"):
         optimize(Problem(lm, [Term(Fluency(), lm)]), START, options=RunOptions(early_stop=True))
 

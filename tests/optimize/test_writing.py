@@ -99,7 +99,7 @@ def test_a_model_that_ends_no_sentence_is_cut(gpt2, monkeypatch):
 
 
 def test_a_model_that_neither_begins_nor_ends_a_text_is_refused(gpt2, monkeypatch):
-    monkeypatch.setattr(type(gpt2), "tokenizer", SimpleNamespace(eos_token_id=None))
+    monkeypatch.setattr(gpt2, "tokenizer", SimpleNamespace(eos_token_id=None))
     with pytest.raises(ModelError, match=r"without a token before or behind .* with bos=True"):
         write_sentences(gpt2, [()], generator())
 

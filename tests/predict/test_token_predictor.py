@@ -8,7 +8,7 @@ import torch
 
 from fuse_index.errors import OptionError
 from fuse_index.models import load_model
-from fuse_index.objectives import Fluency, ImageSimilarity, Reduction, TargetContinuation
+from fuse_index.objectives import Fluency, ImageSimilarity, TargetContinuation, TokenReduction
 from fuse_index.optimize import Problem, Spent, Term, TokenFilter, Unit
 from fuse_index.predict import Gradients, Predictor, TokenUnits, unit_predictor
 from fuse_index.predict.token_predictor import TokenPredictor
@@ -72,7 +72,7 @@ def test_the_ranking_knows_which_tokens_stand(problem, lm):
     torch.testing.assert_close(tokens.vectors()[0], lm.table()[tokens.units.firsts].float())
 
 
-@pytest.mark.parametrize("reduction", [Reduction.SUM, Reduction.MEAN])
+@pytest.mark.parametrize("reduction", [TokenReduction.SUM, TokenReduction.MEAN])
 def test_layers_of_a_fluency_term_are_states_and_labels(lm, reduction):
     terms = [Term(Fluency(reduction=reduction), lm)]
     problem = Problem(lm, terms, tokens=TokenFilter(words_only=True))
@@ -83,7 +83,7 @@ def test_layers_of_a_fluency_term_are_states_and_labels(lm, reduction):
     for position, own in zip(POSITIONS, found, strict=True):
         gradient = cut_gradient(problem.losses[0], ids, position, position + 1)
         expected = 1.5 * (tokens.units.states(lm) @ gradient).double()
-        expected += 1.5 * label_part(problem, position, reduction is Reduction.SUM)
+        expected += 1.5 * label_part(problem, position, reduction is TokenReduction.SUM)
         difference = without_constant(own) - without_constant(expected)
         assert float(difference.abs().max()) < 2e-3 * float(expected.std())
 
