@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.nn import functional
 
-from fuse_index.errors import OptionError, ShapeError
+from fuse_index.errors import ShapeError
 from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.images import Images, as_images
@@ -36,28 +37,14 @@ class ClipModel(Model):
         super().__init__(module, embedding, parts)
         self._substitute = EmbeddingSubstitute(embedding)
 
-    def forward(
-        self,
-        embeds: Tensor,
-        batch: Batch,
-        *,
-        prefix: Prefix | None = None,
-        logits_from: int = 0,
-        normalize: bool = False,
+    def _forward(
+        self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
     ) -> ModelOutput:
-        """Return text ``features`` (b, d), pooled at each row's own end."""
-        self._check_embeds(embeds, batch)
-        self._refuse_prefix(prefix)
-        if logits_from:
-            raise OptionError(
-                f"{self.name}: logits_from={logits_from}", expected="a causal language model"
-            )
         if self.frame.width is not None:
             pad = self._embedding.weight[self.frame.pad]
             embeds = with_padding_embedded(embeds, batch, pad)
         with self._substitute.using(embeds):
-            features = self._text_features(batch)
-        return ModelOutput(features=_unit(features) if normalize else features)
+            return ModelOutput(features=self._text_features(batch))
 
     def encode_image(self, images: Images, *, normalize: bool = False) -> Tensor:
         """Return image features, without gradient.
@@ -85,7 +72,7 @@ class ClipModel(Model):
             else:
                 pixels = self._pixels(as_images(images))
             features = self._image_features(pixels.to(self.device))
-        return _unit(features) if normalize else features
+        return functional.normalize(features, dim=-1) if normalize else features
 
     @property
     @abstractmethod
@@ -159,7 +146,3 @@ def _pooled(output: Any) -> Tensor:
     """Features were a bare tensor before transformers 5."""
     features: Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
     return features
-
-
-def _unit(features: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(features, dim=-1)
