@@ -14,7 +14,7 @@ from torch.nn import functional
 from fuse_index.bundle.identity import ModelIdentity, hash_embeddings
 from fuse_index.errors import ModelError, OptionError, ShapeError
 from fuse_index.models.batch import Batch, build_batch
-from fuse_index.models.frame import Frame
+from fuse_index.models.frame import PROBE, Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.layers import find_layers
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from fuse_index.models.prefix import Prefix
     from fuse_index.words.ragged import Ragged
-
-
-_PROBE = "a few words"
 
 
 @dataclass(frozen=True)
@@ -193,7 +190,7 @@ class Model(ABC):
 
     def probe(self) -> Batch:
         """Return a batch of one short row of plain text, for a first look at the model."""
-        ids = self.words.encode_text(_PROBE)
+        ids = self.words.encode_text(PROBE)
         if self.positions is not None:
             room = self.positions - len(self.frame.head) - len(self.frame.tail)
             ids = ids[: max(room, 1)]

@@ -32,6 +32,7 @@ class ClipModel(Model):
     """
 
     kind: ClassVar[ModelKind] = ModelKind.CLIP
+    module: Any
 
     def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
         super().__init__(module, embedding, parts)
@@ -75,9 +76,9 @@ class ClipModel(Model):
         return functional.normalize(features, dim=-1) if normalize else features
 
     @property
-    @abstractmethod
     def logit_scale(self) -> float:
         """What the model multiplies cosine similarities by."""
+        return float(self.module.logit_scale.exp())
 
     @abstractmethod
     def _text_features(self, batch: Batch) -> Tensor:
@@ -115,25 +116,16 @@ class TransformersClipModel(ClipModel):
         super().__init__(module, embedding, parts)
         self._load_processor = load_processor
         self._processor: Any = None
-        end = getattr(module.config.text_config, "eos_token_id", None)  # type: ignore[union-attr]
+        end = getattr(self.module.config.text_config, "eos_token_id", None)
         # Configurations from before transformers 4.31 say 2 and mean "the largest id".
         self._end = int(embedding.num_embeddings) - 1 if end in (None, 2) else int(end)
 
-    @property
-    def logit_scale(self) -> float:
-        """What the model multiplies cosine similarities by."""
-        return float(self._net.logit_scale.exp())
-
-    @property
-    def _net(self) -> Any:
-        return self.module
-
     def _text_features(self, batch: Batch) -> Tensor:
         ids = marker_ids(batch, end=self._end, pad=0)
-        return _pooled(self._net.get_text_features(input_ids=ids))
+        return _pooled(self.module.get_text_features(input_ids=ids))
 
     def _image_features(self, pixels: Tensor) -> Tensor:
-        return _pooled(self._net.get_image_features(pixel_values=pixels.to(self.dtype)))
+        return _pooled(self.module.get_image_features(pixel_values=pixels.to(self.dtype)))
 
     def _pixels(self, images: list[Any]) -> Tensor:
         if self._processor is None:

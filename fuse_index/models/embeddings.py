@@ -192,11 +192,5 @@ def _load_whole(name: str, local_files_only: bool) -> Embeddings:
 
     _log.info("%s: its embedding table cannot be read alone; loading the whole model", name)
     model = load_model(name, device="cpu", dtype=torch.float32, local_files_only=local_files_only)
-    return Embeddings(
-        name=name,
-        table=model.table().clone(),
-        words=model.words,
-        tokenizer=model.tokenizer,
-        identity=model.identity(),
-        unused_rows=model.unused_rows,
-    )
+    table, identity = model.table().clone(), model.identity()
+    return Embeddings(name, table, model.words, model.tokenizer, identity, model.unused_rows)

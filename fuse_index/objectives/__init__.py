@@ -7,14 +7,13 @@ from fuse_index.objectives.base import (
     objective_from_json,
     require_finite,
 )
-from fuse_index.objectives.classifier import ClassifierLabel
 from fuse_index.objectives.continuation import (
     ContinuationDivergence,
     ContinuationLoss,
     TargetContinuation,
 )
 from fuse_index.objectives.custom import CustomObjective, CustomTextObjective
-from fuse_index.objectives.features import ImageSimilarity, TextSimilarity
+from fuse_index.objectives.features import ClassifierLabel, ImageSimilarity, TextSimilarity
 from fuse_index.objectives.labels import LabelSpace, one_hot_content
 from fuse_index.objectives.language import (
     EnergyLogProbability,
