@@ -14,9 +14,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.words.ragged import Int64
+from fuse_index.words.ragged import Int64, Ragged
 from fuse_index.words.tokenizers.decoding import DecodePlan
 from fuse_index.words.tokenizers.locality import Locality
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 DONE, EXACT, MISSING = 0, 1, 2
 """A row's status: its ids are there; only the tokenizers know them; parts were not in the cache."""
@@ -141,6 +142,36 @@ class PythonParts:
                 ids += found
             ends.append(len(ids))
         return MISSING if lacking else (ids, *words_of(offsets, ends, starts))
+
+
+def encode_parts(
+    target: WordTokenizer, locality: Locality, parts: Sequence[tuple[str, bool]]
+) -> tuple[Ragged, list[bool]]:
+    """Encode parts as they stand in a text, with the real tokenizer.
+
+    Args:
+        target: the tokenizer.
+        locality: where its texts may be cut.
+        parts: ``n`` parts; each with whether it begins its text.
+
+    Returns:
+        ``n`` rows of ids, and ``n`` flags: True for a part that must not be tokenized alone, of
+        which the row is empty.
+    """
+    whole = [locality.whole(text) for text, _ in parts]
+    rows: list[list[int]] = [[] for _ in parts]
+    alone = [number for number, refused in enumerate(whole) if not refused]
+    anchor = locality.anchor
+    before = target.encode_text(anchor) if anchor else []
+    texts = [text if initial else anchor + text for text, initial in (parts[n] for n in alone)]
+    for number, row in zip(alone, target.encode_texts(texts).to_lists(), strict=True):
+        if parts[number][1]:
+            rows[number] = row
+        elif row[: len(before)] == before:
+            rows[number] = row[len(before) :]
+        else:  # against the proof; the whole text is right in any case
+            whole[number] = True
+    return Ragged.from_lists(rows), whole
 
 
 def words_of(

@@ -22,8 +22,14 @@ from fuse_index.common.options import Count, Flag, options
 from fuse_index.errors import OptionError, VocabularyError
 from fuse_index.words.ragged import Int64, Ragged, offsets_of
 from fuse_index.words.retokenize.alignment import align_rows
-from fuse_index.words.retokenize.part_encoder import PartEncoder
-from fuse_index.words.retokenize.parts import DONE, EXACT, PartTable, Pass, PythonParts
+from fuse_index.words.retokenize.parts import (
+    DONE,
+    EXACT,
+    PartTable,
+    Pass,
+    PythonParts,
+    encode_parts,
+)
 from fuse_index.words.retokenize.plain_encoder import plain_encoder_of
 from fuse_index.words.retokenize.rows import ConvertedRow, checked_rows, with_rows
 from fuse_index.words.table import WordTable
@@ -125,9 +131,7 @@ class Retokenizer:
         self._rows: OrderedDict[bytes, ConvertedRow] = OrderedDict()
         plan, self._locality = decode_plan(source.backend), locality_of(target.backend)
         self._parts: PartTable | None = None
-        self._encoder: PartEncoder | None = None
         if plan is not None and self._locality is not None:
-            self._encoder = PartEncoder(target, self._locality)
             self._parts = _part_table(plan, self._locality, target, native=self.options.native)
         if table is not None:
             _check_table(table, target)
@@ -186,10 +190,9 @@ class Retokenizer:
     def _resolve(self, missing: list[tuple[bytes, bool]]) -> None:
         """Fill the cache from the real tokenizer."""
         assert self._parts is not None
-        assert self._encoder is not None
-        packed, whole = self._encoder.encode(
-            [(part.decode(), initial) for part, initial in missing]
-        )
+        assert self._locality is not None
+        parts = [(part.decode(), initial) for part, initial in missing]
+        packed, whole = encode_parts(self.target, self._locality, parts)
         self._parts.insert(
             [part for part, _ in missing],
             bytes(initial for _, initial in missing),
