@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 
 class ClipModel(Model):
-    """A text and an image tower with one feature space.
-
-    Args:
-        module: the network.
-        embedding: the text tower's lookup module.
-        parts: tokenizer, frame and limits.
-    """
+    """A text and an image tower with one feature space; ``embedding`` is the text tower's."""
 
     kind: ClassVar[ModelKind] = ModelKind.CLIP
     module: Any
@@ -101,8 +95,8 @@ class TransformersClipModel(ClipModel):
 
     Args:
         module: a ``CLIPModel``, ``SiglipModel`` or ``Siglip2Model``.
-        embedding: the text tower's lookup module.
-        parts: tokenizer, frame and limits.
+        embedding: see :class:`ClipModel`.
+        parts: see :class:`ClipModel`.
         load_processor: loads the image processor when the first image comes.
     """
 

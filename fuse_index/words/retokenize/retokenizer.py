@@ -11,15 +11,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fuse_index.common.options import Count, Flag, options
-from fuse_index.errors import OptionError, VocabularyError
+from fuse_index.errors import VocabularyError
 from fuse_index.words.ragged import Int64, Ragged, offsets_of
 from fuse_index.words.retokenize.alignment import align_rows
 from fuse_index.words.retokenize.parts import (
@@ -38,9 +36,6 @@ from fuse_index.words.tokenizers.locality import Locality, locality_of
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 logger = logging.getLogger(__name__)
-
-GroupOf = Callable[[Int64, Int64], NDArray[Any]] | Mapping[tuple[int, int], int]
-"""Group of words by their token counts: from two arrays ``(W,)`` to one, or a mapping."""
 
 
 @options()
@@ -76,18 +71,12 @@ class Retokenized:
             packed one row after another (padding left out).
         target_word_offsets: ``(W + 1,)`` int64: the same in ``target.values``.
         word_row_offsets: ``(n + 1,)`` int64: words of every row.
-        groups: ``(W,)`` int64: the group of every word, -1 if no ``group_of`` was given.
     """
 
     target: Ragged
     source_word_offsets: Int64
     target_word_offsets: Int64
     word_row_offsets: Int64
-    groups: Int64
-
-    def padded(self, width: int | None = None, fill: int = -1) -> Int64:
-        """The target's rows as a rectangle ``(n, width)``; see :meth:`Ragged.padded`."""
-        return self.target.padded(width, fill)
 
     @property
     def source_counts(self) -> Int64:
@@ -107,7 +96,6 @@ class Retokenizer:
         source: the source's tokenizer.
         target: the target's tokenizer.
         table: words with their target tokens, to begin with; None begins with an empty cache.
-        group_of: gives every word its group, e.g. ``Adapter.group_of``, or a mapping from (p, q).
         options: see :class:`RetokenizerOptions`.
 
     Raises:
@@ -119,13 +107,11 @@ class Retokenizer:
         source: WordTokenizer,
         target: WordTokenizer,
         table: WordTable | None = None,
-        group_of: GroupOf | None = None,
         options: RetokenizerOptions | None = None,
     ) -> None:
         self.source = source
         self.target = target
         self.options = options or RetokenizerOptions()
-        self._group_of = group_of
         self._threads = self.options.threads or min(8, os.cpu_count() or 1)
         self._table = table
         self._rows: OrderedDict[bytes, ConvertedRow] = OrderedDict()
@@ -153,7 +139,7 @@ class Retokenizer:
             lengths: ``(n,)`` integers from 0 to L; None takes all of every row.
 
         Returns:
-            The target's rows, words and groups.
+            The target's rows and words.
 
         Raises:
             ShapeError: if the arrays are not of these shapes and kinds.
@@ -169,7 +155,6 @@ class Retokenizer:
             offsets_of(found.p),
             offsets_of(found.q),
             offsets_of(found.word_counts),
-            self._groups(found.p, found.q),
         )
 
     def _pass(self, ids: Int64, lengths: Int64) -> Pass:
@@ -230,24 +215,6 @@ class Retokenizer:
         while len(self._rows) > self.options.max_rows:
             self._rows.popitem(last=False)
         return [found for key in keys if (found := known[key]) is not None]
-
-    def _groups(self, p: Int64, q: Int64) -> Int64:
-        """The group of every word."""
-        if self._group_of is None:
-            return np.full(len(p), -1, np.int64)
-        if not isinstance(self._group_of, Mapping):
-            return np.asarray(self._group_of(p, q), np.int64)
-        pairs, which = np.unique(np.stack([p, q], axis=1), axis=0, return_inverse=True)
-        groups = []
-        for pair in map(tuple, pairs.tolist()):
-            if pair not in self._group_of:
-                raise OptionError(
-                    f"group_of has no group for words of {pair[0]} source and {pair[1]} target "
-                    "tokens",
-                    remedy="pass a function that falls back, such as Adapter.group_of",
-                )
-            groups.append(self._group_of[pair])
-        return np.array(groups, np.int64)[which.reshape(-1)]
 
 
 def _part_table(
