@@ -22,7 +22,7 @@ from fuse_index.objectives.language import (
     TokenReduction,
 )
 from fuse_index.objectives.penalties import LengthPenalty, LengthUnit, RepetitionPenalty
-from fuse_index.objectives.weights import balanced_weights, weighted_sum
+from fuse_index.objectives.weights import balanced_weights
 
 __all__ = [
     "OBJECTIVES",
@@ -48,5 +48,4 @@ __all__ = [
     "objective_from_json",
     "one_hot_content",
     "require_finite",
-    "weighted_sum",
 ]
