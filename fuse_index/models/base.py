@@ -89,7 +89,7 @@ class Model(ABC):
         """Tokens of the tokenizer, which are the used rows of the embedding table."""
         self.unused_rows = rows - self.vocabulary_size
         """Rows of the embedding table no token uses (padding to a round number)."""
-        check_finite(embedding.weight[: self.vocabulary_size], self.spell, parts.name)
+        check_finite(embedding.weight[: self.vocabulary_size], self.words, parts.name)
 
     @cached_property
     def layers(self) -> tuple[nn.Module, ...]:
@@ -120,10 +120,6 @@ class Model(ABC):
     def dtype(self) -> torch.dtype:
         """Dtype of the embedding table."""
         return self._embedding.weight.dtype
-
-    def spell(self, token: int) -> str:
-        """Return the token string of an id, as the tokenizer's vocabulary has it."""
-        return self.words.token(token) or f"<{token}>"
 
     def identity(self) -> ModelIdentity:
         """Return name and hashes; no embedding hash where loading narrowed the weights."""

@@ -187,10 +187,7 @@ class Loss(ABC):
         """Return the losses (b,) of a batch, without gradient; a GPU replays what it knows."""
         with torch.no_grad():
             embeds = self.model.embed(batch.ids)
-            return self.graphs.run("losses", self._score, embeds, batch)[0]
-
-    def _score(self, embeds: Tensor, batch: Batch) -> tuple[Tensor]:
-        return (self(embeds, batch),)
+            return self.graphs.run("losses", lambda *own: (self(*own),), embeds, batch)[0]
 
     def forget(self) -> None:
         """Drop what was computed for the content of earlier batches.
