@@ -25,6 +25,7 @@ class _MaskedModel(Model):
     def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
         super().__init__(module, embedding, parts)
         require_embeds(self)
+        self._self_check()
 
     def _self_check(self) -> None:
         batch = self.probe()
@@ -55,11 +56,10 @@ class ClassifierModel(_MaskedModel):
     def __init__(
         self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts, labels: tuple[str, ...]
     ) -> None:
-        super().__init__(module, embedding, parts)
         self.labels = labels
         score = getattr(module, "score", None)
         self._score = score if isinstance(score, nn.Linear) else None
-        self._self_check()
+        super().__init__(module, embedding, parts)
 
     def label_id(self, label: str | int) -> int:
         """Return the index of a label given by name (case does not matter) or by index.
@@ -100,10 +100,6 @@ class EncoderModel(_MaskedModel):
     """
 
     kind: ClassVar[ModelKind] = ModelKind.ENCODER
-
-    def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
-        super().__init__(module, embedding, parts)
-        self._self_check()
 
     def _forward(
         self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
