@@ -93,27 +93,15 @@ class PythonParts:
 
     def process(self, ids: Int64, lengths: Int64, threads: int) -> Pass:
         """Look rows up; see :class:`PartTable`. ``threads`` is of no use here."""
-        status, target_counts, word_counts = [], [], []
-        target: list[int] = []
-        p: list[int] = []
-        q: list[int] = []
         missing: set[tuple[bytes, bool]] = set()
-        for row, length in zip(ids.tolist(), lengths.tolist(), strict=True):
-            result = self._row(row[:length], missing)
-            status.append(result if isinstance(result, int) else DONE)
-            row_ids, row_p, row_q = ([], [], []) if isinstance(result, int) else result
-            target += row_ids
-            p += row_p
-            q += row_q
-            target_counts.append(len(row_ids))
-            word_counts.append(len(row_p))
+        rows = zip(ids.tolist(), lengths.tolist(), strict=True)
+        results = [self._row(row[:length], missing) for row, length in rows]
+        status = [result if isinstance(result, int) else DONE for result in results]
+        found = [([], [], []) if isinstance(result, int) else result for result in results]
+        target, p, q = (Ragged.from_lists([row[part] for row in found]) for part in range(3))
         return Pass(
             np.array(status, np.uint8),
-            np.array(target_counts, np.int64),
-            np.array(target, np.int64),
-            np.array(word_counts, np.int64),
-            np.array(p, np.int64),
-            np.array(q, np.int64),
+            *(target.lengths, target.values, p.lengths, p.values, q.values),
             missing,
         )
 
