@@ -108,13 +108,10 @@ class AdapterStore:
 
     def _identity(self, model: Model) -> ModelIdentity:
         """Identity with the hash of the stored embeddings, whatever dtype the model runs in."""
-        known = self._identities.get(id(model))
-        if known is None:
+        if id(model) not in self._identities:
             known = model.identity()
-            if not known.embedding_hash:
-                known = _stored(model)[0]
-            self._identities[id(model)] = known
-        return known
+            self._identities[id(model)] = known if known.embedding_hash else _stored(model)[0]
+        return self._identities[id(model)]
 
     def _load(self, path: Path, target: Model) -> Adapter:
         if not path.is_dir():
@@ -191,10 +188,8 @@ class AdapterStore:
             options.table,
             stage(self._progress, "tokenizing words"),
         )
-        (source_identity, source_table), (target_identity, target_table) = (
-            self._table(self.source),
-            self._table(target),
-        )
+        source_identity, source_table = self._table(self.source)
+        target_identity, target_table = self._table(target)
         report = stage(self._progress, f"fitting the adapter to {target.name}")
         fit = fit_adapter(table, source_table, target_table, options.fit, report)
         contents = BundleContents(
