@@ -1,4 +1,4 @@
-"""Captions of pictures by prompt optimization, plain and with a feeling, by ``fuse-index caption``.
+"""Captions of pictures by prompt optimization, plain and positive, by ``fuse-index caption``.
 
 Draws three pictures of the demo's world that no model was trained on, captions them twice with the
 packaged models, and compares the captions with the truth, the scenes the pictures were drawn from.
@@ -23,10 +23,10 @@ for scene, picture in zip(scenes, pictures, strict=True):
 words = write_vocabulary(folder / "words.txt")
 
 models = ["--lm", "demo:lm", "--clip", "demo:clip", "--adapters.words", words]
-feeling = ["--classifier", "demo:sentiment", "--label", "positive"]
-for name, more in (("plain", []), ("positive", feeling)):
+positive = ["--classifier", "demo:sentiment", "--label", "positive"]
+for name, more in (("plain", []), ("positive", positive)):
     out = folder / f"{name}.json"
-    arguments = [*map(str, [*pictures, *models, *more]), "--steps", "15", "--out", str(out)]
+    arguments = [*map(str, [*pictures, *models, *more]), "--out", str(out)]
     print(f"\n$ fuse-index caption {' '.join(arguments)}\n", flush=True)
     code = main(["caption", *arguments])
     if code:

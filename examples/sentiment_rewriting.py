@@ -13,8 +13,7 @@ from pathlib import Path
 from fuse_index.demo import DemoModel, model_name, write_vocabulary
 from fuse_index.models import load_model
 from fuse_index.objectives import ClassifierLabel, Fluency, TextSimilarity
-from fuse_index.optimize import Beam, Budget, Problem, Term, optimize
-from fuse_index.optimize.methods import WordSwaps
+from fuse_index.optimize import Budget, Problem, Term, optimize
 from fuse_index.run import AdapterConfig, AdapterStore
 
 sentences = [
@@ -34,7 +33,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 def verdict(text: str) -> str:
-    """What the second classifier says."""
+    """The label that the second classifier gives, and its probability."""
     batch = judge.batch([judge.words.encode_text(text)])
     scores = judge.forward(judge.embed(batch.ids), batch).logits.softmax(dim=-1)[0]
     return f"{judge.labels[int(scores.argmax())]} ({float(scores.max()):.2f})"
@@ -49,13 +48,8 @@ for text in sentences:
             Term(ClassifierLabel(label="positive"), sentiment, to_sentiment),
         ],
     )
-    result = optimize(
-        problem,
-        text,
-        method=WordSwaps(search_width=64),
-        search=Beam(width=2),
-        budget=Budget(steps=20),
-    )
+    result = optimize(problem, text, budget=Budget(forward_passes=600))
     new = result.text.strip()
     print(f"old: {text}: {verdict(text)}")
-    print(f"new: {new}: {verdict(new)}, likeness {1 - result.losses['text']:.2f}")
+    print(f"new: {new}: {verdict(new)}, similarity {1 - result.losses['text']:.2f}")
+print(f"method: {result.chosen}")

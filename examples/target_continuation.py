@@ -23,9 +23,9 @@ models:
 objectives:
   - {type: continuation, model: lm, target: " on a sandy backdrop"}
 initial: {length: 8}
-method: {type: gcg, search_width: 192, top_k: 96}
-search: {type: greedy, buffer: 4}
-budget: {steps: 150}
+method: gcg
+search: beam
+budget: {forward_passes: 30000}
 options: {early_stop: true}
 """
 

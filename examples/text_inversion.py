@@ -1,9 +1,10 @@
 """Text inversion: find a readable prompt whose sentence embedding is that of a hidden text.
 
 The embeddings are those of CLIP's text tower. The source is a small language model with other
-tokens, so the gradient comes back through an adapter, which is built on first use from the words of
-the demo's world and kept in the cache. Whole words are replaced, and the language model keeps the
-prompt readable. Everything comes with the package; nothing is downloaded.
+tokens; the adapter between them is built on first use and holds the words that are tried, those of
+the demo's world. The language model writes sentences; then words are replaced, inserted and left
+out, ranked by the gradients at CLIP's hidden states. Everything comes with the package; nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from fuse_index.demo import (
 )
 from fuse_index.models import load_model
 from fuse_index.objectives import Fluency, TextSimilarity
-from fuse_index.optimize import Beam, Budget, Problem, Term, optimize
-from fuse_index.optimize.methods import WordSwaps
-from fuse_index.run import AdapterConfig, AdapterStore, StartConfig, initial_prompts
+from fuse_index.optimize import Budget, Moves, Problem, Term, optimize
+from fuse_index.run import AdapterConfig, AdapterStore
 
 hidden = [make_sentences(make_scene(Split.TEST, index), 1)[0].text for index in range(3)]
 
@@ -43,10 +43,9 @@ for text in hidden:
     )
     result = optimize(
         problem,
-        initial_prompts(problem, StartConfig(length=12, count=16, draw="model"), seed=0),
-        method=WordSwaps(search_width=64),
-        search=Beam(width=4),
-        budget=Budget(steps=40, target_loss=0.05),
+        "a picture",
+        method=Moves(),
+        budget=Budget(forward_passes=2000, target_loss=0.05),
     )
     print(f"hidden: {text}")
     print(f"found:  {result.text.strip()}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fuse_index.adapter import Adapter, FitOptions, WordLayout, bridge
-    from fuse_index.build import BuildOptions, build_bundle
+    from fuse_index.build import BuildOptions, build_bundle, fit_bundle
     from fuse_index.bundle import read_bundle, verify_bundle
     from fuse_index.errors import FuseIndexError
     from fuse_index.evaluate import FidelityOptions, measure_fidelity
@@ -27,6 +27,7 @@ _HOMES = {
     "WordLayout": "fuse_index.adapter",
     "bridge": "fuse_index.adapter",
     "build_bundle": "fuse_index.build",
+    "fit_bundle": "fuse_index.build",
     "load_model": "fuse_index.models",
     "measure_fidelity": "fuse_index.evaluate",
     "read_bundle": "fuse_index.bundle",
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "bridge",
     "build_bundle",
+    "fit_bundle",
     "load_model",
     "measure_fidelity",
     "read_bundle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -11,8 +12,42 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from tests.demo_models import (
+    build_adapter,
+    clip,
+    clip_adapter,
+    clip_only,
+    image,
+    image_path,
+    lm,
+    lm_problem,
+    problem,
+    sentiment,
+    sentiment_adapter,
+    three_models,
+)
+
+__all__ = [
+    "build_adapter",
+    "clip",
+    "clip_adapter",
+    "clip_only",
+    "image",
+    "image_path",
+    "lm",
+    "lm_problem",
+    "problem",
+    "sentiment",
+    "sentiment_adapter",
+    "three_models",
+]
+
+
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
+
+# Tokenizers and libraries are millions of objects; walking them often costs a seventh of the run.
+gc.set_threshold(20_000, 20, 20)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

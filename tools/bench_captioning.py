@@ -2,11 +2,12 @@
 
 The truth about the scenes is known, so captions are scored by the exact scene-graph F1 (SPICE's
 idea without its parser), BLEU-4, ROUGE-L and CIDEr against sentences of the grammar, CLIP's cosine,
-the language model's perplexity, and, where a sentiment is asked for, by a second classifier.
+the language model's perplexity, and, where a sentiment is wanted, by a second classifier.
 
 A sentence that the language model writes counts one forward pass, each prompt scored one, the
-gradient of a prompt two. Every method minimizes the same loss. Those that revise begin from the
-best of a few sentences that the language model writes, which count too.
+gradient of a prompt two. Every method minimizes the loss of ``fuse-index caption``, and the rows
+``all moves`` are what that verb does. Methods that revise begin from the best of a few sentences
+that the language model writes, which count too.
 
     python tools/bench_captioning.py --scenes 20
     python tools/bench_captioning.py --workers 16 --found captions.jsonl   # goes on if interrupted
@@ -21,138 +22,125 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import _bench
 import torch
 
-from fuse_index.demo import Scene, Split, draw, graph_of_sentence, make_scene, make_sentences
-from fuse_index.demo.captioning import GuideOptions, Request, SceneCaptioner
-from fuse_index.demo.cast import assemble_cast
-from fuse_index.demo.grammar import FULL
-from fuse_index.demo.shortlist import Shortlist
-from fuse_index.demo.writing import write_sentences
+from fuse_index import demo, load_model
+from fuse_index import optimize as fo
+from fuse_index.demo import DemoModel, Scene, Split, make_scene, model_name
+from fuse_index.demo.captioning import Request
+from fuse_index.demo.cast import LONGEST_WORD
 from fuse_index.evaluate.captions import PURE_METRICS, CaptionOptions, score_captions
 from fuse_index.evaluate.graphs import score_graphs
 from fuse_index.evaluate.interval import Score, mean_score, paired_bootstrap
-from fuse_index.optimize import GCG, AutoDAN, Beam, Greedy, RandomSearch, Route, WordSwaps
+from fuse_index.optimize import GCG, AutoDAN, Beam, Greedy, Moves, RandomSearch, Result
+from fuse_index.run import Captioner, read_captions
 
 REFERENCES = 5
 BEGINNINGS = 24
 """Sentences written for a method that revises."""
 GROWN = 16
 """Tokens of a caption that is written from left to right."""
+Runs = tuple[Result, ...]
+"""Runs for one caption, one after another."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One caption to find."""
 
-    captioner: SceneCaptioner
-    found: Shortlist
+    request: Request
+    picture: Any
     passes: int
     seed: int
 
-    @property
-    def left(self) -> int:
-        """Forward passes that are left."""
-        return self.passes - self.found.forward_passes
+    def run(self, initial: Any, method: Any, search: Any = None, **budget: int) -> Result:
+        """Spend a part of the passes on one method."""
+        problem = captioner_of("gcg", self.request, self.passes, self.seed).problem(self.picture)
+        given = {"method": method, "search": search, "budget": fo.Budget(**budget)}
+        return fo.optimize(problem, initial, **given, options=fo.RunOptions(seed=self.seed))
 
-    def write(self, count: int) -> None:
-        """Let the language model write sentences of its own, and score them."""
-        generator = torch.Generator().manual_seed(self.seed)
-        self.found.spent.predicted += count
-        rows = write_sentences(self.captioner.cast.lm, [()] * count, generator)
-        self.found.add(row for row in rows if row is not None)
-
-    def revise(self, method: Any, search: Any = None) -> None:
-        """Spend what is left on one method."""
-        if self.left > 0:
-            best = self.found.best()[0]
-            self.found.revise(best, method, passes=self.left, search=search)
+    def write(self, count: int) -> Result:
+        """Let the language model write sentences, and score them."""
+        return self.run("a", Moves(drafts=count, weight=0.0), steps=1)
 
 
-def sampled(job: Job) -> None:
+def sampled(job: Job) -> Runs:
     """Nothing but sentences of the language model."""
-    job.write(job.passes // 2)
+    return (job.write(job.passes // 2),)
 
 
-def revised(method: Callable[[int], Any], search: Any = None) -> Callable[[Job], None]:
+def revised(method: Callable[[int], Any], search: Any = None) -> Callable[[Job], Runs]:
     """A method that takes the length of the best beginning, on that beginning."""
 
-    def run(job: Job) -> None:
-        job.write(BEGINNINGS)
-        job.revise(method(len(job.found.best()[0])), search)
+    def run(job: Job) -> Runs:
+        first = job.write(min(BEGINNINGS, job.passes // 4))
+        left, ids = job.passes - first.spent["forward_passes"], first.ids
+        return first, job.run([ids], method(len(ids)), search, forward_passes=left)
 
     return run
 
 
-def grown(guidance: float) -> Callable[[Job], None]:
+def grown(weight: float) -> Callable[[Job], Runs]:
     """From left to right, with a beam."""
 
-    def run(job: Job) -> None:
-        start = tuple(job.found.problem.encode("a"))
-        job.found.add([start])
+    def run(job: Job) -> Runs:
         width = max(4, job.passes // GROWN - 12)
-        method = AutoDAN(length=GROWN, search_width=width, weight=guidance, iterations=1)
-        job.found.revise(start, method, passes=job.left, search=Beam(width=4))
+        method = AutoDAN(length=GROWN, search_width=width, weight=weight, iterations=1)
+        return (job.run("a", method, Beam(width=4), forward_passes=job.passes),)
 
     return run
 
 
-def swept(guidance: float) -> Callable[[Job], None]:
-    """The best beginning gone over again and again."""
-
-    def method(length: int) -> AutoDAN:
-        options = {"length": length, "search_width": 12, "iterations": 1, "sweeps": 100}
-        return AutoDAN(weight=guidance, **options)
-
-    return revised(method)
+def swept(weight: float) -> Callable[[Job], Runs]:
+    """The best beginning revised from left to right, again and again."""
+    options = {"search_width": 12, "iterations": 1, "sweeps": 100, "weight": weight}
+    return revised(lambda length: AutoDAN(length=length, **options))
 
 
-def all_moves(guidance: float, route: Route = Route.WORD) -> Callable[[Job], None]:
-    """What the demo does: drafts, writing, edits and rewriting in turn."""
-
-    def run(job: Job) -> None:
-        options = replace(job.captioner.options, guidance=guidance, route=route)
-        captioner = SceneCaptioner(job.captioner.cast, options)
-        job.write(job.passes // 8)
-        captioner.improve(job.found, 0, job.passes)
-        captioner.search(job.found, [], job.passes)
-
-    return run
-
-
-def swaps(guide: str) -> Callable[[Job], None]:
-    """Swaps of whole words, the best predicted first."""
-    method = WordSwaps(search_width=32, guide=guide, draw="best", places=2)
+def swaps(predictor: str) -> Callable[[Job], Runs]:
+    """Replacements of whole words, the best predicted first."""
+    method = GCG(unit="word", predictor=predictor, search_width=32, positions=2, memory=0)
     return revised(lambda length: method, Beam(width=2))
 
 
-METHODS: dict[str, Callable[[Job], None]] = {
+def all_moves(**options: Any) -> Callable[[Job], Runs]:
+    """What ``fuse-index caption`` does."""
+
+    def run(job: Job) -> Runs:
+        method = json.dumps({"type": "moves", **options})
+        captioner = captioner_of(method, job.request, job.passes, job.seed)
+        return (captioner.caption(job.picture).result,)
+
+    return run
+
+
+PREDICTORS = ("embedding", "adapter", "mixture", "layers")
+MOVED = ("embedding", "adapter", "layers")
+METHODS: dict[str, Callable[[Job], Runs]] = {
     "no guidance: LM sampling ranked by the loss": sampled,
-    "random proposals": revised(lambda length: RandomSearch(search_width=32), Greedy()),
-    "Gibbs sampling by the LM, ranked (adapter off)": swept(0.0),
-    "FUSE: AutoDAN, revision": swept(2.0),
-    "adapter off: AutoDAN with beam": grown(0.0),
-    "FUSE: AutoDAN with beam": grown(2.0),
-    "FUSE: GCG": revised(lambda length: GCG(search_width=32, draw="best"), Greedy()),
-    "random words": revised(
-        lambda length: WordSwaps(search_width=32, guide="random"), Beam(width=2)
-    ),
-    "words: word space": swaps("word"),
-    **{f"words: {guide}": swaps(guide) for guide in ("adapter", "mixture", "layers")},
-    "all moves, adapter off": all_moves(0.0),
-    "all moves, FUSE: adapter": all_moves(2.0, Route.ADAPTER),
-    "all moves, FUSE: word space": all_moves(2.0),
-    "all moves, FUSE: layers": all_moves(2.0, Route.LAYERS),
+    "random tokens": revised(lambda length: RandomSearch(search_width=32), Greedy()),
+    "Gibbs sampling by the LM, ranked (weight 0)": swept(0.0),
+    "AutoDAN, revision": swept(2.0),
+    "AutoDAN with beam, weight 0": grown(0.0),
+    "AutoDAN with beam": grown(2.0),
+    "GCG": revised(lambda length: GCG(search_width=32, positions=0, memory=0), Greedy()),
+    "random words": revised(lambda n: RandomSearch(unit="word", search_width=32), Beam(width=2)),
+    **{f"words: {predictor}": swaps(predictor) for predictor in PREDICTORS},
+    "all moves: off": all_moves(weight=0.0),
+    **{f"all moves: {predictor}": all_moves(predictor=predictor) for predictor in MOVED},
 }
-FELT = ("all moves, FUSE: word space",)
-"""Methods that are asked for sentiments too."""
+FELT = ("all moves: layers",)
+"""Methods that caption with sentiments too."""
+UNGUIDED = ("no guidance", "random", "weight 0", "all moves: off")
+"""Parts of names of methods that take no gradient; they are grey in the picture."""
 SHOWN = ("graph F1", "BLEU-4", "ROUGE-L", "CIDEr", "CLIP", "perplexity", "sentiment")
 
 
@@ -172,9 +160,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run it."""
     parser = _bench.parser(__doc__)
     parser.add_argument("--scenes", type=int, default=100)
-    parser.add_argument("--passes", type=int, default=600, help="forward passes a caption")
+    parser.add_argument("--passes", type=int, default=1500, help="forward passes a caption")
     parser.add_argument("--methods", default="", help="parts of names, separated by commas")
     parser.add_argument("--plain", action="store_true", help="ask for no sentiments")
+    parser.add_argument("--felt", action="store_true", help="ask every method for sentiments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--found", type=Path, help="JSON lines of captions, kept and read again")
@@ -216,12 +205,11 @@ def captions_of(names: list[str], arguments: Any) -> Iterator[tuple[str, Request
             pool = get_context("spawn").Pool(arguments.workers, _one_thread)
             spread = stack.enter_context(pool).imap
         for name in names:
-            felt = name in FELT and not arguments.plain
+            felt = (name in FELT or arguments.felt) and not arguments.plain
             for request in Request if felt else (Request.PLAIN,):
-                keys = [
-                    (name, request.value, scene, arguments.passes, arguments.seed)
-                    for scene in range(arguments.scenes)
-                ]
+                key = (name, request.value)
+                rest = (arguments.passes, arguments.seed)
+                keys = [(*key, scene, *rest) for scene in range(arguments.scenes)]
                 missing = [key for key in keys if key not in known]
                 for key, found in zip(missing, spread(make, missing), strict=True):
                     known[key] = found
@@ -235,39 +223,63 @@ def _one_thread() -> None:
 
 
 @cache
-def captioner_of(seed: int) -> SceneCaptioner:
-    """The models, loaded once a process."""
-    return SceneCaptioner(assemble_cast(), GuideOptions(seed=seed))
+def _folder() -> TemporaryDirectory[str]:
+    """Holds the words and the adapters of this process, until it ends."""
+    folder = TemporaryDirectory(prefix="bench-captioning-")
+    demo.write_vocabulary(Path(folder.name) / "words.txt")
+    return folder
+
+
+@cache
+def captioner_of(method: str, request: Request, passes: int, seed: int) -> Captioner:
+    """The captioner of a method, as JSON or its name alone; models are loaded once a process."""
+    folder = _folder().name
+    value = {
+        "lm": model_name(DemoModel.LM),
+        "clip": model_name(DemoModel.CLIP),
+        "method": json.loads(method) if method[:1] == "{" else method,
+        "budget": {"forward_passes": passes},
+        "options": {"seed": seed},
+        "adapters": {"words": f"{folder}/words.txt", "max_tokens": LONGEST_WORD, "cache": folder},
+    }
+    if request is not Request.PLAIN:
+        sentiment = model_name(DemoModel.SENTIMENT)
+        value["classifier"] = {"model": sentiment, "label": request.sentiment.value}
+    return Captioner(read_captions(value))
+
+
+@cache
+def judge() -> Any:
+    """A classifier that takes no part in any search."""
+    return load_model(model_name(DemoModel.JUDGE))
 
 
 def caption(key: tuple[Any, ...], *, passes: int, seed: int) -> Found:
     """Find one caption and measure it."""
     name, request, number = key[0], Request(key[1]), key[2]
+    picture = demo.draw(make_scene(Split.TEST, number))
+    captioner_of("gcg", request, passes, seed)  # loading is not timed
     begin = time.perf_counter()
-    captioner = captioner_of(seed)
-    problem = captioner.problem(draw(make_scene(Split.TEST, number)), request)
-    found = Shortlist(problem, captioner.cast.lm, seed)
-    METHODS[name](Job(captioner, found, passes, seed))
-    best = found.best()[0]
-    losses = dict(zip(problem.names, found.losses[best], strict=True))
-    text = problem.decode(best).strip()
+    runs = METHODS[name](Job(request, picture, passes, seed))
+    seconds = time.perf_counter() - begin
+    result, text = runs[-1], runs[-1].text.strip()
+    logits = judge().encode_texts([text]).logits[0]
     return Found(
         text=text,
-        clip=1 - losses["image"],
-        fluency=losses["fluency"] / (len(best) + 1),
-        kept=float(captioner.verdict(text) == request.sentiment.value),
-        passes=found.forward_passes,
-        seconds=time.perf_counter() - begin,
+        clip=1 - result.losses["image"],
+        fluency=result.losses["fluency"] / (len(result.ids) + 1),
+        kept=float(judge().labels[int(logits.argmax())] == request.sentiment.value),
+        passes=sum(run.spent["forward_passes"] for run in runs),
+        seconds=seconds,
     )
 
 
 def score(found: list[Found], scenes: list[Scene]) -> dict[str, Score]:
     """All metrics of one method."""
-    said = [graph_of_sentence(item.text).facts() for item in found]
+    said = [demo.graph_of_sentence(item.text).facts() for item in found]
     scores = dict(score_graphs(said, [s.graph.facts() for s in scenes], [s.truths for s in scenes]))
-    references = [
-        [s.text for s in make_sentences(scene, REFERENCES, options=FULL)] for scene in scenes
-    ]
+    make = partial(demo.make_sentences, count=REFERENCES, options=demo.FULL)
+    references = [[s.text for s in make(scene)] for scene in scenes]
     texts = [item.text for item in found]
     scores |= score_captions(texts, references, CaptionOptions(PURE_METRICS)).scores
     scores["CLIP"] = mean_score("CLIP", [item.clip for item in found])
@@ -291,41 +303,32 @@ def as_row(case: str, found: list[Found], scores: dict[str, Score]) -> _bench.Ro
     return _bench.row(case, seconds, "", None, forward_passes=passes, captions=captions, **figures)
 
 
-GUIDES = ("adapter", "word space", "layers")
 PAIRS = (
-    ("FUSE: AutoDAN, revision", "random proposals"),
-    ("FUSE: AutoDAN, revision", "Gibbs sampling by the LM, ranked (adapter off)"),
-    ("FUSE: AutoDAN with beam", "adapter off: AutoDAN with beam"),
-    ("FUSE: GCG", "random proposals"),
-    *((f"words: {guide}", "random words") for guide in GUIDES),
-    ("words: layers", "words: word space"),
-    ("all moves, FUSE: word space", "random proposals"),
-    *((f"all moves, FUSE: {g}", "all moves, adapter off") for g in GUIDES),
-    ("all moves, FUSE: word space", "all moves, FUSE: adapter"),
-    ("all moves, FUSE: layers", "all moves, FUSE: word space"),
+    ("AutoDAN, revision", "random tokens"),
+    ("AutoDAN, revision", "Gibbs sampling by the LM, ranked (weight 0)"),
+    ("AutoDAN with beam", "AutoDAN with beam, weight 0"),
+    ("GCG", "random tokens"),
+    *((f"words: {predictor}", "random words") for predictor in PREDICTORS),
+    ("words: layers", "words: embedding"),
+    ("all moves: layers", "random tokens"),
+    *((f"all moves: {predictor}", "all moves: off") for predictor in MOVED),
+    ("all moves: embedding", "all moves: adapter"),
+    ("all moves: layers", "all moves: embedding"),
 )
 """First against second, on the same scenes."""
 
 
 def compare(scores: dict[str, dict[str, Score]]) -> list[dict[str, Any]]:
     """Paired differences of F1 and of CLIP's cosine with their intervals."""
-    found = []
+    rows = []
     for first, second in PAIRS:
         for metric in ("graph F1", "CLIP"):
             if first in scores and second in scores:
-                difference = paired_bootstrap(scores[first][metric], scores[second][metric])
-                ends = [difference.interval.low, difference.interval.high]
-                found.append(
-                    {
-                        "first": first,
-                        "second": second,
-                        "metric": metric,
-                        "difference": difference.value,
-                        "interval": ends,
-                        "p": difference.p_value,
-                    }
-                )
-    return found
+                found = paired_bootstrap(scores[first][metric], scores[second][metric])
+                measured = {"metric": metric, "difference": found.value, "p": found.p_value}
+                ends = [found.interval.low, found.interval.high]
+                rows.append({"first": first, "second": second, **measured, "interval": ends})
+    return rows
 
 
 def markdown(
@@ -347,11 +350,7 @@ def markdown(
         cells = [_cell(scores[row["case"]].get(name), name) for name in SHOWN]
         cells += [f"{row['forward_passes']:.0f}", f"{row['seconds']:.1f}"]
         lines.append(f"| {row['case']} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "| first | second | metric | first less second | p |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines += ["", "| first | second | metric | first less second | p |", "|" + " --- |" * 5]
     for item in differences:
         low, high = item["interval"]
         lines.append(
@@ -384,7 +383,7 @@ def plot(scores: dict[str, dict[str, Score]], path: Path) -> None:
     for at, value in enumerate(values):
         interval = value.interval()
         assert interval is not None
-        colour = "#3a9d5d" if "FUSE" in names[at] or "words: " in names[at] else "#888888"
+        colour = "#888888" if any(part in names[at] for part in UNGUIDED) else "#3a9d5d"
         axes.plot([interval.low, interval.high], [at, at], color=colour, linewidth=2)
         axes.plot([value.value], [at], "o", color=colour)
     axes.set_yticks(range(len(names)), names)

@@ -53,7 +53,7 @@ def terms(setup: Setup, text: str, *, positive: bool) -> list[Any]:
 
 def run(setup: Setup, index: int, *, positive: bool) -> Any:
     """Optimize one prompt."""
-    from fuse_index.optimize import Budget, Problem, RunOptions, WordSwaps, optimize
+    from fuse_index.optimize import GCG, Budget, Problem, RunOptions, optimize
 
     options = setup.options
     words = setup.adapters[0].bundle.table.words
@@ -62,8 +62,8 @@ def run(setup: Setup, index: int, *, positive: bool) -> Any:
     return optimize(
         problem,
         " ".join(words[i] for i in drawn),
-        method=WordSwaps(guide="mixture", search_width=64, top_k=128),
-        budget=Budget(steps=None, forward_passes=options.budget),
+        method=GCG(unit="word", predictor="mixture", search_width=32, positions=2),
+        budget=Budget(forward_passes=options.budget),
         options=RunOptions(seed=index),
     )
 

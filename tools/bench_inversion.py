@@ -1,8 +1,9 @@
-"""Text inversion: how much a guide of the proposals saves, at equal forward passes.
+"""Text inversion by predictor, at equal forward passes.
 
-The source is a causal model's tokenizer, the target a text encoder; for each target text a
-prompt of random words is optimized until its embedding is that of the text. All methods move whole
-words of the bundle; they differ in how candidates are proposed. A gradient counts two forward
+The source is a causal model's tokenizer, the target a text encoder; for each target text a prompt
+of random words is optimized until its embedding is that of the text. The methods differ in what a
+candidate replaces (a word of the bundle, or a token) and in what ranks the candidates. The row
+``bare`` gives neither method nor search, and says what was chosen. A gradient counts two forward
 passes. Runs on the packaged demo models, or on any pair, e.g. the two models of ../shared:
 
     python tools/bench_inversion.py --source ../shared/models/gpt2-bpe-lm-18m
@@ -22,60 +23,43 @@ from typing import Any
 import numpy as np
 from _bench import parser, publish, row
 
-RANDOM = "random"
+RANDOM = "random words"
+BARE = "bare"
 
 
 def methods(width: int) -> dict[str, Any]:
-    """Every method by name; all but the last kind score ``width`` candidates a step."""
-    from fuse_index.optimize import GCG, RandomSearch, WordSwaps
+    """Every method by name.
 
-    own = {"search_width": width, "top_k": 256}
-    best = {"search_width": width // 2, "draw": "best", "places": 1}
-    anchored = best | {"expansion": "anchors", "anchors": 4}
-    learned_tokens = {"anchor_source": "scored", "anchors": 64, "top_k": 256}
-    learned = {"expansion": "anchors", "anchor_source": "scored", "anchors": 64}
-    everywhere = {"expansion": "anchors", "anchor_places": "all", "anchors": 8}
-    two = {"places": 2}
-    few, some = {"search_width": 8}, {"search_width": 16}
+    Args:
+        width: candidates of a step where they are drawn.
+    """
+    from fuse_index.optimize import GCG, Beam, Choice, RandomSearch
+
+    drawn = {"search_width": width, "draw": "uniform", "positions": 0, "memory": 0}
+    words = {"unit": "word", **drawn}
+    two = {"unit": "word", "search_width": width // 2, "positions": 2}
     return {
-        RANDOM: WordSwaps(guide="random", search_width=width),
-        "adapter": WordSwaps(guide="adapter", **own),
-        "word": WordSwaps(guide="word", **own),
-        "mixture": WordSwaps(guide="mixture", **own),
-        "adapter, mean word": WordSwaps(guide="adapter", expansion="mean_word", **own),
-        "word, best of a place": WordSwaps(guide="word", **best),
-        "adapter, best of a place": WordSwaps(guide="adapter", **best),
-        "mixture, best of a place": WordSwaps(guide="mixture", **best),
-        "word, best, 4 anchors": WordSwaps(guide="word", **anchored),
-        "mixture, best, 4 anchors": WordSwaps(guide="mixture", **anchored),
-        "word, 8 anchors, all places": WordSwaps(guide="word", **everywhere, **own),
-        "word, learned": WordSwaps(guide="word", **learned, **own),
-        "mixture, learned": WordSwaps(guide="mixture", **learned, **own),
-        "word, best, learned": WordSwaps(guide="word", **learned, **best),
-        "word, best of 2 places, learned": WordSwaps(guide="word", **learned, **(best | two)),
-        "mixture, best of 2 places, learned": WordSwaps(guide="mixture", **learned, **(best | two)),
-        "layers, best of a place": WordSwaps(guide="layers", **best),
-        "layers, best of 2 places": WordSwaps(guide="layers", **(best | two)),
-        "layers, 8 best of a place": WordSwaps(guide="layers", **(best | few)),
-        "layers, 8 best of 2 places": WordSwaps(guide="layers", **(best | few | two)),
-        "layers, 16 best of 2 places": WordSwaps(guide="layers", **(best | some | two)),
-        "layers, 16 best, 4 anchors": WordSwaps(guide="layers", **(anchored | some)),
-        "layers, 16 best of 2 places, learned": WordSwaps(
-            guide="layers", **learned, **(best | some | two)
+        RANDOM: RandomSearch(unit="word", search_width=width),
+        BARE: None,  # before the rows that keep states, which would decide for it
+        "adapter": GCG(predictor="adapter", **words),
+        "embedding": GCG(predictor="embedding", **words),
+        "mixture": GCG(predictor="mixture", **words),
+        "embedding, best of 2 positions, corrected": GCG(predictor="embedding", **two),
+        "mixture, best of 2 positions, corrected": GCG(predictor="mixture", **two),
+        "adapter, 12 best of 4 positions, corrected": GCG(
+            unit="word", predictor="adapter", search_width=12, positions=4
         ),
-        "layers, 24 best of 3 places, learned": WordSwaps(
-            guide="layers", **learned, **(best | {"search_width": 24, "places": 3})
+        "layers, 16 best of 2 positions": GCG(
+            unit="word", predictor="layers", search_width=16, positions=2, memory=0
         ),
-        "adapter, best of 2 places, learned": WordSwaps(guide="adapter", **learned, **(best | two)),
-        "adapter, 12 best of 4 places, learned": WordSwaps(
-            guide="adapter", **learned, **(best | {"search_width": 12, "places": 4})
+        "layers, 24 best of 3 positions, corrected": GCG(
+            unit="word", predictor="layers", search_width=24, positions=3
         ),
-        "adapter, 24 best of 3 places, learned": WordSwaps(
-            guide="adapter", **learned, **(best | {"search_width": 24, "places": 3})
+        "tokens: random": RandomSearch(search_width=width),
+        "tokens: adapter": GCG(**drawn),
+        "tokens: adapter, 128 best of 4 positions, corrected, beam of 4": Choice(
+            GCG(), Beam(width=4), ""
         ),
-        "adapter, tokens (GCG)": GCG(search_width=width, top_k=256),
-        "adapter, tokens, learned": GCG(search_width=width, **learned_tokens),
-        "random, tokens": RandomSearch(search_width=width),
     }
 
 
@@ -104,7 +88,7 @@ def run(setup: Setup, method: Any, index: int) -> Any:
         problem,
         " ".join(setup.words[i] for i in drawn),
         method=method,
-        budget=Budget(steps=None, forward_passes=setup.budget),
+        budget=Budget(forward_passes=setup.budget),
         options=RunOptions(seed=index),
     )
 
@@ -124,14 +108,15 @@ def measure(setup: Setup, chosen: dict[str, Any]) -> list[dict[str, Any]]:
         results[name] = [run(setup, method, i) for i in range(len(setup.texts))]
         seconds[name] = (time.perf_counter() - begin) / len(setup.texts)
         final = np.array([r.total for r in results[name]])
-        print(f"{name}: {final.mean():.3f}", file=sys.stderr, flush=True)
+        chose = f" ({results[name][0].chosen})" if method is None else ""
+        print(f"{name}: {final.mean():.3f}{chose}", file=sys.stderr, flush=True)
     goals = [r.total for r in results[RANDOM]]
     mean_goal = float(np.mean(goals))
     return [
         row(
             name,
             seconds[name],
-            "random proposals",
+            RANDOM,
             seconds[RANDOM],
             final_loss=float(np.mean([r.total for r in own])),
             standard_error=float(np.std([r.total for r in own], ddof=1) / len(own) ** 0.5),
@@ -141,6 +126,7 @@ def measure(setup: Setup, chosen: dict[str, Any]) -> list[dict[str, Any]]:
             ),
             passes_of_the_mean_curve=_mean_passes(own, mean_goal, setup.budget),
             example=own[0].text.strip(),
+            **({"chosen": own[0].chosen} if name == BARE else {}),
         )
         for name, own in results.items()
     ]
@@ -196,7 +182,7 @@ def main() -> int:
     arguments.add_argument("--texts", type=int, default=12, help="target texts")
     arguments.add_argument("--words", type=int, default=8, help="words of a prompt")
     arguments.add_argument("--budget", type=int, default=1980, help="forward passes of a run")
-    arguments.add_argument("--width", type=int, default=64, help="candidates of a step")
+    arguments.add_argument("--width", type=int, default=64, help="candidates of a step, drawn")
     arguments.add_argument("--seed", type=int, default=0, help="decides the target texts")
     arguments.add_argument("--only", action="append", help="methods to run, beside random")
     options = arguments.parse_args()

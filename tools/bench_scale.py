@@ -10,8 +10,8 @@ in bytes or words a second, and of the fit, whose groups cost differently, in fl
 operations a second.
 
 --ray N repeats the build on a local Ray cluster of N workers and compares time and result.
---predict compares every stage with the cost model (fuse_index/build/cost.py), with rates taken from
-a run of a tenth of the words.
+--predict compares every stage with the cost model (fuse_index/build/forecast/cost.py), with rates
+taken from a run of a tenth of the words.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def compare(rows: list[_bench.Row], predicted: dict[str, float], result: dict[st
 
 def predict(small: dict[str, Any], whole: dict[str, Any]) -> dict[str, float]:
     """Predict the stages of a build, with the rates that another one showed."""
-    from fuse_index.build.cost import estimate
+    from fuse_index.build.forecast.cost import estimate
 
     def estimated(result: dict[str, Any]) -> dict[str, float]:
         groups = {
@@ -182,7 +182,7 @@ def write_text(words: int, path: str, model: str) -> None:
 def work(given: dict[str, Any]) -> dict[str, Any]:
     """Build once; called in a process of its own."""
     from fuse_index.build import BuildOptions, Resources, build_bundle
-    from fuse_index.build.memory import parse_bytes
+    from fuse_index.build.forecast.memory import parse_bytes
     from fuse_index.words.corpus.words import CorpusOptions
 
     if given["ray"]:
@@ -246,7 +246,7 @@ def fifths(
     """
     import numpy as np
 
-    from fuse_index.build.cost import sum_flops
+    from fuse_index.build.forecast.cost import sum_flops
 
     found = {}
     for stage, unit in (

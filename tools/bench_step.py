@@ -161,7 +161,9 @@ def make_run(problem: Any, options: Any, batch: int | None, *, graphs: bool) -> 
     return Run(
         problem,
         [start_ids(problem, options.tokens)],
-        method=GCG(search_width=options.candidates, top_k=256),
+        method=GCG(
+            search_width=options.candidates, top_k=256, draw="uniform", positions=0, memory=0
+        ),
         search=Greedy(keep_current=False),
         options=RunOptions(batch_size=batch, cuda_graphs=graphs),
     )
@@ -169,8 +171,8 @@ def make_run(problem: Any, options: Any, batch: int | None, *, graphs: bool) -> 
 
 def instrument(run: Any, parts: Parts, lm: Any, clip: Any) -> None:
     """Wrap everything that has a name of its own."""
-    from fuse_index.optimize import gradient
-    from fuse_index.optimize.reader import Reader
+    from fuse_index.predict import gradients
+    from fuse_index.predict.target import Target
 
     if run.options.cuda_graphs:  # inside a recording nothing can be told apart
         for loss, part in zip(run.problem.losses, PASSES, strict=True):
@@ -179,13 +181,13 @@ def instrument(run: Any, parts: Parts, lm: Any, clip: Any) -> None:
         parts.wrap(lm, "forward", MODEL_PARTS[0])
         parts.wrap(lm, "prefill", MODEL_PARTS[3])
         parts.wrap(clip, "forward", MODEL_PARTS[1])
-        parts.wrap(gradient.torch.autograd, "grad", MODEL_PARTS[2])
+        parts.wrap(gradients.torch.autograd, "grad", MODEL_PARTS[2])
         for loss in run.problem.losses:
             parts.wrap(loss, "compute", "losses around the models")
-    parts.wrap(Reader, "read", "retokenization")
+    parts.wrap(Target, "read", "retokenization")
     for loss in run.problem.losses:
         parts.wrap(loss, "batch", "batches")
-    adapter = run.problem.readers[1].adapter
+    adapter = run.problem.targets[1].adapter
     parts.wrap(adapter, "pull_back", "pull-back")
     parts.wrap(adapter, "layout", "pull-back")
     parts.wrap(run.method, "propose", "gradient sums, ranking, drawing")
@@ -216,7 +218,7 @@ class Prototype:
         self.problem = problem
         self.options = options
         self.lm, self.clip = problem.losses
-        adapter = problem.readers[1].adapter
+        adapter = problem.targets[1].adapter
         self.groups = adapter.group_names
         self.adapter = {name: adapter[name].float().cpu() for name in self.groups}
         self.generator = torch.Generator().manual_seed(0)
@@ -224,11 +226,13 @@ class Prototype:
 
     def step(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """Propose, decode, encode again, score; return the best."""
-        from fuse_index.optimize.methods.gcg import sample_swaps, top_tokens
+        from fuse_index.optimize.methods.gcg import sample_ranks
 
         scores = self.gradient(ids).masked_fill(~self.allowed, float("inf"))
-        top = top_tokens(scores, 256)
-        rows = sample_swaps(torch.tensor(ids), top, self.options.candidates, 1, self.generator)
+        top = (-scores).topk(256, dim=1).indices.cpu()
+        count = self.options.candidates
+        drawn = sample_ranks(top, count, 1, self.generator)
+        rows = torch.tensor(ids).repeat(count, 1).scatter_(1, *drawn)
         source, target = self.lm.model.words, self.clip.model.words
         texts = [source.decode(row) for row in rows.tolist()]
         again = [source.encode_text(text) for text in texts]
@@ -247,16 +251,16 @@ class Prototype:
 
     def gradient(self, ids: tuple[int, ...]) -> torch.Tensor:
         """Token scores, with the target's gradient taken back word by word by FFT on the CPU."""
-        from fuse_index.optimize.gradient import embedding_gradient, one_hot_gradient
+        from fuse_index.predict.gradients import embedding_gradient, one_hot_gradient
         from fuse_index.words.ragged import Ragged
 
-        reader = self.problem.readers[1]
-        reading = reader.read(Ragged.from_lists([ids]))
+        target = self.problem.targets[1]
+        read = target.read(Ragged.from_lists([ids]))
         _, tokens = one_hot_gradient(self.lm, [list(ids)])
-        _, packed = embedding_gradient(self.clip, reading.contents)
-        words, packed = reading.words, packed.float().cpu()
+        _, packed = embedding_gradient(self.clip, read.contents)
+        words, packed = read.words, packed.float().cpu()
         out = torch.zeros(len(ids), self.lm.model.width)
-        chosen = reader.adapter.group_of(words.source_counts, words.target_counts)
+        chosen = target.adapter.group_of(words.source_counts, words.target_counts)
         for word, group in enumerate(chosen):
             faces = self.adapter[self.groups[group]]
             first, last = words.source_word_offsets[word : word + 2]
@@ -293,13 +297,13 @@ def measure_parts(
     run: Any, lm: Any, clip: Any, device: torch.device, options: Any
 ) -> dict[str, float]:
     """Seconds of a step by part."""
-    from fuse_index.optimize.reader import Reader
+    from fuse_index.predict.target import Target
 
     timed_steps(run, device, 1, warmup=_WARMUP)
     parts = Parts(device)
     originals = [(lm, "forward"), (lm, "prefill"), (clip, "forward"), (torch.autograd, "grad")]
-    originals += [(Reader, "read"), (run.problem.readers[1].adapter, "pull_back")]
-    originals += [(run.problem.readers[1].adapter, "layout")]
+    originals += [(Target, "read"), (run.problem.targets[1].adapter, "pull_back")]
+    originals += [(run.problem.targets[1].adapter, "layout")]
     for loss in run.problem.losses:
         originals += [(loss, "batch"), (loss, "compute"), (loss.graphs, "run")]
     kept = [(owner, name, getattr(owner, name)) for owner, name in originals]

@@ -96,7 +96,7 @@ def ours(
     keep_current: bool,
     forward_passes: int | None = None,
 ) -> Outcome:
-    """Run our GCG on the same problem."""
+    """Run our GCG on the same problem, with the published options."""
     from fuse_index.objectives import TargetContinuation
     from fuse_index.optimize import GCG, Budget, Greedy, Problem, RunOptions, Term, optimize
 
@@ -107,7 +107,13 @@ def ours(
     result = optimize(
         problem,
         [words.encode_text(setup.start)],
-        method=GCG(search_width=setup.search_width, top_k=setup.top_k),
+        method=GCG(
+            search_width=setup.search_width,
+            top_k=setup.top_k,
+            draw="uniform",
+            positions=0,
+            memory=0,
+        ),
         search=Greedy(keep_current=keep_current),
         budget=Budget(steps=steps, forward_passes=forward_passes),
         options=RunOptions(seed=seed, check_retokenization=filters),

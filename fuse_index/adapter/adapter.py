@@ -24,7 +24,7 @@ class Adapter:
     """Least-squares maps between two models' word tensors, one per word group.
 
     Words of ``p`` source and ``q`` target tokens use the group's adapter ``G`` of shape
-    ``(k, d_src, d_tgt)`` with the t-product ``X * G`` (DESIGN section 2); words whose group has
+    ``(k, d_src, d_tgt)`` with the t-product ``X * G`` ; words whose group has
     none, or that are longer than any group, use the ``fallback``, which has ``k = 1``.
 
     Args:
@@ -249,7 +249,7 @@ class Adapter:
             dtype: their dtype.
             revision: branch, tag or commit of the Hub.
             token: of the Hub; ``None`` takes the one that ``hf auth login`` stored.
-            local_files_only: take what the cache holds, and ask nobody.
+            local_files_only: take what the cache holds; no network.
             storage_options: what fsspec makes the file system of a URL with.
 
         Raises:

@@ -1,7 +1,7 @@
 """The autograd bridge: the target's own embeddings go forward, the pulled-back gradient goes back.
 
 Discrete text passes exactly, because both models read the same text; only the gradient takes the
-way through the adapter (straight-through, DESIGN section 2).
+way through the adapter (a straight-through estimate).
 """
 
 from __future__ import annotations

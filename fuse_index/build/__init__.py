@@ -1,8 +1,15 @@
 """The offline builder: corpus and two models in, a bundle out."""
 
+from fuse_index.build.fitting import fit_bundle
 from fuse_index.build.indexing import IndexModel, IndexResult, index_bundle
-from fuse_index.build.options import DEFAULT_MIN_COUNT, BuildOptions, Resources, Stage
-from fuse_index.build.pipeline import BuildResult, build_bundle
+from fuse_index.build.options import (
+    DEFAULT_MIN_COUNT,
+    BuildOptions,
+    BuildResult,
+    Resources,
+    Stage,
+)
+from fuse_index.build.pipeline import build_bundle
 
 __all__ = [
     "DEFAULT_MIN_COUNT",
@@ -13,5 +20,6 @@ __all__ = [
     "Resources",
     "Stage",
     "build_bundle",
+    "fit_bundle",
     "index_bundle",
 ]

@@ -1,4 +1,4 @@
-"""From a bundle and its models to a word index in the bundle."""
+"""Adds a word index to a bundle, from its models."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class IndexModel(str, Enum):
 
 @dataclass(frozen=True)
 class IndexResult:
-    """What :func:`index_bundle` did.
+    """The result of :func:`index_bundle`.
 
     Attributes:
         index: the index.
@@ -76,13 +76,13 @@ def index_bundle(
         names: where the models are now, by "source" and "target"; where they were built from if
             not given.
         device: where gradients are taken.
-        local_files_only: never ask the Hub.
+        local_files_only: no network.
         progress: called with (kinds tried, kinds to try).
 
     Raises:
         BundleError: the bundle is damaged.
         IdentityError: a model is not the one that the bundle was built for.
-        OptionError: no kind reaches the recall asked for within the memory.
+        OptionError: no kind reaches the recall within the memory.
         StorageError: the bundle cannot be written; it is as it was.
     """
     options = options or IndexOptions()
@@ -123,7 +123,7 @@ def make_index(
         embeddings: by "source" and "target", one or both.
         options: see :class:`~fuse_index.index.IndexOptions`.
         device: where gradients are taken.
-        local_files_only: never ask the Hub.
+        local_files_only: no network.
         progress: called with (kinds tried, kinds to try).
     """
     tables = {name: given.table for name, given in embeddings.items()}
@@ -146,7 +146,7 @@ def gradient_queries(
     """Draw gradients of all models: ``(m, width)``.
 
     A model's part is divided by its gradient's length and its embeddings' mean length, so that
-    every model has about the same say in a joint query.
+    every model has about the same weight in a joint query.
     """
     parts = []
     for side, model in zip(sides, models, strict=True):

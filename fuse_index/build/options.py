@@ -1,15 +1,16 @@
-"""What a build is asked for, and the stages it goes through."""
+"""Options, resources, stages and results of builds and fits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.build.indexing import IndexModel
-from fuse_index.errors import OptionError
+from fuse_index.bundle import Manifest
+from fuse_index.common.options import Count, options
 from fuse_index.index import IndexOptions
 from fuse_index.words.corpus.words import CorpusOptions
 from fuse_index.words.table import TableOptions
@@ -20,20 +21,23 @@ prediction better (docs/benchmarks.md, section "Defaults of the build")."""
 
 
 class Stage(str, Enum):
-    """A stage of a build; its value is what a progress bar calls it."""
+    """A stage of a build or a fit; its value is what a progress bar calls it."""
 
+    VERIFY = "verifying the bundle"
+    """Only of a fit."""
     COUNT = "counting words"
     LOAD = "loading embeddings"
     TOKENIZE = "tokenizing words"
     FIT = "fitting adapters"
     INDEX = "building the word index"
-    """Only where one is asked for."""
+    """Only with an index."""
     WRITE = "writing the bundle"
 
     @property
     def unit(self) -> str:
         """What its progress counts."""
         counts = {
+            Stage.VERIFY: "bytes",
             Stage.COUNT: "bytes",
             Stage.TOKENIZE: "words",
             Stage.FIT: "words",
@@ -66,46 +70,63 @@ class BuildOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as the manifest stores them: one flat object."""
-        corpus, fit = self.corpus, self.fit
         return {
-            "chunk_words": fit.chunk_words,
-            "encoding": corpus.encoding,
+            **asdict(self.corpus),
+            **asdict(self.table),
+            **self.fit.to_dict(),
             "groups": self.groups,
-            "grouping": fit.grouping,
-            "holdout": fit.holdout,
-            "lowercase": corpus.lowercase,
-            "max_tokens": self.table.max_tokens,
-            "max_words": corpus.max_words,
-            "max_words_per_group": fit.max_words,
-            "min_count": corpus.min_count,
-            "min_words_per_group": fit.min_words,
-            "ridge": fit.ridge,
-            "seed": fit.seed,
         }
 
 
-@dataclass(frozen=True)
+@options()
 class Resources:
-    """With what, and from where, a build is done; nothing here changes the bundle.
+    """Memory, folders and machines of a build; nothing here changes the bundle.
 
     Attributes:
-        max_memory: bytes of resident memory that the process keeps to; ``None`` sets no ceiling,
+        max_memory: bytes of resident memory that the process keeps to; ``None`` sets no limit,
             though every stage but a word index takes a fixed amount whatever the number of words.
         work_dir: folder for what is kept while the build is under way; beside the output if not
             given.
-        resume: whether to go on from a build that was interrupted.
-        ray: address of a Ray cluster that does the shards; ``"auto"`` takes the one that runs or
-            starts one here; ``None`` does everything in this process.
+        resume: whether to continue a build that was interrupted.
+        ray: address of a Ray cluster for the shards; ``"auto"`` takes a running one or starts one
+            here; ``None`` runs everything in this process.
 
     Raises:
         OptionError: ``max_memory`` is below 1.
     """
 
-    max_memory: int | None = None
+    max_memory: Count | None = None
     work_dir: Path | None = None
     resume: bool = False
     ray: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.max_memory is not None and self.max_memory < 1:
-            raise OptionError(f"max_memory={self.max_memory}", expected="at least 1 byte, or None")
+
+@dataclass(frozen=True)
+class BuildResult:
+    """The result of a build or a fit.
+
+    Attributes:
+        path: the bundle.
+        manifest: its manifest.
+        counted: distinct words that were counted and passed the corpus options.
+        seconds: time by stage, in the order of the stages.
+        notes: what the user should know: unused table rows, groups that use the fallback.
+    """
+
+    path: Path
+    manifest: Manifest
+    counted: int
+    seconds: dict[Stage, float]
+    notes: tuple[str, ...]
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all stages together, without the imports before them."""
+        return sum(self.seconds.values())
+
+
+def fallback_notes(manifest: Manifest) -> tuple[str, ...]:
+    """Name the groups that use the fallback adapter."""
+    served = [group for group in manifest.fallbacks if group not in manifest.group_names]
+    text = f"served by the fallback adapter, having too few words: {', '.join(served)}"
+    return (text,) if served else ()

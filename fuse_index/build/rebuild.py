@@ -1,4 +1,4 @@
-"""Building a bundle again from what it says of itself, and comparing the bytes."""
+"""Rebuilds a bundle from its manifest and compares the bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.build.options import BuildOptions
-from fuse_index.build.pipeline import Progress, build_bundle
+from fuse_index.build.pipeline import build_bundle
 from fuse_index.bundle import Bundle, Manifest, ModelIdentity, read_bundle, verify_bundle
 from fuse_index.bundle.card import render_card
 from fuse_index.bundle.identity import require_model
 from fuse_index.bundle.layout import ADAPTER, CARD, GROUPS, INDEX_FOLDER, MANIFEST, WORDS
+from fuse_index.common.progress import Progress
 from fuse_index.errors import BundleError, OptionError
 from fuse_index.models.embeddings import load_embeddings
 from fuse_index.models.naming import ModelSource, parse_model_name
@@ -29,7 +30,7 @@ _CORPUS_OPTIONS = ("encoding", "lowercase", "max_words", "min_count")
 
 
 class Outcome(str, Enum):
-    """What became of a file."""
+    """Result of rebuilding a file."""
 
     SAME = "same"
     DIFFERS = "differs"
@@ -42,7 +43,7 @@ class FileOutcome:
 
     Attributes:
         name: path inside the bundle.
-        outcome: what became of it.
+        outcome: of the rebuild.
         note: in what it differs, or why it was not rebuilt.
     """
 
@@ -53,7 +54,7 @@ class FileOutcome:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What :func:`rebuild_bundle` found.
+    """The result of :func:`rebuild_bundle`.
 
     Attributes:
         files: every file of the bundle.
@@ -97,7 +98,7 @@ def rebuild_bundle(
         target: likewise.
         corpus: the text that the bundle was built from.
         word_list: the list of words that it was built from.
-        local_files_only: never ask the Hub.
+        local_files_only: no network.
         progress: as for :func:`~fuse_index.build.build_bundle`.
 
     Raises:
@@ -149,15 +150,7 @@ def options_of(manifest: Manifest, own_words: bool = False) -> BuildOptions:
         return BuildOptions(
             CorpusOptions() if own_words else corpus,
             TableOptions(max_tokens=given["max_tokens"]),
-            FitOptions(
-                grouping=given["grouping"],
-                ridge=given["ridge"],
-                min_words=given["min_words_per_group"],
-                max_words=given["max_words_per_group"],
-                holdout=given["holdout"],
-                seed=given["seed"],
-                chunk_words=given["chunk_words"],
-            ),
+            FitOptions.from_dict(given),
             groups=GROUPS in manifest.files,
         )
     except (KeyError, TypeError, OptionError) as error:
@@ -215,7 +208,7 @@ def _compare(old: Bundle, new: Bundle, own_words: bool) -> Rebuilt:
 
 
 def _taken_over(old: Manifest, new: Manifest, own_words: bool) -> tuple[Manifest, tuple[str, ...]]:
-    """Replace what another place, time or version decides by what the bundle says."""
+    """Take over from the bundle what depends on place, time or version."""
     options = {**new.options, "groups": old.options["groups"]}
     taken = []
     if own_words:

@@ -1,8 +1,8 @@
-"""The folder of a build that is under way: what is done is kept, so that a killed build goes on.
+"""The folder of unfinished work, so that an interrupted build or fit can be resumed.
 
-It lies beside the output, hidden, or where the user says; a finished build removes it. Everything
-in it appears complete or not at all. ``plan.json`` says which build it belongs to: only the same
-build, of the same corpus, may go on from it.
+It lies beside the output, hidden, or in ``--work-dir``; a finished build removes it. Files in it
+are complete or absent. ``plan.json`` identifies the build: only the same build of the same corpus
+resumes from it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from filelock import FileLock, Timeout
 import fuse_index
 from fuse_index.bundle.jsontext import plain
 from fuse_index.bundle.staging import storage_error
+from fuse_index.common.files import write_atomically
 from fuse_index.errors import FuseIndexError, OptionError, StorageError
-from fuse_index.words.corpus.reading import Source
-from fuse_index.words.corpus.stored import write_json
+from fuse_index.words.corpus.reading import TextSource
 
 logger = logging.getLogger(__name__)
 
 _PLAN = "plan.json"
 _LOCK = "lock"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def make_plan(
-    models: Mapping[str, str], options: Mapping[str, Any], sources: Sequence[Source]
+    models: Mapping[str, str], options: Mapping[str, Any], sources: Sequence[TextSource]
 ) -> dict[str, Any]:
     """Describe a build: everything that its result depends on.
 
@@ -48,13 +48,12 @@ def make_plan(
             with suppress(OSError):
                 stamp = source.path.stat().st_mtime_ns
         corpus[source.name] = {"size": source.size, "modified": stamp}
-    found = {
-        **models,
-        **options,
-        "corpus": corpus,
-        "version": fuse_index.__version__,
-        "work_format": _FORMAT,
-    }
+    return as_plan({**models, **options, "corpus": corpus})
+
+
+def as_plan(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan as it is stored: JSON values, with the versions of package and format."""
+    found = {**given, "version": fuse_index.__version__, "work_format": _FORMAT}
     return json.loads(json.dumps(plain(found)))  # type: ignore[no-any-return]
 
 
@@ -62,14 +61,14 @@ class Work:
     """The folder of one build; use as a context manager.
 
     When the block ends the folder is removed. When it raises, the folder stays if it holds a
-    checkpoint (:meth:`checkpoint`), and is removed otherwise; what the system says of the disk
-    becomes one line that says what to do.
+    checkpoint (:meth:`checkpoint`), and is removed otherwise; an error of the disk becomes a
+    :class:`StorageError`.
 
     Args:
         output: the bundle that is built.
         plan: of :func:`make_plan`.
         folder: where to put the folder; beside the output if not given.
-        resume: whether to go on from what is there; otherwise that is removed.
+        resume: whether to continue from what is there; otherwise it is removed.
 
     Raises:
         OptionError: it is to be resumed, but the plan has changed; the message names in what.
@@ -120,15 +119,16 @@ class Work:
             return
         if self._resume:
             logger.info("nothing to go on from at %s: the build starts anew", self.root)
-        self._check_ours()
+        self._check_made_by_build()
         for entry in self.root.iterdir():
             if entry.name != _LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        write_json(path, self._plan)
+        _write_json(path, self._plan)
 
-    def _check_ours(self) -> None:
-        """Never remove what no build has made."""
-        names = {entry.name for entry in self.root.iterdir()} - {_LOCK, f"{_PLAN}.part"}
+    def _check_made_by_build(self) -> None:
+        """Refuse to remove a folder that no build has made."""
+        names = {entry.name for entry in self.root.iterdir()} - {_LOCK}
+        names = {name for name in names if not name.startswith(f".{_PLAN}.")}
         if names and _PLAN not in names:
             raise StorageError(
                 f"{self.root} is not the work of a build, so it is not replaced",
@@ -151,7 +151,7 @@ class Work:
             )
 
     def folder(self, name: str, *, empty: bool = False) -> Path:
-        """Return a folder inside, made if it is missing, and emptied if asked for."""
+        """Return a folder inside; it is made if missing, and emptied with ``empty``."""
         path = self.root / name
         if empty:
             shutil.rmtree(path, ignore_errors=True)
@@ -159,11 +159,11 @@ class Work:
         return path
 
     def checkpoint(self) -> None:
-        """Say that something is done that is worth keeping."""
+        """Mark the folder as worth keeping."""
         self._kept = True
 
     def record(self, name: str, value: Any) -> Any:
-        """Keep a small value under a name, or return what was kept before.
+        """Keep a small value under a name, or return the value kept before.
 
         Raises:
             OptionError: another value was kept: a model changed since the build was interrupted.
@@ -179,7 +179,7 @@ class Work:
                     remedy="restore it, or leave --resume out to start anew",
                 )
         else:
-            write_json(path, value)
+            _write_json(path, value)
         return value
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -193,18 +193,22 @@ class Work:
             return
         failure = storage_error(error, self.root) if isinstance(error, OSError) else error
         if self._kept:
-            self._tell(failure)
+            self._report_kept(failure)
         if failure is not error:
             raise failure from error
 
-    def _tell(self, failure: BaseException) -> None:
-        """Say that nothing is lost: in the line of an error of ours, else in one of its own."""
+    def _report_kept(self, failure: BaseException) -> None:
+        """Add to the error, or log, that the work is kept."""
         text = f"what was done is kept in {self.root}: the same command with --resume goes on"
         if isinstance(failure, FuseIndexError):
             failure.remedy = "; ".join(filter(None, [failure.remedy, text]))
             failure.args = (f"{failure}; {text}",)
         else:
             logger.warning("%s", text)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode("ascii"))
 
 
 def _change(name: str, before: Any, now: Any) -> str:

@@ -28,7 +28,7 @@ def render_card(manifest: Manifest) -> str:
     """Write the card.
 
     Args:
-        manifest: everything the card says comes from it; its ``files`` are not looked at.
+        manifest: of the bundle; its ``files`` are not used.
 
     Returns:
         Markdown with the front matter that model hubs read.

@@ -1,4 +1,4 @@
-"""Adding word indexes to a bundle that is there: a new folder, swapped for the old in one step."""
+"""Adds word indexes to an existing bundle, which is replaced in one step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fuse_index.bundle.card import render_card
-from fuse_index.bundle.files import check_member, check_no_strangers, hashed_file
-from fuse_index.bundle.layout import CARD, INDEX_FOLDER, MANIFEST, is_member_name
+from fuse_index.bundle.files import check_member, check_no_strangers, hashed_file, seal
+from fuse_index.bundle.layout import CARD, INDEX_FOLDER, is_member_name
 from fuse_index.bundle.manifest import FileRecord, Manifest
 from fuse_index.bundle.read import read_manifest
 from fuse_index.bundle.staging import require_space, staged
@@ -26,7 +26,7 @@ def add_index_files(
 ) -> Manifest:
     """Put a word index into a bundle, in place of one of the same name.
 
-    Nobody ever sees half of it: the other files are linked (copied where the file system has no
+    The replacement is atomic: the other files are linked (copied where the file system has no
     links) into a sibling folder, which then takes the bundle's place. Each is checked on the way.
 
     Args:
@@ -66,11 +66,10 @@ def add_index_files(
             with hashed_file(folder / member, records, member) as writer:
                 writer.write(data)
         indexes = {**manifest.indexes, name: dict(summary)}
-        with hashed_file(folder / CARD, records, CARD) as writer:
-            writer.write(render_card(replace(manifest, indexes=indexes)).encode("utf-8"))
+        card = render_card(replace(manifest, indexes=indexes)).encode("utf-8")
+        records[CARD] = FileRecord.of(card)
         written = replace(manifest, indexes=indexes, files=records)
-        with hashed_file(folder / MANIFEST, {}, MANIFEST) as writer:
-            writer.write(written.to_bytes())
+        seal(folder, written, card)
     return written
 
 
@@ -80,7 +79,7 @@ def carry(root: Path, member: str, record: FileRecord, to: Path) -> None:
     Args:
         root: the bundle's folder.
         member: the file's path inside it.
-        record: what the manifest says of it.
+        record: its size and checksum by the manifest.
         to: the path to make.
 
     Raises:

@@ -1,11 +1,12 @@
-"""Files of a bundle: written with their checksum, opened without following surprises."""
+"""Files of a bundle: written with their checksum, opened only inside the folder."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.bundle.layout import INDEX_FOLDER, is_member_name
-from fuse_index.bundle.manifest import FileRecord
-from fuse_index.errors import BundleError
-
-Report = Callable[[int], None]
+from fuse_index.bundle.layout import (
+    CARD,
+    INDEX_FOLDER,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    is_member_name,
+)
+from fuse_index.bundle.manifest import FileRecord, Manifest
+from fuse_index.bundle.tensorfile import header_length, parse_header
+from fuse_index.common.progress import Add, ignore
+from fuse_index.errors import BundleError, OptionError
 
 READ_CHUNK = 4 << 20
 _FETCH_AGAIN = "fetch or build the bundle again"
-
-
-def _silent(count: int) -> None:
-    """Report to nobody."""
 
 
 class HashingWriter:
@@ -32,9 +35,11 @@ class HashingWriter:
 
     Args:
         path: file to create; it must not exist.
+        add: called with the bytes written since the last call.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, add: Add = ignore) -> None:
+        self._add = add
         self._file = path.open("xb", buffering=0)
         self._digest = hashlib.sha256()
         self._size = 0
@@ -46,6 +51,7 @@ class HashingWriter:
         while view:
             view = view[self._file.write(view) :]
             # A raw write may be short, most of all on a full disk; the next one then raises.
+        self._add(self._file.tell() - self._size)
         self._size = self._file.tell()
 
     def close(self) -> FileRecord:
@@ -60,14 +66,33 @@ class HashingWriter:
 
 
 @contextmanager
-def hashed_file(path: Path, records: dict[str, FileRecord], name: str) -> Iterator[HashingWriter]:
+def hashed_file(
+    path: Path, records: dict[str, FileRecord], name: str, add: Add = ignore
+) -> Iterator[HashingWriter]:
     """Create ``path`` for writing and put its record under ``records[name]`` once it is closed."""
-    writer = HashingWriter(path)
+    writer = HashingWriter(path, add)
     try:
         yield writer
         records[name] = writer.close()
     finally:
         writer.abandon()
+
+
+def seal(folder: Path, manifest: Manifest, card: bytes | None) -> None:
+    """Write the manifest, and the card where one is given, into a folder that has the rest.
+
+    Raises:
+        OptionError: the manifest is larger than a reader accepts.
+    """
+    text = manifest.to_bytes()
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise OptionError(
+            f"a manifest of {len(text)} bytes", expected=f"at most {MAX_MANIFEST_BYTES}"
+        )
+    for name, data in ((CARD, card), (MANIFEST, text)):
+        if data is not None:
+            with hashed_file(folder / name, {}, name) as writer:
+                writer.write(data)
 
 
 def open_member(root: Path, name: str) -> int:
@@ -132,14 +157,14 @@ def read_plain(root: Path, name: str, limit: int) -> bytes:
 
 
 def read_checked(
-    root: Path, name: str, record: FileRecord, report: Report = _silent
+    root: Path, name: str, record: FileRecord, report: Add = ignore
 ) -> NDArray[np.uint8]:
-    """Read a whole file and check it before anybody looks inside.
+    """Read a whole file and verify it before it is parsed.
 
     Args:
         root: the bundle's folder.
         name: path inside the bundle.
-        record: what the manifest says of it.
+        record: its size and checksum by the manifest.
         report: called with the bytes read since the last call.
 
     Returns:
@@ -173,13 +198,13 @@ def read_checked(
     return data
 
 
-def check_member(root: Path, name: str, record: FileRecord, report: Report = _silent) -> int:
+def check_member(root: Path, name: str, record: FileRecord, report: Add = ignore) -> int:
     """Check size and checksum of a file that is too large for memory.
 
     Args:
         root: the bundle's folder.
         name: path inside the bundle.
-        record: what the manifest says of it.
+        record: its size and checksum by the manifest.
         report: called with the bytes read since the last call.
 
     Returns:
@@ -205,6 +230,58 @@ def check_member(root: Path, name: str, record: FileRecord, report: Report = _si
     return descriptor
 
 
+class CheckedFile:
+    """A safetensors file of a bundle, read piece by piece after its checksum was verified.
+
+    Args:
+        root: the bundle's folder.
+        name: path inside the bundle.
+        record: its size and checksum by the manifest.
+        report: called with the bytes checked since the last call.
+
+    Attributes:
+        where: the file, for messages.
+        entries: the tensors, by name.
+
+    Raises:
+        BundleError: as :func:`read_checked`; or the header is malformed.
+    """
+
+    def __init__(self, root: Path, name: str, record: FileRecord, report: Add = ignore) -> None:
+        self.where = str(root / name)
+        self._descriptor = check_member(root, name, record, report)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        length = header_length(self.read(0, min(8, record.size)), record.size, self.where)
+        self.entries = parse_header(self.read(8, length), record.size, self.where)
+
+    def read(self, start: int, size: int) -> bytearray:
+        """Return bytes from a position on.
+
+        Raises:
+            BundleError: the file was truncated meanwhile, or cannot be read.
+            OptionError: it was closed.
+        """
+        data = bytearray(size)
+        self.fill(start, memoryview(data))
+        return data
+
+    def fill(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer with the bytes from a position on; raises as :meth:`read`."""
+        if not self._close.alive:
+            raise OptionError(f"{self.where} was closed", expected="an open bundle")
+        try:
+            while buffer and (count := os.preadv(self._descriptor, [buffer], start)):
+                start, buffer = start + count, buffer[count:]
+        except OSError as error:
+            raise BundleError(f"{self.where} cannot be read ({error})") from None
+        if buffer:
+            raise BundleError(f"{self.where} was truncated while it was in use")
+
+    def close(self) -> None:
+        """Close the file; reading afterwards is an error."""
+        self._close()
+
+
 def check_no_strangers(root: Path, files: Mapping[str, FileRecord]) -> None:
     """Refuse a folder with files that its manifest does not list; hidden files are not looked at.
 
@@ -214,7 +291,7 @@ def check_no_strangers(root: Path, files: Mapping[str, FileRecord]) -> None:
     Raises:
         BundleError: naming the first such file.
     """
-    known, in_cache = {*files, "manifest.json"}, root.parent.name == "snapshots"
+    known, in_cache = {*files, MANIFEST}, root.parent.name == "snapshots"
     for folder, prefix in ((root, ""), (root / INDEX_FOLDER, f"{INDEX_FOLDER}/")):
         try:
             names = sorted(entry.name for entry in os.scandir(folder))

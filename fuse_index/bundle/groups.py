@@ -5,8 +5,6 @@ They take gigabytes for a large vocabulary, so neither direction holds more than
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,27 +14,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.bundle.files import check_member
+from fuse_index.bundle.files import CheckedFile
 from fuse_index.bundle.layout import FALLBACK, GROUPS, MAX_TOKENS, parse_group
 from fuse_index.bundle.manifest import GroupRecord, Manifest
-from fuse_index.bundle.tensorfile import (
-    TensorEntry,
-    TensorSource,
-    TensorSpec,
-    header_length,
-    parse_header,
-)
+from fuse_index.bundle.tensorfile import TensorEntry, TensorSource, TensorSpec
 from fuse_index.bundle.tensors import (
     TORCH_DTYPES,
+    Vectors,
     as_tensor,
     dtype_name,
     require_finite,
     tensor_bytes,
 )
-from fuse_index.bundle.wordfile import Blocks, assign_groups, group_position
+from fuse_index.bundle.wordfile import assign_groups, group_position
+from fuse_index.common.progress import Add, ignore
 from fuse_index.errors import BundleError, OptionError, ShapeError
 from fuse_index.words.ragged import Ragged
-from fuse_index.words.table import WordTable
+from fuse_index.words.table import Blocks, WordTable
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +65,8 @@ class GroupTensor:
 def embed_groups(
     table: Blocks,
     names: Sequence[str],
-    source_embeddings: Tensor,
-    target_embeddings: Tensor,
+    source_embeddings: Vectors,
+    target_embeddings: Vectors,
 ) -> list[GroupTensor]:
     """Describe the group tensors of a word table; nothing is computed before they are written.
 
@@ -80,8 +74,9 @@ def embed_groups(
         table: the words, in memory or not.
         names: group names as the manifest will hold them
             (:func:`~fuse_index.bundle.layout.order_groups`).
-        source_embeddings: (source vocabulary, source width).
-        target_embeddings: (target vocabulary, target width).
+        source_embeddings: (source vocabulary, source width); or the group tensors of a bundle,
+            with positions in them instead of token ids (:meth:`GroupReader.vectors`).
+        target_embeddings: (target vocabulary, target width), likewise.
 
     Returns:
         ``source.{group}`` and ``target.{group}`` for every group: (n, k, width), the words of the
@@ -110,11 +105,11 @@ def _embedded(
     table: Blocks,
     rows_of: Callable[[WordTable], NDArray[np.int64]],
     group: tuple[str, int, int],
-    embeddings: Tensor,
+    embeddings: Vectors,
 ) -> GroupTensor:
     name, n, k = group
     width = int(embeddings.shape[1])
-    step = max(1, _CHUNK_BYTES // (k * width * embeddings.element_size()))
+    step = max(1, _CHUNK_BYTES // (k * width * embeddings.dtype.itemsize))
 
     def chunks() -> Iterator[Tensor]:
         import torch  # noqa: PLC0415 - reading manifests and words works without it
@@ -125,8 +120,8 @@ def _embedded(
             for start in range(0, len(rows), step):
                 padded = torch.from_numpy(ids.select(rows[start : start + step]).padded(k))
                 padded = padded.to(embeddings.device)
-                values = embeddings.detach()[padded.clamp(min=0)]  # (m, k, width)
-                yield values.masked_fill_(padded[..., None] < 0, 0)
+                values = embeddings[padded.clamp(min=0)]  # (m, k, width)
+                yield values.detach().masked_fill_(padded[..., None] < 0, 0)
 
     return GroupTensor(f"{side}.{name}", (n, k, width), embeddings.dtype, chunks)
 
@@ -155,7 +150,7 @@ def group_sources(
 
 
 class GroupReader:
-    """The group tensors of a bundle, read from the disk when asked for.
+    """The group tensors of a bundle, read from the disk on access.
 
     The file's checksum is verified on opening, shapes and dtypes too; values are checked for NaN
     and infinity as they are read.
@@ -169,16 +164,14 @@ class GroupReader:
         BundleError: the file is damaged or does not fit the manifest.
     """
 
-    def __init__(
-        self, root: Path, manifest: Manifest, report: Callable[[int], None] | None = None
-    ) -> None:
-        self._where = str(root / GROUPS)
-        record = manifest.files[GROUPS]
-        reports = () if report is None else (report,)
-        self._descriptor = check_member(root, GROUPS, record, *reports)
-        self._close = weakref.finalize(self, os.close, self._descriptor)
-        length = header_length(self._read(0, min(8, record.size)), record.size, self._where)
-        self._entries = parse_header(self._read(8, length), record.size, self._where)
+    def __init__(self, root: Path, manifest: Manifest, report: Add = ignore) -> None:
+        if GROUPS not in manifest.files:
+            raise BundleError(
+                f"{root} holds no group tensors (built with --no-groups)",
+                remedy="build or pull it again without --no-groups",
+            )
+        self._file = CheckedFile(root, GROUPS, manifest.files[GROUPS], report)
+        self._where, self._entries = self._file.where, self._file.entries
         self._check(manifest)
 
     @property
@@ -200,7 +193,7 @@ class GroupReader:
             OptionError: there is no such tensor.
         """
         entry = self._entry(name)
-        data = np.frombuffer(bytearray(self._read(entry.start, entry.spec.size)), dtype=np.uint8)
+        data = np.frombuffer(self._file.read(entry.start, entry.spec.size), dtype=np.uint8)
         require_finite(entry.spec, data, self._where)
         return as_tensor(entry.spec, data)
 
@@ -209,7 +202,7 @@ class GroupReader:
         for spec, data in self._pieces(name, words):
             yield as_tensor(spec, data)
 
-    def verify(self, report: Callable[[int], None] | None = None) -> None:
+    def verify(self, report: Add = ignore) -> None:
         """Read every value once and check that it is finite.
 
         Args:
@@ -221,12 +214,30 @@ class GroupReader:
         for name, entry in self._entries.items():
             row = max(1, entry.spec.size // max(1, entry.spec.shape[0]))
             for _, data in self._pieces(name, max(1, _CHUNK_BYTES // row)):
-                if report is not None:
-                    report(data.nbytes)
+                report(data.nbytes)
+
+    def vectors(self, side: str) -> GroupVectors:
+        """Return all vectors of one side's tensors as one matrix, read when picked.
+
+        Args:
+            side: "source" or "target".
+
+        Raises:
+            BundleError: its tensors have several dtypes.
+        """
+        entries = [entry for name, entry in self._entries.items() if name.startswith(f"{side}.")]
+        dtypes = {entry.spec.dtype for entry in entries}
+        if len(dtypes) > 1:
+            raise BundleError(
+                f"{self._where}: {side} tensors of dtypes {sorted(dtypes)}",
+                expected="one dtype",
+                remedy=_FETCH_AGAIN,
+            )
+        return GroupVectors(self._file, sorted(entries, key=lambda e: e.spec.name))
 
     def close(self) -> None:
         """Close the file; reading afterwards is an error."""
-        self._close()
+        self._file.close()
 
     def _pieces(self, name: str, words: int) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
         entry = self._entry(name)
@@ -235,7 +246,7 @@ class GroupReader:
         for start in range(0, n, words):
             count = min(words, n - start)
             spec = TensorSpec(name, entry.spec.dtype, (count, k, width))
-            raw = bytearray(self._read(entry.start + start * row, count * row))
+            raw = self._file.read(entry.start + start * row, count * row)
             data = np.frombuffer(raw, dtype=np.uint8)
             require_finite(spec, data, self._where)
             yield spec, data
@@ -244,20 +255,6 @@ class GroupReader:
         if name not in self._entries:
             raise OptionError(f"group tensor {name!r}", expected=f"one of {sorted(self._entries)}")
         return self._entries[name]
-
-    def _read(self, start: int, size: int) -> bytes:
-        if not self._close.alive:
-            raise OptionError(f"{self._where} was closed", expected="an open bundle")
-        parts: list[bytes] = []
-        try:
-            while size > 0 and (part := os.pread(self._descriptor, size, start)):
-                parts.append(part)
-                start, size = start + len(part), size - len(part)
-        except OSError as error:
-            raise BundleError(f"{self._where} cannot be read ({error})") from None
-        if size > 0:
-            raise BundleError(f"{self._where} was truncated while it was in use")
-        return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def _check(self, manifest: Manifest) -> None:
         widths = {"source": manifest.source.width, "target": manifest.target.width}
@@ -271,6 +268,52 @@ class GroupReader:
         for name, (words, group, width) in expected.items():
             if problem := _problem(self._entries[name].spec, words, group, width):
                 raise BundleError(f"{self._where}: tensor {name!r} {problem}", remedy=_FETCH_AGAIN)
+
+
+class GroupVectors:
+    """The vectors of some group tensors as the rows of one matrix, on the CPU.
+
+    Vector ``t`` of word ``i`` of a tensor (n, k, width) is row ``first(name) + i * k + t``. Only
+    the rows that are picked are read, and they are checked for NaN and infinity.
+
+    Args:
+        file: that holds them.
+        entries: the tensors, of one dtype and width.
+    """
+
+    def __init__(self, file: CheckedFile, entries: Sequence[TensorEntry]) -> None:
+        import torch  # noqa: PLC0415 - reading manifests and words works without it
+
+        counts = [entry.spec.shape[0] * entry.spec.shape[1] for entry in entries]
+        self._firsts = np.cumsum([0, *counts])
+        self._starts = np.array([entry.start for entry in entries])
+        self._specs = {entry.spec.name: entry.spec for entry in entries}
+        self._file = file
+        self._name = entries[0].spec.dtype
+        self.shape = (int(self._firsts[-1]), entries[0].spec.shape[2])
+        self.dtype: torch.dtype = getattr(torch, TORCH_DTYPES[self._name])
+        self.device = torch.device("cpu")
+
+    def first(self, name: str) -> tuple[int, int]:
+        """Return the first row of a tensor, and its tube length ``k``."""
+        index = [*self._specs].index(name)
+        return int(self._firsts[index]), self._specs[name].shape[1]
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        """Read rows: int64 (...) to (..., width)."""
+        rows, inverse = np.unique(ids.numpy().reshape(-1), return_inverse=True)
+        spec = TensorSpec("rows", self._name, (len(rows), self.shape[1]))
+        size = spec.size // max(1, len(rows))
+        tensors = np.searchsorted(self._firsts, rows, side="right") - 1
+        positions = self._starts[tensors] + (rows - self._firsts[tensors]) * size
+        cuts = np.flatnonzero(np.diff(positions) != size) + 1
+        runs = zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True)
+        values = np.empty(spec.size, np.uint8)
+        for a, b in runs:
+            self._file.fill(int(positions[a]), values[a * size : b * size].data)
+        require_finite(spec, values, self._file.where)
+        picked = as_tensor(spec, values)[inverse.reshape(-1)]
+        return picked.view(*ids.shape, self.shape[1])
 
 
 def _expected(

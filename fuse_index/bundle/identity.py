@@ -1,4 +1,4 @@
-"""Which model a bundle was built for: names for people, hashes for the check."""
+"""Identities of models: names for people, hashes for the check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_sha256(value: object) -> bool:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What tells one model and tokenizer from another.
+    """Identity of a model and its tokenizer.
 
     Attributes:
         name: Hub id, folder or ``open_clip:`` name, as the user gave it.

@@ -1,4 +1,4 @@
-"""JSON as a bundle needs it: one text per value when written, no surprises when read."""
+"""Deterministic writing and strict reading of JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fuse_index.errors import BundleError
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into what JSON can hold, the same for equal values.
+    """Convert a value to JSON types, equal for equal values.
 
     Mappings get sorted string keys, sequences become lists, enums their values, paths their text;
     NumPy and torch scalars become Python numbers, and numbers that are not finite ``None``.

@@ -1,4 +1,4 @@
-"""What a bundle is made of: file names, tensor names, limits, the grammar of group names.
+"""File names, tensor names, limits and group names of a bundle.
 
 Everything here is a constant or a pure function of names, so the writer and the strict reader
 cannot disagree.

@@ -1,7 +1,8 @@
-"""The manifest: everything a bundle says about itself, with a checksum over it."""
+"""The manifest of a bundle, with a checksum over it."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,11 @@ class FileRecord:
     size: int
     sha256: str
 
+    @classmethod
+    def of(cls, data: bytes) -> FileRecord:
+        """Return the record of a file with this content."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
 
 @dataclass(frozen=True)
 class GroupRecord:
@@ -62,8 +68,7 @@ class Manifest:
         quality: the quality report on held-out words (JSON values).
         indexes: word indexes by name: kind, metric, representation, measured recall and latency
             (JSON values); not stored where there are none.
-        published: what its publisher said: ``name``, under which it is found, and ``license``
-            (text); not stored where nothing was said.
+        published: ``name``, under which it is found, and ``license`` (text); not stored if empty.
         package_version: the fuse_index that wrote it.
     """
 

@@ -1,9 +1,9 @@
-"""Reading a bundle: strict, from untrusted hands, nothing used before it is checked."""
+"""Strict reading of untrusted bundles: nothing is used before it is checked."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -27,6 +27,7 @@ from fuse_index.bundle.manifest import Manifest
 from fuse_index.bundle.staging import is_staging_name
 from fuse_index.bundle.tensors import adapter_entries, parse_adapter
 from fuse_index.bundle.wordfile import parse_words
+from fuse_index.common.progress import Tick, adding
 from fuse_index.errors import BundleError, OptionError
 from fuse_index.words.table import WordTable
 
@@ -44,7 +45,7 @@ class Bundle:
 
     Attributes:
         path: its folder.
-        manifest: what it says of itself.
+        manifest: its manifest.
     """
 
     path: Path
@@ -70,20 +71,8 @@ class Bundle:
 
     @property
     def groups(self) -> GroupReader:
-        """The third-order group tensors, read from the disk when asked for."""
+        """The third-order group tensors, read from the disk on access."""
         return self._read(self._groups, Part.GROUPS)
-
-    def index_file(self, name: str) -> Path:
-        """Return the path of a file under ``index/`` after checking size and checksum.
-
-        Raises:
-            BundleError: the bundle has no such file, or it is damaged.
-        """
-        member = f"{INDEX_FOLDER}/{name}"
-        if member not in self.manifest.files:
-            raise BundleError(f"{self.path} has no {member}", remedy="build the index again")
-        os.close(check_member(self.path, member, self.manifest.files[member]))
-        return self.path / member
 
     def index_bytes(self, name: str) -> NDArray[np.uint8]:
         """Read a file under ``index/`` and check it: what was checked is what is returned.
@@ -150,9 +139,7 @@ def read_bundle(
     return _read(root, expect_source, expect_target, wanted)  # it was replaced while we read it
 
 
-def verify_bundle(
-    path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None
-) -> Manifest:
+def verify_bundle(path: str | os.PathLike[str], progress: Tick | None = None) -> Manifest:
     """Check every file of a bundle: checksums, shapes, dtypes, values.
 
     Args:
@@ -171,21 +158,20 @@ def verify_bundle(
     return manifest
 
 
-def verify_files(
-    root: Path, manifest: Manifest, progress: Callable[[int, int], None] | None = None
-) -> None:
+def verify_files(root: Path, manifest: Manifest, progress: Tick | None = None) -> None:
     """Check every file of a bundle whose manifest is read already, wherever it is.
 
     Args:
         root: its folder.
-        manifest: what it says of itself.
+        manifest: its manifest.
         progress: as for :func:`verify_bundle`.
 
     Raises:
         BundleError: naming the first thing that is wrong.
     """
     check_no_strangers(root, manifest.files)
-    report = _reporter(manifest, progress)
+    sizes = {name: record.size for name, record in manifest.files.items()}
+    report = adding(progress, sum(sizes.values()) + sizes.get(GROUPS, 0))
     for name, record in manifest.files.items():
         if name not in (WORDS, ADAPTER, GROUPS):
             os.close(check_member(root, name, record, report))
@@ -200,21 +186,6 @@ def verify_files(
             groups.verify(report)
         finally:
             groups.close()
-
-
-def _reporter(
-    manifest: Manifest, progress: Callable[[int, int], None] | None
-) -> Callable[[int], None]:
-    sizes = {name: record.size for name, record in manifest.files.items()}
-    total, done = sum(sizes.values()) + sizes.get(GROUPS, 0), 0
-
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(min(done, total), total)
-
-    return report
 
 
 def _read(
@@ -241,11 +212,6 @@ def _read(
             data = read_checked(root, ADAPTER, manifest.files[ADAPTER])
             adapters = parse_adapter(data, manifest, str(root / ADAPTER))
     if Part.GROUPS in parts:
-        if GROUPS not in manifest.files:
-            raise BundleError(
-                f"{root} holds no group tensors (built with --no-groups)",
-                remedy="rebuild them from the models, or build the bundle with them",
-            )
         groups = GroupReader(root, manifest)
     return Bundle(root, manifest, words, adapters, groups)
 

@@ -183,43 +183,36 @@ def recover(output: Path) -> None:
         if entry.name[: -len("-") - 16] not in (prefix + _BUILDING, prefix + _REPLACED):
             continue
         folder = Path(entry.path)
-        if not entry.is_dir(follow_symlinks=False) or not (lock := _claim(folder)):
+        if not entry.is_dir(follow_symlinks=False):
             continue
-        try:
+        with _claimed(folder) as is_ours:
+            if not is_ours:
+                continue
             if entry.name.startswith(prefix + _REPLACED) and not output.exists():
                 os.rename(folder, output)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            lock.close()
 
 
-class _Lock:
-    """A held lock on a folder, or the knowledge that it is too old to be in use."""
-
-    def __init__(self, descriptor: int | None) -> None:
-        self._descriptor = descriptor
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-
-def _claim(folder: Path) -> _Lock | None:
-    """Take the lock of a leftover folder; None when its build is alive."""
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a leftover folder; yields False where its build may be alive."""
+    descriptor = None
     try:
         descriptor = lock_folder(folder, wait=False)
+        yield descriptor is not None or _is_stale(folder)
     except BlockingIOError:
-        return None
-    except OSError:
-        descriptor = None
-    if descriptor is not None:
-        return _Lock(descriptor)
+        yield False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _is_stale(folder: Path) -> bool:
     try:
-        stale = time.time() - folder.stat().st_mtime > _STALE_SECONDS
+        return time.time() - folder.stat().st_mtime > _STALE_SECONDS
     except OSError:
-        return None
-    return _Lock(None) if stale else None
+        return False
 
 
 def lock_folder(folder: Path, wait: bool) -> int | None:
@@ -307,7 +300,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def storage_error(error: OSError, output: Path) -> StorageError:
-    """Say in our words what the system said when ``output`` could not be written."""
+    """Return the error of a failed write of ``output`` with a remedy."""
     if error.errno in _FULL:
         return StorageError(
             f"no space left while writing {output} ({error.strerror})",

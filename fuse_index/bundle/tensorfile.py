@@ -79,15 +79,6 @@ class TensorEntry:
         return self.start + self.spec.size
 
 
-def array_source(name: str, array: NDArray[Any]) -> TensorSource:
-    """Wrap a NumPy array (int64 or uint8) as a tensor to be written."""
-    dtype = {"i8": "I64", "u1": "U8"}[array.dtype.str[1:]]
-    stored = np.ascontiguousarray(array, dtype=_NUMPY[dtype])
-    return TensorSource(
-        TensorSpec(name, dtype, stored.shape), lambda: [stored.reshape(-1).view(np.uint8).data]
-    )
-
-
 def encode_header(specs: Sequence[TensorSpec]) -> tuple[bytes, tuple[int, ...]]:
     """Lay out a file.
 
@@ -156,6 +147,12 @@ def header_length(prefix: Buffer, size: int, where: str) -> int:
             remedy=_FETCH_AGAIN,
         )
     return int(length)
+
+
+def parse_file(data: NDArray[np.uint8], where: str) -> dict[str, TensorEntry]:
+    """Parse the header of a whole file in memory; see :func:`parse_header`."""
+    length = header_length(data[:8].tobytes(), data.size, where)
+    return parse_header(data[8 : 8 + length].tobytes(), data.size, where)
 
 
 def parse_header(text: Buffer, size: int, where: str) -> dict[str, TensorEntry]:

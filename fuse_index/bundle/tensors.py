@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,7 @@ from fuse_index.bundle.tensorfile import (
     TensorSpec,
     all_finite,
     as_array,
-    header_length,
-    parse_header,
+    parse_file,
 )
 from fuse_index.errors import BundleError, ShapeError
 
@@ -30,6 +29,28 @@ TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "b
 _SAFETENSORS = {f"torch.{torch_name}": name for name, torch_name in TORCH_DTYPES.items()}
 _FETCH_AGAIN = "fetch or build the bundle again"
 _ADAPTER_PREFIX = "adapter."
+
+
+class Vectors(Protocol):
+    """Vectors of one model that words pick theirs from: its embedding table, or tensors in a file.
+
+    A torch matrix is one; see also :class:`~fuse_index.bundle.groups.GroupVectors`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(vectors, width)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors that are picked lie."""
+
+    def __getitem__(self, ids: Tensor, /) -> Tensor:
+        """Pick vectors: int64 (...) to (..., width)."""
 
 
 def dtype_name(dtype: torch.dtype, what: str) -> str:
@@ -92,7 +113,7 @@ def parse_adapter(data: NDArray[np.uint8], manifest: Manifest, where: str) -> di
 
     Args:
         data: the whole file, checksum already verified; the tensors share its memory.
-        manifest: what the bundle says of itself.
+        manifest: of the bundle.
         where: the file, for messages.
 
     Returns:
@@ -109,8 +130,7 @@ def adapter_entries(
     data: NDArray[np.uint8], manifest: Manifest, where: str
 ) -> list[tuple[str, TensorEntry]]:
     """Check ``adapter.safetensors`` as :func:`parse_adapter` does, without making torch tensors."""
-    length = header_length(data[:8].tobytes(), data.size, where)
-    entries = parse_header(data[8 : 8 + length].tobytes(), data.size, where)
+    entries = parse_file(data, where)
     names = {_ADAPTER_PREFIX + name for name in manifest.group_names}
     if set(entries) != names:
         raise BundleError(

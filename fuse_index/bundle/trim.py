@@ -1,16 +1,15 @@
-"""A bundle without its group tensors or indexes, or with words of its publisher, sealed anew."""
+"""Bundles without group tensors or indexes, or with another name or license."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from fuse_index.bundle.card import render_card
 from fuse_index.bundle.extend import carry
-from fuse_index.bundle.files import hashed_file
-from fuse_index.bundle.layout import CARD, GROUPS, INDEX_FOLDER, MANIFEST
+from fuse_index.bundle.files import seal
+from fuse_index.bundle.layout import CARD, GROUPS, INDEX_FOLDER
 from fuse_index.bundle.manifest import FileRecord, Manifest
 
 
@@ -21,13 +20,13 @@ def trim(
     index: bool = True,
     published: Mapping[str, str] | None = None,
 ) -> tuple[Manifest, bytes | None]:
-    """Say what a bundle is without some of its files, or with other words of its publisher.
+    """Return the manifest of a bundle without some of its files, or with another name or license.
 
     Args:
         manifest: of the whole bundle.
         groups: whether the group tensors are kept.
         index: whether the word indexes are kept.
-        published: what the publisher says now; ``None`` leaves it as it is.
+        published: name and license; ``None`` leaves them as they are.
 
     Returns:
         The manifest and, where it is not the given one, the bytes of the card that goes with it.
@@ -46,7 +45,7 @@ def trim(
     if changed == manifest:
         return manifest, None
     card = render_card(changed).encode("utf-8")
-    files[CARD] = FileRecord(len(card), hashlib.sha256(card).hexdigest())
+    files[CARD] = FileRecord.of(card)
     return replace(changed, files=files), card
 
 
@@ -67,11 +66,3 @@ def carry_bundle(root: Path, manifest: Manifest, card: bytes | None, folder: Pat
         if member != CARD or card is None:
             carry(root, member, record, folder / member)
     seal(folder, manifest, card)
-
-
-def seal(folder: Path, manifest: Manifest, card: bytes | None) -> None:
-    """Write the manifest, and the card where one is given, into a folder that has the rest."""
-    for name, data in ((CARD, card), (MANIFEST, manifest.to_bytes())):
-        if data is not None:
-            with hashed_file(folder / name, {}, name) as writer:
-                writer.write(data)

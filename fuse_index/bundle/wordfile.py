@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.bundle.layout import FALLBACK, MAX_TOKENS, parse_group
+from fuse_index.bundle.files import CheckedFile
+from fuse_index.bundle.layout import FALLBACK, MAX_TOKENS, WORDS, parse_group
 from fuse_index.bundle.manifest import Manifest
 from fuse_index.bundle.tensorfile import (
     TensorEntry,
     TensorSource,
     TensorSpec,
-    array_source,
     as_array,
-    header_length,
-    parse_header,
+    parse_file,
 )
+from fuse_index.common.progress import Add, ignore
 from fuse_index.errors import BundleError, FuseIndexError, OptionError
-from fuse_index.words.corpus.stored import StoredTable
-from fuse_index.words.ragged import Ragged
-from fuse_index.words.table import WordTable
+from fuse_index.words import table as word_table
+from fuse_index.words.corpus.stored import StoredArray, Texts
+from fuse_index.words.ragged import Ragged, offsets_of
+from fuse_index.words.stored_table import StoredTable
+from fuse_index.words.table import Blocks, WordTable
 
 Column = NDArray[Any]
 
@@ -38,19 +40,8 @@ _DTYPES = {
     "target.offsets": "I64",
     "target.ids": "I64",
 }
+_VALUES = {"words": "words.bytes", "source": "source.ids", "target": "target.ids"}
 _FETCH_AGAIN = "fetch or build the bundle again"
-
-
-class Blocks(Protocol):
-    """A table of words in parts: a :class:`~fuse_index.words.table.WordTable`, or a stored one."""
-
-    def blocks(self) -> Iterator[WordTable]:
-        """Yield the parts in their order."""
-
-    def sizes(self) -> Mapping[tuple[int, int], int]:
-        """How many words there are of ``p`` source and ``q`` target tokens, by ``(p, q)``."""
-
-    def __len__(self) -> int: ...
 
 
 def assign_groups(table: WordTable, names: Sequence[str]) -> NDArray[np.int64]:
@@ -67,15 +58,12 @@ def assign_groups(table: WordTable, names: Sequence[str]) -> NDArray[np.int64]:
     Raises:
         OptionError: a word's group is not among the names and there is no fallback.
     """
-    return _positions(table.source.lengths, table.target.lengths, names)
-
-
-def _positions(p: Column, q: Column, names: Sequence[str]) -> NDArray[np.int64]:
-    """The groups of words by their token counts ``p`` and ``q``, (n,) each."""
+    p, q = table.source.lengths, table.target.lengths
     width = int(q.max(initial=0)) + 1
     labels, inverse = np.unique(p * width + q, return_inverse=True)
     found = [group_position(names, *divmod(label, width)) for label in labels.tolist()]
-    return np.array(found, dtype=np.int64)[inverse.reshape(-1)]
+    positions: NDArray[np.int64] = np.array(found, np.int64)[inverse.reshape(-1)]
+    return positions
 
 
 def group_position(names: Sequence[str], p: int, q: int) -> int:
@@ -93,102 +81,60 @@ def group_position(names: Sequence[str], p: int, q: int) -> int:
     )
 
 
-def word_sources(
-    table: WordTable, groups: NDArray[np.int64], manifest: Manifest
-) -> list[TensorSource]:
-    """Lay a word table out as the tensors of ``words.safetensors``.
+def word_sources(table: Blocks, manifest: Manifest) -> list[TensorSource]:
+    """Lay a word table out as the tensors of ``words.safetensors``, a part in memory at a time.
 
     Args:
-        table: ``n`` words.
-        groups: (n,) the group of every word.
-        manifest: what the bundle will say of itself.
+        table: the words.
+        manifest: of the bundle to be written.
 
     Raises:
         OptionError: the table is one that the strict reader would refuse.
     """
-    columns = _columns_of(table, groups)
+    names, where = manifest.group_names, "word table"
+    sizes = {name: int(name.endswith(".offsets")) for name in _DTYPES}
     try:
-        _check_columns(columns, manifest, "word table")
+        _require(len(table) == manifest.words, where, "words.counts", "has another length")
+        for block in table.blocks():
+            columns = {name: _column_of(block, name, names) for name in _DTYPES}
+            _check_part(columns, manifest, where)
+            for name, column in columns.items():
+                sizes[name] += len(column) - name.endswith(".offsets")
     except BundleError as error:
         raise OptionError(error.given, expected="words that fit both models") from None
-    return [array_source(name, column) for name, column in columns.items()]
-
-
-def _columns_of(table: WordTable, groups: NDArray[np.int64]) -> dict[str, Column]:
-    encoded = [word.encode("utf-8") for word in table.words]
-    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-    np.cumsum([len(word) for word in encoded], out=offsets[1:])
-    return {
-        "words.bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "words.offsets": offsets,
-        "words.counts": table.counts,
-        "words.groups": groups,
-        "source.offsets": table.source.offsets,
-        "source.ids": table.source.values,
-        "target.offsets": table.target.offsets,
-        "target.ids": table.target.values,
-    }
-
-
-def streamed_word_sources(table: StoredTable, names: Sequence[str]) -> list[TensorSource]:
-    """Lay a table that is not in memory out as :func:`word_sources` does, with the same bytes.
-
-    Every column is a pass over its files, a part in memory at a time. They come from tokenizers
-    and are not checked once more.
-
-    Args:
-        table: the words.
-        names: of the groups, as the manifest has them.
-    """
-    words = len(table)
-    columns: dict[str, tuple[int, Callable[[], Iterator[Column]]]] = {
-        "words.bytes": (
-            sum(int(part.sum()) for part in table.column("lengths")),
-            partial(table.column, "words"),
-        ),
-        "words.offsets": (words + 1, partial(_rising_of, partial(table.column, "lengths"))),
-        "words.counts": (words, partial(table.column, "counts")),
-        "words.groups": (words, partial(_groups_of, table, names)),
-    }
-    for side in ("source", "target"):
-        lengths = partial(_lengths_of, table, side)
-        total = sum(int(part.sum()) for part in lengths())
-        columns[f"{side}.offsets"] = (words + 1, partial(_rising_of, lengths))
-        columns[f"{side}.ids"] = (total, partial(table.column, f"{side}_ids"))
     return [
-        TensorSource(TensorSpec(name, _DTYPES[name], (size,)), partial(_stored_bytes, parts))
-        for name, (size, parts) in columns.items()
+        TensorSource(TensorSpec(name, _DTYPES[name], (size,)), partial(_pieces, table, name, names))
+        for name, size in sizes.items()
     ]
 
 
-def _stored_bytes(parts: Callable[[], Iterator[Column]]) -> Iterator[memoryview]:
-    for part in parts():
-        yield _bytes_of(part)
+def _pieces(table: Blocks, name: str, names: Sequence[str]) -> Iterator[memoryview]:
+    """Yield the bytes of a column, part by part."""
+    last, rises = 0, name.endswith(".offsets")
+    if rises:
+        yield _bytes_of(np.zeros(1, np.int64))
+    for block in table.blocks():
+        column = _column_of(block, name, names)
+        if rises:
+            column = column[1:] + last
+            last = int(column[-1]) if len(column) else last
+        yield _bytes_of(column)
 
 
-def _lengths_of(table: StoredTable, side: str) -> Iterator[Column]:
-    for offsets in table.column(f"{side}_offsets"):
-        yield np.diff(offsets)
-
-
-def _rising_of(lengths: Callable[[], Iterator[Column]]) -> Iterator[Column]:
-    return _rising(lengths())
-
-
-def _rising(lengths: Iterable[Column]) -> Iterator[Column]:
-    """Offsets from lengths, part by part."""
-    last = 0
-    yield np.zeros(1, np.int64)
-    for part in lengths:
-        offsets = last + np.cumsum(part, dtype=np.int64)
-        last = int(offsets[-1]) if len(offsets) else last
-        yield offsets
-
-
-def _groups_of(table: StoredTable, names: Sequence[str]) -> Iterator[Column]:
-    lengths = _lengths_of(table, "source"), _lengths_of(table, "target")
-    for p, q in zip(*lengths, strict=True):
-        yield _positions(p, q, names)
+def _column_of(block: WordTable, name: str, names: Sequence[str]) -> Column:
+    """Return a column of a part of a table; offsets begin at 0."""
+    side, _, kind = name.partition(".")
+    if side != "words":
+        ids: Ragged = getattr(block, side)
+        return ids.values if kind == "ids" else ids.offsets
+    if kind == "counts":
+        return block.counts
+    if kind == "groups":
+        return assign_groups(block, names)
+    encoded = [word.encode("utf-8") for word in block.words]
+    if kind == "bytes":
+        return np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    return offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
 
 
 def _bytes_of(column: Column) -> memoryview:
@@ -204,7 +150,7 @@ def parse_words(
 
     Args:
         data: the whole file, checksum already verified.
-        manifest: what the bundle says of itself.
+        manifest: of the bundle.
         where: the file, for messages.
 
     Returns:
@@ -214,72 +160,156 @@ def parse_words(
     Raises:
         BundleError: a column is missing, unknown, or does not fit the others or the manifest.
     """
-    columns = _columns(data, where)
-    return _check_columns(columns, manifest, where), columns["words.groups"]
-
-
-def _check_columns(columns: dict[str, Column], manifest: Manifest, where: str) -> WordTable:
-    n = manifest.words
-    for name in ("words.counts", "words.groups"):
-        _require(columns[name].shape == (n,), where, name, f"does not have {n} elements")
-    _require(
-        bool((columns["words.counts"] >= 0).all()), where, "words.counts", "has a negative count"
-    )
-    words = _parse_text(columns, n, where)
-    ragged = {
-        "source": _parse_ids(columns, "source", n, manifest.source.vocabulary_size, where),
-        "target": _parse_ids(columns, "target", n, manifest.target.vocabulary_size, where),
+    entries = parse_file(data, where)
+    _check_entries(entries, manifest, where)
+    columns = {
+        name: as_array(entry.spec, data[entry.start : entry.stop])
+        for name, entry in entries.items()
     }
-    try:
-        table = WordTable(words=words, counts=columns["words.counts"], **ragged)
-    except FuseIndexError as error:
-        raise BundleError(f"{where}: {error}", remedy=_FETCH_AGAIN) from None
-    _check_groups(table, columns["words.groups"], manifest, where)
-    return table
+    table, groups = _check_part(columns, manifest, where), columns["words.groups"]
+    _check_totals(np.bincount(groups, minlength=len(manifest.groups)), manifest, where)
+    return table, groups
 
 
-def _columns(data: NDArray[np.uint8], where: str) -> dict[str, Column]:
-    length = header_length(data[:8].tobytes(), data.size, where)
-    entries = parse_header(data[8 : 8 + length].tobytes(), data.size, where)
+class WordReader:
+    """The words of a bundle, read a part at a time: any number of them in constant memory.
+
+    The checksum of the file is verified on opening, its columns as they are read; only words that
+    occur twice are not looked for.
+
+    Args:
+        root: the bundle's folder.
+        manifest: its manifest.
+        report: called with the bytes checked since the last call.
+
+    Attributes:
+        ranges: first word and the one to stop before, of every part.
+
+    Raises:
+        BundleError: the file is damaged or does not fit the manifest.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, report: Add = ignore) -> None:
+        file = CheckedFile(root, WORDS, manifest.files[WORDS], report)
+        self.where = file.where
+        self.close = file.close
+        _check_entries(file.entries, manifest, file.where)
+        self._manifest = manifest
+        self._columns = {
+            name: StoredArray(
+                file.fill,
+                "<i8" if entry.spec.dtype == "I64" else "u1",
+                entry.spec.shape,
+                entry.start,
+            )
+            for name, entry in file.entries.items()
+        }
+        step, words = word_table.SHARD_WORDS, manifest.words
+        self.ranges = [(start, min(start + step, words)) for start in range(0, words, step)]
+        none = np.zeros(len(manifest.groups), np.int64)
+        _check_totals(sum(self.group_counts(), none), manifest, file.where)
+        for side, values in _VALUES.items():
+            name, size = f"{side}.offsets", self._columns[values].shape[0]
+            offsets = self._columns[name]
+            ends = np.concatenate([offsets[:1], offsets[words : words + 1]])
+            _require(
+                ends.tolist() == [0, size], self.where, name, f"does not rise from 0 to {size}"
+            )
+
+    def group_counts(self) -> list[NDArray[np.int64]]:
+        """Return how many words of every group there are, by part."""
+        groups, names = self._columns["words.groups"], self._manifest.group_names
+        counts = []
+        for start, stop in self.ranges:
+            column = groups[start:stop]
+            _check_positions(column, names, self.where)
+            counts.append(np.bincount(column, minlength=len(names)))
+        return counts
+
+    def part(self, start: int, stop: int) -> tuple[WordTable, NDArray[np.int64]]:
+        """Read some words, and the group of each.
+
+        Raises:
+            BundleError: a column does not fit the others or the manifest.
+        """
+        columns: dict[str, Column] = {
+            name: self._columns[name][start:stop] for name in ("words.counts", "words.groups")
+        }
+        for side, values in _VALUES.items():
+            offsets = self._columns[f"{side}.offsets"][start : stop + 1]
+            first, last = int(offsets[0]), int(offsets[-1])
+            columns[f"{side}.offsets"] = offsets - first
+            columns[values] = self._columns[values][first:last]
+        return _check_part(columns, self._manifest, self.where), columns["words.groups"]
+
+    def table(self) -> StoredTable:
+        """Return the words as a table in parts."""
+        return StoredTable([partial(self._table, *range_) for range_ in self.ranges])
+
+    def _table(self, start: int, stop: int) -> WordTable:
+        return self.part(start, stop)[0]
+
+
+def _check_entries(entries: Mapping[str, TensorEntry], manifest: Manifest, where: str) -> None:
+    """Check names, dtypes and sizes of the columns."""
     if set(entries) != set(_DTYPES):
         raise BundleError(
             f"{where} has tensors {sorted(entries)}",
             expected=f"{sorted(_DTYPES)}",
             remedy=_FETCH_AGAIN,
         )
-    return {name: _column(data, entry, where) for name, entry in entries.items()}
+    n = manifest.words
+    for name, entry in entries.items():
+        spec: TensorSpec = entry.spec
+        _require(spec.dtype == _DTYPES[name], where, name, f"has dtype {spec.dtype}")
+        _require(len(spec.shape) == 1, where, name, f"has shape {spec.shape}")
+        if name not in _VALUES.values():
+            size = n + name.endswith(".offsets")
+            _require(spec.shape == (size,), where, name, f"does not have {size} elements")
 
 
-def _column(data: NDArray[np.uint8], entry: TensorEntry, where: str) -> Column:
-    spec: TensorSpec = entry.spec
-    _require(spec.dtype == _DTYPES[spec.name], where, spec.name, f"has dtype {spec.dtype}")
-    _require(len(spec.shape) == 1, where, spec.name, f"has shape {spec.shape}")
-    return as_array(spec, data[entry.start : entry.stop])
-
-
-def _parse_text(columns: dict[str, Column], n: int, where: str) -> tuple[str, ...]:
-    text, offsets = columns["words.bytes"], columns["words.offsets"]
-    _check_offsets(offsets, n, text.size, "words.offsets", where)
-    data, bounds = text.tobytes(), offsets.tolist()
+def _check_part(columns: Mapping[str, Column], manifest: Manifest, where: str) -> WordTable:
+    """Check the columns of some words, whose offsets begin at 0, and make a table of them."""
+    counts, groups = columns["words.counts"], columns["words.groups"]
+    _require(bool((counts >= 0).all()), where, "words.counts", "has a negative count")
+    _check_positions(groups, manifest.group_names, where)
+    words = _parse_text(columns, where)
     try:
-        words = tuple(data[start:stop].decode("utf-8") for start, stop in pairwise(bounds))
+        table = WordTable(
+            words,
+            counts,
+            _parse_ids(columns, "source", manifest.source.vocabulary_size, where),
+            _parse_ids(columns, "target", manifest.target.vocabulary_size, where),
+        )
+    except FuseIndexError as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"{where}: {error}", remedy=_FETCH_AGAIN) from None
+    _check_groups(table, groups, manifest.group_names, where)
+    return table
+
+
+def _parse_text(columns: Mapping[str, Column], where: str) -> tuple[str, ...]:
+    text, offsets = columns["words.bytes"], columns["words.offsets"]
+    _check_offsets(offsets, text.size, "words.offsets", where)
+    try:
+        words = Texts(text, offsets)[:]
     except UnicodeDecodeError as error:
         raise BundleError(
             f"{where}: words.bytes is not UTF-8 ({error})", remedy=_FETCH_AGAIN
         ) from None
-    _require(len(set(words)) == n, where, "words.bytes", "holds a word twice")
+    _require(len(set(words)) == len(words), where, "words.bytes", "holds a word twice")
     return words
 
 
 def _parse_ids(
-    columns: dict[str, Column], side: str, n: int, vocabulary_size: int, where: str
+    columns: Mapping[str, Column], side: str, vocabulary_size: int, where: str
 ) -> Ragged:
-    offsets, ids = columns[f"{side}.offsets"], columns[f"{side}.ids"]
     name = f"{side}.offsets"
-    _check_offsets(offsets, n, ids.size, name, where)
-    if n:
-        longest = int(np.diff(offsets).max())
-        _require(longest <= MAX_TOKENS, where, name, f"gives a word more than {MAX_TOKENS} tokens")
+    offsets, ids = columns[name], columns[f"{side}.ids"]
+    _check_offsets(offsets, ids.size, name, where)
+    longest = int(np.diff(offsets).max(initial=0))
+    _require(longest <= MAX_TOKENS, where, name, f"gives a word more than {MAX_TOKENS} tokens")
     _require(
         not ids.size or (int(ids.min()) >= 0 and int(ids.max()) < vocabulary_size),
         where,
@@ -289,8 +319,7 @@ def _parse_ids(
     return Ragged(offsets=offsets, values=ids)
 
 
-def _check_offsets(offsets: Column, n: int, total: int, name: str, where: str) -> None:
-    _require(offsets.shape == (n + 1,), where, name, f"does not have {n + 1} elements")
+def _check_offsets(offsets: Column, total: int, name: str, where: str) -> None:
     # Differences may wrap around, so increase and range are both checked on the values themselves.
     _require(
         bool(offsets[0] == 0 and offsets[-1] == total and (offsets[1:] > offsets[:-1]).all()),
@@ -300,32 +329,35 @@ def _check_offsets(offsets: Column, n: int, total: int, name: str, where: str) -
     )
 
 
-def _check_groups(
-    table: WordTable, groups: NDArray[np.int64], manifest: Manifest, where: str
-) -> None:
-    name, names = "words.groups", manifest.group_names
+def _check_positions(groups: Column, names: Sequence[str], where: str) -> None:
     _require(
         not groups.size or (int(groups.min()) >= 0 and int(groups.max()) < len(names)),
         where,
-        name,
+        "words.groups",
         f"has a group outside 0..{len(names) - 1}",
     )
-    keys = np.array([_counts_of(group) for group in names], dtype=np.int64).reshape(-1, 2)[groups]
-    counts = np.stack([table.source.lengths, table.target.lengths], axis=1)
+
+
+def _check_groups(table: WordTable, groups: Column, names: Sequence[str], where: str) -> None:
+    parsed = [parse_group(name) for name in names]
+    keys = np.array([(key.source_count, key.target_count) for key in parsed], dtype=np.int64)
+    own = keys.reshape(-1, 2)[groups]
     _require(
-        bool(((keys == 0) | (keys == counts)).all()),
+        bool(((own == 0) | (own == table.shapes)).all()),
         where,
-        name,
+        "words.groups",
         "puts a word into a group of other token counts",
     )
-    found = np.bincount(groups, minlength=len(names)).tolist()
+
+
+def _check_totals(found: Column, manifest: Manifest, where: str) -> None:
     expected = [group.words for group in manifest.groups]
-    _require(found == expected, where, name, "does not have the manifest's number of words a group")
-
-
-def _counts_of(name: str) -> tuple[int, int]:
-    key = parse_group(name)
-    return key.source_count, key.target_count
+    _require(
+        found.tolist() == expected,
+        where,
+        "words.groups",
+        "does not have the manifest's number of words a group",
+    )
 
 
 def _require(fits: bool, where: str, tensor: str, problem: str) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fuse_index
 from fuse_index.bundle.card import render_card
-from fuse_index.bundle.files import READ_CHUNK, HashingWriter, hashed_file
+from fuse_index.bundle.files import READ_CHUNK, hashed_file, seal
 from fuse_index.bundle.groups import GroupTensor, group_sources
 from fuse_index.bundle.identity import ModelIdentity
 from fuse_index.bundle.layout import (
@@ -19,8 +20,6 @@ from fuse_index.bundle.layout import (
     FALLBACK,
     GROUPS,
     INDEX_FOLDER,
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
     WORDS,
     order_groups,
 )
@@ -28,20 +27,13 @@ from fuse_index.bundle.manifest import FileRecord, GroupRecord, Manifest
 from fuse_index.bundle.staging import check_output, require_space, staged
 from fuse_index.bundle.tensorfile import TensorSource, file_size, write_tensors
 from fuse_index.bundle.tensors import adapter_sources
-from fuse_index.bundle.wordfile import (
-    assign_groups,
-    group_position,
-    streamed_word_sources,
-    word_sources,
-)
+from fuse_index.bundle.wordfile import group_position, word_sources
+from fuse_index.common.progress import Add, Tick, adding
 from fuse_index.errors import OptionError
-from fuse_index.words.corpus.stored import StoredTable
-from fuse_index.words.table import WordTable
+from fuse_index.words.table import Blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,7 @@ class BundleContents:
     Attributes:
         source: the source model; its embedding hash must be known.
         target: the target model; its embedding hash must be known.
-        table: the words with their token ids in both models, in memory or in parts on the disk.
+        table: the words with their token ids in both models, in memory or in parts.
         adapters: (k, source width, target width) by group name: "1x2" or "x2", and "fallback".
             Empty for a bundle of one model with itself (``identity``).
         corpus_sha256: ``WordCounts.sha256()`` of the words that were counted.
@@ -63,14 +55,14 @@ class BundleContents:
             (:func:`~fuse_index.bundle.groups.embed_groups`); ``None`` leaves them out.
         identity: whether source and target are the same model, so that the adapter is the identity.
         index_files: files to copy to ``index/``, by the name they get there.
-        indexes: what the manifest says of the word indexes, by name (JSON values).
-        published: what its publisher says: "name" and "license".
+        indexes: reports of the word indexes, by name (JSON values).
+        published: "name" and "license", if published.
         package_version: recorded in the manifest.
     """
 
     source: ModelIdentity
     target: ModelIdentity
-    table: WordTable | StoredTable
+    table: Blocks
     adapters: Mapping[str, Tensor]
     corpus_sha256: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -111,7 +103,7 @@ def write_bundle(
     path: str | os.PathLike[str],
     contents: BundleContents,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Manifest:
     """Write a bundle.
 
@@ -141,18 +133,14 @@ def write_bundle(
     draft = _draft(contents, records)
     files = _tensor_files(contents, draft)
     with staged(output, overwrite) as folder:
-        report = _Reporter(progress, _total(files, contents.index_files))
-        require_space(folder, report.total)
-        return _fill(folder, files, contents.index_files, draft, report)
+        total = _total(files, contents.index_files)
+        require_space(folder, total)
+        return _fill(folder, files, contents.index_files, draft, adding(progress, total))
 
 
 def _tensor_files(contents: BundleContents, draft: Manifest) -> dict[str, list[TensorSource]]:
-    """Check all tensors before anything is written, and say what goes into which file."""
-    table, names = contents.table, draft.group_names
-    if isinstance(table, WordTable):
-        files = {WORDS: word_sources(table, assign_groups(table, names), draft)}
-    else:
-        files = {WORDS: streamed_word_sources(table, names)}
+    """Check all tensors before anything is written, and assign them to files."""
+    files = {WORDS: word_sources(contents.table, draft)}
     widths = {"source": contents.source.width, "target": contents.target.width}
     if not contents.identity:
         files[ADAPTER] = adapter_sources(contents.adapters, *widths.values())
@@ -186,55 +174,21 @@ def _fill(
     files: Mapping[str, Sequence[TensorSource]],
     index_files: Mapping[str, Path],
     draft: Manifest,
-    report: _Reporter,
+    add: Add,
 ) -> Manifest:
     records: dict[str, FileRecord] = {}
     for name, sources in files.items():
-        with hashed_file(folder / name, records, name) as writer:
-            write_tensors(_Counted(writer, report), sources)
+        with hashed_file(folder / name, records, name, add) as writer:
+            write_tensors(writer, sources)
     for name, path in index_files.items():
         (folder / INDEX_FOLDER).mkdir(exist_ok=True)
         member = f"{INDEX_FOLDER}/{name}"
-        with hashed_file(folder / member, records, member) as writer, path.open("rb") as stream:
-            while chunk := stream.read(READ_CHUNK):
-                _Counted(writer, report).write(chunk)
-    with hashed_file(folder / CARD, records, CARD) as writer:
-        writer.write(render_card(draft).encode("utf-8"))
-    manifest = replace(draft, files=records)
-    text = manifest.to_bytes()
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise OptionError(
-            f"a manifest of {len(text)} bytes", expected=f"at most {MAX_MANIFEST_BYTES}"
-        )
-    with hashed_file(folder / MANIFEST, {}, MANIFEST) as writer:
-        writer.write(text)
+        with hashed_file(folder / member, records, member, add) as writer, path.open("rb") as file:
+            shutil.copyfileobj(file, writer, READ_CHUNK)
+    card = render_card(draft).encode("utf-8")
+    manifest = replace(draft, files=records | {CARD: FileRecord.of(card)})
+    seal(folder, manifest, card)
     return manifest
-
-
-class _Reporter:
-    """Adds up written bytes and tells the caller."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.total = total
-        self._progress = progress
-        self._done = 0
-
-    def add(self, size: int) -> None:
-        self._done += size
-        if self._progress is not None:
-            self._progress(self._done, self.total)
-
-
-class _Counted:
-    """A writer that reports what passes through it."""
-
-    def __init__(self, writer: HashingWriter, report: _Reporter) -> None:
-        self._writer = writer
-        self._report = report
-
-    def write(self, data: Any) -> None:
-        self._writer.write(data)
-        self._report.add(memoryview(data).nbytes)
 
 
 def _total(files: Mapping[str, Sequence[TensorSource]], index_files: Mapping[str, Path]) -> int:

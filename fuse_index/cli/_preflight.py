@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from fuse_index.cli import _console
+
+if TYPE_CHECKING:
+    from fuse_index.words.corpus.words import CorpusOptions
 
 _WHY = {
     "native": "native kernels",
@@ -26,25 +29,18 @@ def examine_pair(
     models: tuple[str, str],
     corpus: Sequence[str],
     words: Path | None,
-    corpus_options: dict[str, Any],
+    text: CorpusOptions,
     *,
     max_tokens: int,
     groups: bool,
     offline: bool,
 ) -> dict[str, Any]:
     """Gather everything that ``--json`` prints of a pair."""
-    from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions
-    from fuse_index.build.preflight import preflight
-    from fuse_index.words.corpus.words import CorpusOptions
+    from fuse_index.build import BuildOptions
+    from fuse_index.build.forecast.preflight import preflight
     from fuse_index.words.table import TableOptions
 
-    if corpus_options["min_count"] is None:
-        corpus_options["min_count"] = DEFAULT_MIN_COUNT if words is None else 1
-    options = BuildOptions(
-        corpus=CorpusOptions(**corpus_options),
-        table=TableOptions(max_tokens=max_tokens),
-        groups=groups,
-    )
+    options = BuildOptions(text, TableOptions(max_tokens), groups=groups)
     with _console.ProgressBar() as bar:
         found = preflight(
             *models,

@@ -12,7 +12,7 @@ from fuse_index.cli._progress import RunProgress
 from fuse_index.errors import FuseIndexError, OptionError, StorageError
 
 if TYPE_CHECKING:
-    from fuse_index.optimize import Budget, Result, Run
+    from fuse_index.optimize import Budget, Choice, MethodOptions, Result, Run
     from fuse_index.optimize.optimize import Callback
     from fuse_index.optimize.result import Point
     from fuse_index.run import EventWriter
@@ -59,6 +59,13 @@ def model_named(text: str) -> str:
         raise OptionError(f"model {text!r}", expected=expected)
     name = model_name(DemoModel(text[len(DEMO) :]))
     return type(text)(name)
+
+
+def note_choice(method: MethodOptions | Choice) -> None:
+    """Write to stderr which method was chosen, and why; nothing where one was given."""
+    reason = getattr(method, "reason", "")
+    if reason:
+        _console.note(f"method: {reason}")
 
 
 def require_writable(path: Path | None, flag: str) -> None:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fuse_index.cli import _console
-from fuse_index.errors import OptionError
+from fuse_index.cli._words import (
+    CorpusFlag,
+    EncodingFlag,
+    GroupingFlag,
+    GroupsFlag,
+    HoldoutFlag,
+    JsonFlag,
+    LowercaseFlag,
+    MaxGroupFlag,
+    MaxTokensFlag,
+    MaxWordsFlag,
+    MinCountFlag,
+    MinGroupFlag,
+    OfflineFlag,
+    OverwriteFlag,
+    ResumeFlag,
+    RidgeFlag,
+    SeedFlag,
+    WordsFlag,
+    WorkDirFlag,
+    corpus_options,
+    fit_changes,
+)
 
 if TYPE_CHECKING:
-    from fuse_index.build import BuildOptions, BuildResult
+    from fuse_index.build import BuildResult
 
 MODEL_HELP = "Hub id[@revision], folder, or open_clip:ARCH[/PRETRAINED or file]."
 
@@ -26,52 +49,20 @@ def build_command(
         typer.Argument(metavar="TARGET", help=f"Model whose loss is differentiated: {MODEL_HELP}"),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", metavar="BUNDLE")],
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--corpus",
-            "-c",
-            metavar="PATH",
-            help="Text, gzip or Parquet: file, folder, pattern or fsspec URL (s3://...); '-' is "
-            "standard input. Can be repeated.",
-        ),
-    ] = None,
-    words: Annotated[
-        Path | None,
-        typer.Option("--words", help="A list of words, one a line, instead of a corpus."),
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
-    min_count: Annotated[
-        int | None,
-        typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
-    ] = None,
-    max_words: Annotated[
-        int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
-    ] = None,
-    lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False,
-    max_tokens: Annotated[
-        int, typer.Option(help="Leave out words of more tokens in either model.")
-    ] = 4,
-    grouping: Annotated[
-        str, typer.Option(help="Words that share an adapter: same (p, q): pair; same q: target.")
-    ] = "pair",
-    ridge: Annotated[
-        str, typer.Option(help="Penalty, relative; or 'auto' by generalized cross-validation.")
-    ] = "auto",
-    min_group: Annotated[
-        int | None,
-        typer.Option(help="Groups with fewer words use the fallback adapter.  [default: 10]"),
-    ] = None,
-    max_group: Annotated[
-        int | None, typer.Option(help="Fit on so many words of a group, sampled.  [default: all]")
-    ] = None,
-    holdout: Annotated[
-        float, typer.Option(help="Share of words kept for the quality report.")
-    ] = 0.1,
-    seed: Annotated[int, typer.Option(help="Seed of the hold-out and of sampling.")] = 0,
-    groups: Annotated[
-        bool, typer.Option("--groups/--no-groups", help="Write the group tensors too.")
-    ] = True,
+    corpus: CorpusFlag = None,
+    words: WordsFlag = None,
+    encoding: EncodingFlag = "utf-8",
+    min_count: MinCountFlag = None,
+    max_words: MaxWordsFlag = None,
+    lowercase: LowercaseFlag = False,
+    max_tokens: MaxTokensFlag = 4,
+    grouping: GroupingFlag = "pair",
+    ridge: RidgeFlag = "auto",
+    min_group: MinGroupFlag = 10,
+    max_group: MaxGroupFlag = 0,
+    holdout: HoldoutFlag = 0.1,
+    seed: SeedFlag = 0,
+    groups: GroupsFlag = True,
     index: Annotated[
         str | None,
         typer.Option(
@@ -83,23 +74,13 @@ def build_command(
     index_model: Annotated[
         str, typer.Option(help="Over whose vectors: source, target or joint.")
     ] = "target",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing bundle.")
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from a build of the same that was interrupted."),
-    ] = False,
+    overwrite: OverwriteFlag = False,
+    resume: ResumeFlag = False,
     max_memory: Annotated[
         str | None,
         typer.Option(metavar="BYTES", help="Keep to so much memory, such as 2G.  [default: free]"),
     ] = None,
-    work_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Where unfinished work is kept.  [default: beside BUNDLE]"
-        ),
-    ] = None,
+    work_dir: WorkDirFlag = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -108,42 +89,46 @@ def build_command(
             "one started here.",
         ),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    offline: OfflineFlag = False,
+    json: JsonFlag = False,
 ) -> None:
     """Build an adapter bundle from text and two models.
 
     Counts the words of the text, tokenizes them under both tokenizers, fits one t-product
     least-squares adapter per word group, and writes everything to the folder BUNDLE, complete or
-    not at all. The same inputs give the same bytes, however often it was interrupted and resumed,
-    and whoever did the work. Corpus and words may be larger than the memory.
+    not at all. The same inputs give the same bytes, interrupted and resumed or not, on one machine
+    or a cluster. Corpus and words may be larger than memory.
     """
-    from fuse_index.build import Resources, build_bundle
-    from fuse_index.build.memory import parse_bytes
+    from fuse_index.adapter import FitOptions
+    from fuse_index.build import BuildOptions, IndexModel, Resources, build_bundle
+    from fuse_index.build.forecast.memory import parse_bytes
+    from fuse_index.common.reading import choose
+    from fuse_index.index import IndexOptions, Kind
+    from fuse_index.words.table import TableOptions
 
-    if min_count is None:
-        min_count = 1 if words is not None else None
-    options = _options(
-        corpus={
-            "encoding": encoding,
-            "lowercase": lowercase,
-            "min_count": min_count,
-            "max_words": max_words,
-        },
-        table={"max_tokens": max_tokens},
-        fit={
-            "grouping": grouping,
-            "ridge": _ridge(ridge),
-            "min_words": min_group,
-            "max_words": max_group,
-            "holdout": holdout,
-            "seed": seed,
-        },
-        groups=groups,
-        index=(index, index_model),
+    changes = fit_changes(
+        grouping=grouping,
+        ridge=ridge,
+        min_group=min_group,
+        max_group=max_group,
+        holdout=holdout,
+        seed=seed,
+    )
+    options = BuildOptions(
+        corpus_options(
+            words,
+            encoding=encoding,
+            min_count=min_count,
+            max_words=max_words,
+            lowercase=lowercase,
+        ),
+        TableOptions(max_tokens),
+        replace(FitOptions(), **changes),
+        groups,
+        None if index is None else IndexOptions(choose(Kind, index, "--index")),
+        choose(IndexModel, index_model, "--index-model"),
     )
     limit = None if max_memory is None else parse_bytes(max_memory)
-    resources = Resources(limit, work_dir, resume, ray)
     with _console.ProgressBar() as bar:
         result = build_bundle(
             source,
@@ -155,58 +140,19 @@ def build_command(
             overwrite=overwrite,
             local_files_only=offline,
             progress=bar,
-            resources=resources,
+            resources=Resources(limit, work_dir, resume, ray),
         )
+    report(result, json=json)
+
+
+def report(result: BuildResult, *, json: bool) -> None:
+    """Write the result of a build or a fit, and its notes."""
     for note in result.notes:
         _console.note(f"note: {note}")
     if json:
         _console.print_json(as_json(result))
     else:
         _show(result)
-
-
-def _options(
-    corpus: dict[str, Any],
-    table: dict[str, Any],
-    fit: dict[str, Any],
-    groups: bool,
-    index: tuple[str | None, str],
-) -> BuildOptions:
-    """Turn the flags into options; a flag that was not given keeps the option's own default."""
-    from fuse_index.adapter import FitOptions, Grouping
-    from fuse_index.build import DEFAULT_MIN_COUNT, BuildOptions, IndexModel
-    from fuse_index.index import IndexOptions, Kind
-    from fuse_index.index.options import choose
-    from fuse_index.words.corpus.words import CorpusOptions
-    from fuse_index.words.table import TableOptions
-
-    names = [item.value for item in Grouping]
-    if fit["grouping"] not in names:
-        raise OptionError(f"--grouping {fit['grouping']}", expected=f"one of {', '.join(names)}")
-    fit["grouping"] = Grouping(fit["grouping"])
-    if corpus["min_count"] is None:
-        corpus["min_count"] = DEFAULT_MIN_COUNT
-    return BuildOptions(
-        CorpusOptions(**_given(corpus)),
-        TableOptions(**_given(table)),
-        FitOptions(**_given(fit)),
-        groups,
-        None if index[0] is None else IndexOptions(Kind(choose(Kind, index[0], "--index"))),
-        IndexModel(choose(IndexModel, index[1], "--index-model")),
-    )
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _ridge(text: str) -> float | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    try:
-        return float(text)
-    except ValueError:
-        raise OptionError(f"--ridge {text}", expected="a number of at least 0, or auto") from None
 
 
 def as_json(result: BuildResult) -> dict[str, Any]:

@@ -61,15 +61,16 @@ def caption_command(
     *,
     flags: _flags.RunFlags,
 ) -> None:
-    """Describe images by prompts that are fluent, like the image, and of a label if one is given.
+    """Describe images by prompts that are fluent, similar to the image, and of a label if given.
 
-    The language model writes a few beginnings; then words are replaced where that lowers the
-    weighted sum of its negative log-likelihood (1), CLIP's 1 - cosine (22) and the classifier's
-    cross-entropy to the label (1). Models are loaded once for all images.
+    The language model writes drafts; then words are replaced, inserted and left out, and sentences
+    rewritten and crossed, where that lowers the weighted sum of the caption's negative
+    log-likelihood (1/12), CLIP's 1 - cosine (40) and the classifier's cross-entropy to the label
+    (1). An image gets 1,500 forward passes. Models are loaded once for all images.
 
-    Every field of a run file is a flag too (--fields lists them): --clip.weight 10, --lm.prefix
-    "A photo of", --initial.length 8, --search.width 8. Ctrl-C ends the run after the step it is in
-    and gives what there is (exit code 130).
+    Every field of a run file is a flag too (--fields lists them): --forward-passes 600,
+    --clip.weight 20, --lm.prefix "A photo of". Ctrl-C ends the run after the step it is in and
+    gives what there is (exit code 130).
     """
     if flags.answered(captions=True):
         return
@@ -84,6 +85,7 @@ def caption_command(
         from fuse_index.run.captions import Captioner
 
         captioner = Captioner(config, offline=flags.offline, progress=bar)
+    _run.note_choice(captioner.method)
     captions = _caption_all(
         captioner,
         found,

@@ -1,4 +1,4 @@
-"""``fuse-index doctor``: is this installation sound, and what will a build of two models be."""
+"""``fuse-index doctor``: checks the installation, and predicts a build of two models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,19 @@ import typer
 import fuse_index
 from fuse_index.cli import _console, _preflight
 from fuse_index.cli._probe import MODULES
+from fuse_index.cli._words import (
+    CorpusFlag,
+    EncodingFlag,
+    GroupsFlag,
+    JsonFlag,
+    LowercaseFlag,
+    MaxTokensFlag,
+    MaxWordsFlag,
+    MinCountFlag,
+    OfflineFlag,
+    WordsFlag,
+    corpus_options,
+)
 from fuse_index.errors import OptionError
 
 PACKAGES = (
@@ -45,30 +59,16 @@ def doctor_command(
     target: Annotated[
         str | None, typer.Argument(metavar="TARGET]", help="The model whose loss will be used.")
     ] = None,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option("--corpus", "-c", metavar="PATH", help="The corpus of the build, as there."),
-    ] = None,
-    words: Annotated[
-        Path | None, typer.Option("--words", help="A list of words instead of a corpus.")
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
-    min_count: Annotated[
-        int | None,
-        typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
-    ] = None,
-    max_words: Annotated[
-        int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
-    ] = None,
-    lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False,
-    max_tokens: Annotated[
-        int, typer.Option(help="Leave out words of more tokens in either model.")
-    ] = 4,
-    groups: Annotated[
-        bool, typer.Option("--groups/--no-groups", help="Count the group tensors in.")
-    ] = True,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    corpus: CorpusFlag = None,
+    words: WordsFlag = None,
+    encoding: EncodingFlag = "utf-8",
+    min_count: MinCountFlag = None,
+    max_words: MaxWordsFlag = None,
+    lowercase: LowercaseFlag = False,
+    max_tokens: MaxTokensFlag = 4,
+    groups: GroupsFlag = True,
+    offline: OfflineFlag = False,
+    json: JsonFlag = False,
 ) -> None:
     """Check this installation, or look at two models before a build.
 
@@ -82,17 +82,18 @@ def doctor_command(
     its use takes, and whether the native core will do it. A corpus of more than 67 MB is sampled.
     """
     if source is not None and target is not None:
-        corpus_options = {
-            "encoding": encoding,
-            "lowercase": lowercase,
-            "min_count": min_count,
-            "max_words": max_words,
-        }
+        text = corpus_options(
+            words,
+            encoding=encoding,
+            min_count=min_count,
+            max_words=max_words,
+            lowercase=lowercase,
+        )
         report = _preflight.examine_pair(
             (source, target),
             corpus or [],
             words,
-            corpus_options,
+            text,
             max_tokens=max_tokens,
             groups=groups,
             offline=offline,
@@ -161,53 +162,42 @@ def _run_probe(report: dict[str, Any], bar: _console.ProgressBar) -> Iterator[st
     except OSError as error:
         yield f"{sys.executable} cannot be started: {error}"
         return
-    importing = "the first module"
-    with process, _Deadline(process) as deadline:
-        assert process.stdout is not None
-        for line in process.stdout:
-            finding = _parse(line)
-            if "importing" in finding:
-                importing = finding["importing"]
-                bar(f"importing {importing}", len(report["imports"]), len(MODULES))
-            elif "import" in finding:
-                report["imports"][finding["import"]] = finding.get("seconds", finding.get("error"))
-            else:
-                report.update(
-                    {key: finding[key] for key in ("native", "devices") if key in finding}
-                )
-    if deadline.passed:
+    importing, passed = "the first module", threading.Event()
+
+    def kill() -> None:
+        passed.set()
+        process.kill()
+
+    deadline = threading.Timer(_TIMEOUT, kill)
+    deadline.daemon = True
+    deadline.start()
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                finding = _parse(line)
+                if "importing" in finding:
+                    importing = finding["importing"]
+                    bar(f"importing {importing}", len(report["imports"]), len(MODULES))
+                elif "import" in finding:
+                    seconds = finding.get("seconds", finding.get("error"))
+                    report["imports"][finding["import"]] = seconds
+                else:
+                    known = [key for key in ("native", "devices") if key in finding]
+                    report.update({key: finding[key] for key in known})
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            deadline.cancel()
+    if passed.is_set():
         yield f"importing {importing} took more than {_TIMEOUT:.0f} seconds; reinstall it"
     elif process.returncode != 0:
         yield f"importing {importing} ended the process (code {process.returncode}); reinstall it"
 
 
-class _Deadline:
-    """Kills a process that takes too long."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        import threading
-
-        self.passed = False
-        self._process = process
-        self._timer = threading.Timer(_TIMEOUT, self._kill)
-        self._timer.daemon = True
-
-    def __enter__(self) -> _Deadline:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        if self._process.poll() is None and sys.exc_info()[0] is not None:
-            self._process.kill()
-
-    def _kill(self) -> None:
-        self.passed = True
-        self._process.kill()
-
-
 def _parse(line: str) -> dict[str, Any]:
-    """Read a line of the probe; what a library prints on import is not ours and is skipped."""
+    """Read a line of the probe; lines that libraries print on import are skipped."""
     try:
         value = json_module.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``fuse-index inspect``: what is in a bundle, how good it is, whether it is intact."""
+"""``fuse-index inspect``: contents, quality and integrity of a bundle."""
 
 from __future__ import annotations
 

@@ -63,6 +63,11 @@ VERBS = {
         "Build an adapter bundle from text and two models.",
         defaults=(("--ray", "auto"),),
     ),
+    "fit": Verb(
+        "fuse_index.cli.fit",
+        "fit_command",
+        "Fit the adapters of a bundle again from its group tensors; no model is loaded.",
+    ),
     "inspect": Verb(
         "fuse_index.cli.inspect",
         "inspect_command",

@@ -51,7 +51,11 @@ def optimize_command(
 
     A run file says which models, which objectives, from where, and how (docs/run.md; --fields lists
     every field). Every field is a flag too, and flags override the file: --budget.steps 50,
-    --models.lm.dtype bfloat16, --objectives.image.weight 22, --method.search_width 256.
+    --models.lm.dtype bfloat16, --objectives.image.weight 22, --method gcg --method.unit word.
+
+    Without --method the best that was measured for these models and this budget is taken; a line on
+    stderr says which, and why. A limit that is given (--steps, --seconds, --forward-passes) is the
+    only one; without any a run has 100 steps.
 
     Adapters to models with other tokens are built on first use and kept in ~/.cache/fuse_index (or
     $FUSE_INDEX_CACHE). Ctrl-C ends the run after the step it is in and gives the best so far (exit
@@ -70,6 +74,7 @@ def optimize_command(
         from fuse_index.run import assemble
 
         ready = assemble(config, offline=flags.offline, progress=bar)
+    _run.note_choice(ready.method)
     resuming = checkpoint is not None and checkpoint.exists()
     with _run.Output(config.budget, flags.events, append=resuming) as output:
         result = output.watch(

@@ -1,4 +1,4 @@
-"""``fuse-index verify``: whether a bundle is intact, and whether building it again gives it."""
+"""``fuse-index verify``: integrity of a bundle, and whether a rebuild gives its bytes."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ def _with_added(
     table: WordTable, sides: list[Side], added: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], NDArray[np.int64], list[Side]]:
     if not added["words"]:
-        return table.words, table.counts, sides
+        return tuple(table.words), table.counts, sides
     more = [
         replace(side, tokens=joined(side.tokens, Ragged.from_lists(added["tokens"][side.name])))
         for side in sides

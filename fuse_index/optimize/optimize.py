@@ -16,8 +16,10 @@ from fuse_index.errors import FuseIndexError, OptionError
 from fuse_index.optimize.auto import Choice, choose
 from fuse_index.optimize.budget import Budget, Stop
 from fuse_index.optimize.checkpoint import Checkpoint, checkpoint_of, restore
+from fuse_index.optimize.methods import METHODS
 from fuse_index.optimize.run import Run, RunOptions
-from fuse_index.optimize.search import Greedy
+from fuse_index.optimize.search import SEARCHES, Greedy
+from fuse_index.optimize.state import from_json
 
 if TYPE_CHECKING:
     from fuse_index.optimize.methods.base import MethodOptions
@@ -81,9 +83,11 @@ def optimize(
     if checkpoint_every < 1:
         raise OptionError(f"checkpoint_every={checkpoint_every}", expected="at least 1")
     budget = budget or Budget()
+    path = None if checkpoint is None else Path(checkpoint)
+    saved = Checkpoint.load(path) if path is not None and path.exists() else None
     chosen = ""
-    if method is None:
-        method = choose(problem, budget)
+    if method is None or isinstance(method, Choice):
+        method = _chosen(problem, budget, method, saved)
         logger.info("%s", method.reason)
     if isinstance(method, Choice):
         search, chosen = search or method.search, method.reason
@@ -97,9 +101,8 @@ def optimize(
         probe=probe,
         chosen=chosen,
     )
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.exists():
-        saved = Checkpoint.load(path)
+    if saved is not None:
+        assert path is not None
         saved.require(run.configuration(), path)
         restore(run, saved)
     try:
@@ -109,6 +112,18 @@ def optimize(
         error.result = run.result(budget)
         raise
     return run.result(budget)
+
+
+def _chosen(
+    problem: Problem, budget: Budget, choice: Choice | None, saved: Checkpoint | None
+) -> Choice:
+    """The choice for a run; a run that is resumed keeps its method, whatever is at hand now."""
+    if saved is None:
+        return choice or choose(problem, budget)
+    before = saved.configuration
+    method = from_json(METHODS, before["method"])
+    search = from_json(SEARCHES, before["search"])
+    return Choice(method, search, "the method of the checkpoint")
 
 
 def as_prompts(
@@ -141,9 +156,7 @@ def _loop(
     with _deferred_interrupts(interrupted):
         while run.stop is None:
             run.stop = budget.reached(run.spent, run.best.total)
-            if run.stop is None and interrupted.set:
-                run.stop = Stop.INTERRUPTED
-            if run.stop is not None:
+            if run.stop is not None or interrupted.set:
                 break
             try:
                 run.step(budget.affordable(run.spent))
@@ -156,6 +169,8 @@ def _loop(
                 if path is not None and run.spent.steps % every == 0:
                     checkpoint_of(run).save(path)
                     saved = run.spent.steps
+        if interrupted.set:  # also in the last step: the caller has to end, too
+            run.stop = Stop.INTERRUPTED
         if path is not None and saved != run.spent.steps:
             checkpoint_of(run).save(path)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, InstanceOf
 
 from fuse_index.common.options import Share, options
 from fuse_index.errors import OptionError
@@ -38,7 +38,7 @@ class Probe:
         reduction: the more, the fewer candidates the draft passes on.
     """
 
-    terms: tuple[Term, ...]
+    terms: tuple[InstanceOf[Term], ...]
     share: Share = 1 / 16
     reduction: Annotated[float, Field(strict=True, ge=1)] = 8.0
 

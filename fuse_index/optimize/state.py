@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Ids = tuple[int, ...]
+Options = TypeVar("Options")
 Losses = NDArray[np.float64]
 
 
@@ -110,6 +111,12 @@ def require_ids(ids: Ids, size: int, name: str) -> None:
             f"an initial prompt with token ids from {min(ids)} to {max(ids)}",
             expected=f"ids from 0 to {size - 1}, the tokens of {name}",
         )
+
+
+def from_json(types: Mapping[str, type[Options]], value: Mapping[str, Any]) -> Options:
+    """Return options from their JSON object, whose ``type`` names their class."""
+    fields = {name: item for name, item in value.items() if name != "type"}
+    return types[value["type"]](**fields)
 
 
 def pack_rows(name: str, rows: Ragged, losses: Losses) -> dict[str, Tensor]:

@@ -40,7 +40,8 @@ def layer_gradient(
 
     Returns:
         ``(b,)`` losses and ``(b, (layers + 1) * width)`` float32: the gradients at the input of
-        every layer and behind the last, one after another, summed over the span's tokens.
+        every layer and behind the last, one after another, summed over the span's tokens. A loss
+        that runs no layer has its gradient at the embeddings instead of at the first input.
 
     Raises:
         LossError: a loss or a gradient is not finite.
@@ -51,9 +52,14 @@ def layer_gradient(
     where = span_mask(batch, spans[:, 0], spans[:, 1])
     with torch.enable_grad(), CutStates(loss.model.layers, where) as cut:
         losses = loss(embeds, batch)
-    found = torch.autograd.grad(losses.sum(), cut.states, allow_unused=True)
-    pairs = zip(cut.states, found, strict=True)
-    sums = cut.sums([torch.zeros_like(state) if own is None else own for state, own in pairs])
+    leaves = cut.states or [embeds]
+    found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+    pairs = zip(leaves, found, strict=True)
+    parts = [torch.zeros_like(leaf) if own is None else own for leaf, own in pairs]
+    if not cut.states:
+        first = parts[0][where]
+        parts = [first, *(torch.zeros_like(first) for _ in loss.model.layers)]
+    sums = cut.sums(parts)
     losses = losses.detach()
     require_finite_gradient(losses, sums, loss, batch)
     return losses, sums

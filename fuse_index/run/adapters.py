@@ -27,7 +27,7 @@ from fuse_index.common.progress import Progress, stage
 from fuse_index.errors import BundleError, CorpusError, StorageError, VocabularyError
 from fuse_index.optimize.tokens import token_texts
 from fuse_index.run.config import AdapterConfig
-from fuse_index.words.corpus.reading import Source, find_sources
+from fuse_index.words.corpus.reading import TextSource, find_sources
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words, read_word_list
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def shared_words(source: Model, target: Model, texts: Sequence[str] = ()) -> Wor
     counts: Counter[str] = Counter(both)
     if texts:
         own = count_words(list(texts), CorpusOptions())
-        counts.update(dict(zip(own.words, own.counts.tolist(), strict=True)))
+        counts.update(dict(zip(own.words, own.counts[:].tolist(), strict=True)))
     if not counts:
         raise VocabularyError(
             f"{source.name} and {target.name} hold no word as one token both",
@@ -251,7 +251,7 @@ def _stored(model: Model) -> tuple[ModelIdentity, Tensor]:
     return found.identity, found.table
 
 
-def _digest(source: Source) -> str:
+def _digest(source: TextSource) -> str:
     if source.path is None:
         raise CorpusError(
             "standard input as the text of an adapter",

@@ -94,7 +94,7 @@ class ClipRole(RoleConfig):
 
 @options(kw_only=True)
 class ClassifierRole(RoleConfig):
-    """A classifier, whose label the caption shall get.
+    """A classifier with the label that captions are to get.
 
     Attributes:
         label: name of the label, or its index.
@@ -118,7 +118,7 @@ class CaptionConfig(SearchConfig):
     Attributes:
         lm: the causal language model whose tokens captions are made of.
         clip: the model that compares them with the image.
-        classifier: the model whose label they shall get, or None.
+        classifier: the model whose label they are to get, or None.
     """
 
     lm: Annotated[LanguageRole, Section("model")]
@@ -177,6 +177,7 @@ class Caption:
             "losses": result.losses,
             "stop": result.stop.value,
             "spent": result.spent,
+            "chosen": result.chosen,
         }
         found: dict[str, Any] = plain(short | ({"result": result.to_json()} if full else {}))
         return found
@@ -206,7 +207,7 @@ class Captioner:
         progress: called while models are loaded and adapters built.
 
     Raises:
-        FuseIndexError: a model or an adapter does not do; the message says which.
+        FuseIndexError: a model or an adapter is unusable; the message says which.
     """
 
     def __init__(
@@ -246,10 +247,18 @@ class Captioner:
             self._terms.append(Term(objective, self.classifier, adapter))
         return make_problem(self.lm, self._terms, config, self._store)
 
-    def _problem(self, likeness: Objective) -> Problem:
-        """The problem with what is asked of CLIP."""
+    def problem(self, image: Any) -> Problem:
+        """Return the problem whose solution is the caption of an image.
+
+        Args:
+            image: a path or PIL image.
+
+        Raises:
+            ImageError: it is no image.
+        """
+        similarity = ImageSimilarity(images=image, **_around(self.config.clip))
         lm, clip, *others = self._terms
-        terms = [lm, Term(likeness, self.clip, clip.adapter), *others]
+        terms = [lm, Term(similarity, self.clip, clip.adapter), *others]
         return make_problem(self.lm, terms, self.config, self._store)
 
     def _adapter(self, model: Model, role: RoleConfig, adapted: bool) -> Adapter | None:
@@ -274,8 +283,7 @@ class Captioner:
             FuseIndexError: as :func:`fuse_index.optimize.optimize` does.
             ImageError: it is no image.
         """
-        config = self.config
-        problem = self._problem(ImageSimilarity(images=image, **_around(config.clip)))
+        config, problem = self.config, self.problem(image)
         seed = config.options.seed
         result = optimize(
             problem,

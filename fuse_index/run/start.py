@@ -35,7 +35,7 @@ def initial_prompts(
         prefix: text that what the source writes goes on from.
 
     Raises:
-        ModelError: the source shall write, but is no causal language model.
+        ModelError: the source is to write, but is no causal language model.
         PromptError: no prompt drawn survives being read as text.
     """
     if start.texts:

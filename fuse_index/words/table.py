@@ -1,4 +1,4 @@
-"""The words two tokenizers share, with their tokens in each."""
+"""Tables of the words that two tokenizers share, with their tokens in each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.errors import OptionError, ShapeError, VocabularyError
+from fuse_index.common.options import Count, options
+from fuse_index.common.progress import Add, Tick, adding
+from fuse_index.errors import ShapeError, VocabularyError
 from fuse_index.words.corpus.words import WordCounts
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.tokenizers.compositionality import Flags, are_compositional
@@ -23,7 +26,7 @@ SHARD_WORDS = 1 << 18
 a word's random company is drawn among the words of its shard."""
 
 
-@dataclass(frozen=True)
+@options()
 class TableOptions:
     """Which words enter a table.
 
@@ -34,11 +37,19 @@ class TableOptions:
         OptionError: if ``max_tokens`` is below 1.
     """
 
-    max_tokens: int = 4
+    max_tokens: Count = 4
 
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise OptionError(f"max_tokens={self.max_tokens}", expected="at least 1")
+
+class Blocks(Protocol):
+    """A word table of any size, read a part at a time."""
+
+    def blocks(self) -> Iterator[WordTable]:
+        """Yield the parts in their order."""
+
+    def sizes(self) -> Mapping[tuple[int, int], int]:
+        """Return how many words have ``p`` source and ``q`` target tokens, by ``(p, q)``."""
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +66,7 @@ class WordTable:
         ShapeError: if the four do not have the same length.
     """
 
-    words: tuple[str, ...]
+    words: Sequence[str]
     counts: NDArray[np.int64]
     source: Ragged
     target: Ragged
@@ -79,11 +90,11 @@ class WordTable:
         return np.stack([self.source.lengths, self.target.lengths], axis=1)
 
     def blocks(self) -> Iterator[WordTable]:
-        """Yield the table in parts, as tables that do not fit into the memory must: one part."""
+        """Yield the table; see :class:`Blocks`."""
         yield self
 
     def sizes(self) -> dict[tuple[int, int], int]:
-        """How many words there are of ``p`` source and ``q`` target tokens, by ``(p, q)``."""
+        """Return the number of words by token counts; see :class:`Blocks`."""
         return count_shapes(self.source.lengths, self.target.lengths)
 
     @classmethod
@@ -100,7 +111,7 @@ class WordTable:
         """The table of some of its words, by index or mask."""
         indices = np.arange(len(self))[rows]
         return WordTable(
-            tuple(self.words[i] for i in indices),
+            tuple(self.words[i] for i in indices.tolist()),
             self.counts[indices],
             self.source.select(indices),
             self.target.select(indices),
@@ -119,7 +130,7 @@ def build_word_table(
     source: WordTokenizer,
     target: WordTokenizer,
     options: TableOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> tuple[WordTable, dict[str, int]]:
     """Tokenize words with both tokenizers and keep those that both treat as words.
 
@@ -138,10 +149,10 @@ def build_word_table(
         VocabularyError: if no word is left.
     """
     options = options or TableOptions()
+    report = adding(progress, 2 * len(counts))
     tables, left_out = [], Counter[str]()
     for start in range(0, len(counts), SHARD_WORDS):
         part = counts.part(start, start + SHARD_WORDS)
-        report = _reporter(progress, 2 * start, 2 * len(counts))
         table, reasons = tabulate(part, source, target, options, report)
         tables.append(table)
         left_out.update(reasons)
@@ -170,7 +181,7 @@ def tabulate(
     source: WordTokenizer,
     target: WordTokenizer,
     options: TableOptions,
-    report: Callable[[int], None],
+    report: Add,
     *,
     tell: Callable[[str, list[str]], None] | None = None,
 ) -> tuple[WordTable, Counter[str]]:
@@ -187,14 +198,15 @@ def tabulate(
     Returns:
         The words that both treat as words, perhaps none, and how many were left out by reason.
     """
-    alive = np.flatnonzero(np.fromiter(map(is_valid_text, counts.words), np.bool_, len(counts)))
+    all_words, numbers = counts.words[:], counts.counts[:]
+    alive = np.flatnonzero(np.fromiter(map(is_valid_text, all_words), np.bool_, len(counts)))
     left_out = Counter({"not valid Unicode": len(counts) - len(alive)})
     if tell is not None and len(alive) < len(counts):
         invalid = np.setdiff1d(np.arange(len(counts)), alive)
-        tell("not valid Unicode", [counts.words[i] for i in invalid])
+        tell("not valid Unicode", [all_words[i] for i in invalid.tolist()])
     sides: list[Ragged] = []
     for side, tokenizer in (("source", source), ("target", target)):
-        words = [counts.words[i] for i in alive]
+        words = [all_words[i] for i in alive.tolist()]
         rows = tokenizer.encode_words(words)
         keep = np.ones(len(words), np.bool_)
         for reason, bad in _faults(tokenizer, rows, options.max_tokens):
@@ -213,8 +225,8 @@ def tabulate(
         kept = candidates[lawful]
         alive = alive[kept]
         sides = [rows.select(kept) for rows in (*sides, rows)]
-    words_kept = tuple(counts.words[i] for i in alive)
-    return WordTable(words_kept, counts.counts[alive], *sides), left_out
+    words_kept = tuple(all_words[i] for i in alive.tolist())
+    return WordTable(words_kept, numbers[alive], *sides), left_out
 
 
 def _faults(tokenizer: WordTokenizer, rows: Ragged, max_tokens: int) -> Iterator[tuple[str, Flags]]:
@@ -233,17 +245,3 @@ def _rows_with(rows: Ragged, ids: Collection[int]) -> Flags:
     hits = np.flatnonzero(np.isin(rows.values, list(ids)))
     found[np.searchsorted(rows.offsets, hits, side="right") - 1] = True
     return found
-
-
-def _reporter(
-    progress: Callable[[int, int], None] | None, done: int, total: int
-) -> Callable[[int], None]:
-    """Turn "steps since last time" into the caller's (done, total)."""
-
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-    return report

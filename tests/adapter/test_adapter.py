@@ -14,6 +14,7 @@ ADAPTER = random_adapter(D_SRC, D_TGT)
 counts = st.lists(st.sampled_from(PAIRS), min_size=1, max_size=8)
 
 
+@pytest.mark.smoke
 @given(counts)
 def test_pull_back_is_the_definition_word_by_word(pairs):
     p, q = [a for a, _ in pairs], [b for _, b in pairs]

@@ -10,10 +10,10 @@ from fuse_index.models.embeddings import Embeddings, load_embeddings
 
 SHARDS = """
 import fuse_index.adapter.fit.stream as stream
-import fuse_index.build.streaming as streaming
+import fuse_index.build.stages as stages
 import fuse_index.words.corpus.shards as shards
 import fuse_index.words.table as table
-streaming.SMALL_BYTES = 0
+stages.SMALL_BYTES = 0
 shards.SHARD_BYTES = 400_000
 table.SHARD_WORDS = 1500
 stream.SHARD_WORDS = 512
@@ -28,11 +28,11 @@ RUN = SHARDS + "import sys\nfrom fuse_index.cli.main import main\nsys.exit(main(
 def make_shards_small(monkeypatch) -> None:
     """The same in this process."""
     from fuse_index.adapter.fit import stream
-    from fuse_index.build import streaming
+    from fuse_index.build import stages
     from fuse_index.words import table
     from fuse_index.words.corpus import shards
 
-    monkeypatch.setattr(streaming, "SMALL_BYTES", 0)
+    monkeypatch.setattr(stages, "SMALL_BYTES", 0)
     monkeypatch.setattr(shards, "SHARD_BYTES", 400_000)
     monkeypatch.setattr(table, "SHARD_WORDS", 1500)
     monkeypatch.setattr(stream, "SHARD_WORDS", 512)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fuse_index.build import BuildOptions, Resources, build_bundle, rays
-from fuse_index.build.rays import Cluster
+from fuse_index.build.rays import RayExecutor
 from fuse_index.cli.main import main
 from fuse_index.errors import ClusterError, CorpusError, MissingDependencyError, OptionError
 from fuse_index.words.corpus.words import CorpusOptions
@@ -53,19 +53,19 @@ def test_somebody_else_at_the_address(monkeypatch):
         listener.listen()
         address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ClusterError, match=r"answers at ray://.*version mismatch: GCS says no"):
-            Cluster(address).__enter__()
+            RayExecutor(address).__enter__()
 
 
 def test_what_is_no_address():
     pytest.importorskip("ray")
     with pytest.raises(OptionError, match=r"--ray tomorrow; expected HOST:PORT"):
-        Cluster("tomorrow").__enter__()
+        RayExecutor("tomorrow").__enter__()
 
 
 def test_without_ray_the_line_says_what_to_install(capsys, tmp_path, captions_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'fuse-index\[ray\]'"):
-        Cluster()
+        RayExecutor()
     arguments = ["build", "a", "b", "-c", str(captions_file), "-o", str(tmp_path / "b"), "--ray"]
     assert main(arguments) == 2
     stderr = capsys.readouterr().err
@@ -77,7 +77,6 @@ def test_without_ray_the_line_says_what_to_install(capsys, tmp_path, captions_fi
 def workers():
     """A cluster of three worker processes on this machine."""
     ray = pytest.importorskip("ray")
-    pytest.importorskip("ray.data")
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
@@ -147,11 +146,10 @@ def test_a_cluster_gives_the_bytes_of_one_process(build, workers, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["_count_shard", "_tabulate", "_sum"])
+@pytest.mark.parametrize("function", ["count_task", "tabulate_task", "sum_task"])
 def test_the_loss_of_a_worker_changes_nothing(build, workers, tmp_path, function):
     build(tmp_path / "here")
-    name = {"_count_shard": "Map"}.get(function, function)
-    killer = Killer(name, most=1)
+    killer = Killer(function, most=1)
     killer.start()
     build(tmp_path / "there", ray="auto")
     killer.over.set()
@@ -166,7 +164,7 @@ def test_a_worker_that_keeps_dying_is_one_clear_line_and_nothing_is_lost(
 ):
     monkeypatch.setattr(rays, "_RETRIES", 1)  # a new worker takes seconds to start
     build(tmp_path / "here")
-    killer = Killer("_sum", "_tabulate", most=10**6)
+    killer = Killer("sum_task", "tabulate_task", most=10**6)
     killer.start()
     try:
         with pytest.raises(ClusterError, match="lost a worker for good") as caught:

@@ -7,22 +7,24 @@ import pytest
 from fuse_index.build import BuildOptions, build_bundle
 from fuse_index.build.rebuild import Outcome, options_of, rebuild_bundle
 from fuse_index.bundle import add_index_files, read_bundle, read_manifest, write_bundle
+from fuse_index.demo import DemoModel, model_name
 from fuse_index.errors import BundleError, IdentityError
 from fuse_index.share import PushOptions, push
 from tests.bundle import sample
 
-TEXT = "A man rides a Red bicycle past two dogs and a dog chases the man on the bicycle\n" * 3
+TEXT = "A Red circle is above two blue squares and a red circle is below a star\n" * 3
+LM, SENTIMENT = model_name(DemoModel.LM), model_name(DemoModel.SENTIMENT)
 
 
 @pytest.fixture
-def built(tmp_path, gpt2_dir, minilm_dir):
+def built(tmp_path):
     """A bundle of lower-cased text in Latin-1, as its maker published it, with an index."""
     from fuse_index.words.corpus.words import CorpusOptions
 
     text = tmp_path / "text.txt"
-    text.write_text(TEXT.replace("man", "élève"), encoding="latin-1")
+    text.write_text(TEXT.replace("circle", "réd"), encoding="latin-1")
     options = BuildOptions(CorpusOptions("latin-1", lowercase=True, min_count=3, max_words=9))
-    build_bundle(str(gpt2_dir), str(minilm_dir), tmp_path / "plain", [text], options=options)
+    build_bundle(LM, SENTIMENT, tmp_path / "plain", [text], options=options)
     push(tmp_path / "plain", str(tmp_path / "built"), PushOptions(license="mit"))
     add_index_files(tmp_path / "built", "target", {"target.json": b"{}"}, {"kind": "flat"})
     return tmp_path / "built"
@@ -32,6 +34,7 @@ def outcomes(found) -> dict[str, str]:
     return {file.name: file.outcome.value for file in found.files}
 
 
+@pytest.mark.smoke
 def test_the_same_bytes_but_for_what_was_measured(built, tmp_path):
     found = rebuild_bundle(built)
     assert found.same, found
@@ -81,9 +84,9 @@ def test_another_corpus_and_another_adapter_are_seen(built, tmp_path):
     assert found.adapters == {"fallback": pytest.approx(1e-3, rel=1e-2)}
 
 
-def test_another_model_is_refused_with_both_named(built, minilm_dir, gpt2_dir):
-    with pytest.raises(IdentityError, match=rf"source model is '{minilm_dir}'.*'{gpt2_dir}'"):
-        rebuild_bundle(built, source=str(minilm_dir))
+def test_another_model_is_refused_with_both_named(built):
+    with pytest.raises(IdentityError, match=rf"source model is '{SENTIMENT}'.*'{LM}'"):
+        rebuild_bundle(built, source=SENTIMENT)
 
 
 def test_a_bundle_that_does_not_say_how_it_was_built(tmp_path):

@@ -23,10 +23,11 @@ import pytest
 from fuse_index.bundle import Bundle, read_bundle, verify_bundle, write_bundle
 from fuse_index.errors import BundleError
 from tests.bundle import sample
+from tests.cases import case
 
 TENSOR_FILES = ("words.safetensors", "adapter.safetensors", "groups.safetensors")
 FILES = (*TENSOR_FILES, "manifest.json", "README.md")
-SEEDS = 45
+SEEDS = range(45)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,6 @@ def link_elsewhere(folder: Path, rng: random.Random) -> None:
     path.symlink_to(rng.choice(("/dev/zero", "/etc/passwd", "..", "../../x", "/", path.name)))
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.parametrize(
     "damage",
     [
@@ -127,19 +127,22 @@ def link_elsewhere(folder: Path, rng: random.Random) -> None:
         link_elsewhere,
     ],
 )
-def test_chance(whole, tmp_path, damage, seed):
+def test_chance(whole, tmp_path, damage):
     """Refused, or read as it was. Only the card is not needed to read; verifying needs it too."""
     original, expected = whole
-    folder = tmp_path / "bundle"
-    shutil.copytree(original, folder)
-    damage(folder, random.Random(seed))
-    bundle = load(folder)
-    if bundle is not None:
-        assert sample.snapshot(bundle) == expected
-    if verified(folder):
-        assert bundle is not None
-        unchanged = [n for n in FILES if n != "manifest.json"]
-        assert all((folder / n).read_bytes() == (original / n).read_bytes() for n in unchanged)
+    for seed in SEEDS:
+        with case(seed=seed):
+            folder = tmp_path / str(seed)
+            shutil.copytree(original, folder)
+            damage(folder, random.Random(seed))
+            bundle = load(folder)
+            if bundle is not None:
+                assert sample.snapshot(bundle) == expected
+            if verified(folder):
+                assert bundle is not None
+                for name in FILES:
+                    if name != "manifest.json":
+                        assert (folder / name).read_bytes() == (original / name).read_bytes()
 
 
 # ---- malice ----------------------------------------------------------------------------------
@@ -319,30 +322,33 @@ def check_promises(bundle: Bundle) -> None:
         assert bundle.groups.load(name).isfinite().all()
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.parametrize(
     "attack", [mutate_manifest, mutate_header, flip_header_bits, flip_data_bits]
 )
-def test_malice_that_may_make_another_valid_bundle(whole, tmp_path, attack, seed):
-    folder = tmp_path / "bundle"
-    shutil.copytree(whole[0], folder)
-    attack(folder, random.Random(seed))
-    bundle = load(folder)
-    if bundle is not None:
-        check_promises(bundle)
-    verified(folder)
+def test_malice_that_may_make_another_valid_bundle(whole, tmp_path, attack):
+    for seed in SEEDS:
+        with case(seed=seed):
+            folder = tmp_path / str(seed)
+            shutil.copytree(whole[0], folder)
+            attack(folder, random.Random(seed))
+            bundle = load(folder)
+            if bundle is not None:
+                check_promises(bundle)
+            verified(folder)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "attack", [header_length, odd_json, edit_values, drop_elements, not_finite, file_name]
 )
-def test_malice_that_is_always_refused(whole, tmp_path, attack, seed):
-    folder = tmp_path / "bundle"
-    shutil.copytree(whole[0], folder)
-    attack(folder, random.Random(seed))
-    assert load(folder) is None
-    assert not verified(folder)
+def test_malice_that_is_always_refused(whole, tmp_path, attack):
+    for seed in SEEDS:
+        with case(seed=seed):
+            folder = tmp_path / str(seed)
+            shutil.copytree(whole[0], folder)
+            attack(folder, random.Random(seed))
+            assert load(folder) is None
+            assert not verified(folder)
 
 
 def test_manifest_larger_than_any_manifest(whole, tmp_path):

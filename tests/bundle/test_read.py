@@ -29,6 +29,7 @@ def bundle(tmp_path) -> Path:
     return tmp_path / "bundle"
 
 
+@pytest.mark.smoke
 def test_round_trip(bundle):
     read = read_bundle(bundle, sample.SOURCE, sample.TARGET, parts=sample.ALL)
     assert read.manifest == Manifest.from_json(read.manifest.to_json())
@@ -201,9 +202,9 @@ def test_index_folder_that_is_a_link_is_refused(tmp_path):
     (folder / "index").rename(tmp_path / "outside")
     (folder / "index").symlink_to(tmp_path / "outside")
     with pytest.raises(BundleError, match="is a link that leaves"):
-        read_bundle(folder).index_file("words.faiss")
+        read_bundle(folder).index_bytes("words.faiss")
     with pytest.raises(BundleError, match="has no index/other"):
-        read_bundle(folder).index_file("other")
+        read_bundle(folder).index_bytes("other")
 
 
 def test_links_inside_the_folder_and_into_the_hub_cache_are_followed(bundle):

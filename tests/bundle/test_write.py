@@ -32,6 +32,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.smoke
 def test_bytes_are_those_of_the_golden_bundle(tmp_path):
     """A change here is a change of the format: raise FORMAT_VERSION unless old readers still work.
 
@@ -129,7 +130,7 @@ def test_index_files_are_copied_and_checked(tmp_path):
     index.write_bytes(b"index" * 1000)
     write_bundle(tmp_path / "bundle", sample.contents(index_files={"words.faiss": index}))
     bundle = read_bundle(tmp_path / "bundle")
-    assert bundle.index_file("words.faiss").read_bytes() == index.read_bytes()
+    assert bundle.index_bytes("words.faiss").tobytes() == index.read_bytes()
     verify_bundle(tmp_path / "bundle")
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from fuse_index.cli.main import main
+from fuse_index.demo import DemoModel, model_name
 
-TEXT = "a man rides a red bicycle past two dogs and a dog chases the man on the bicycle\n" * 3
+TEXT = "a red circle is above two blue squares and a circle is left of the green square\n" * 3
+LM, SENTIMENT = model_name(DemoModel.LM), model_name(DemoModel.SENTIMENT)
 
 
 @pytest.fixture
@@ -25,9 +27,9 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-def test_build_then_inspect_then_validate(capsys, tmp_path, gpt2_dir, minilm_dir, captions_file):
+def test_build_then_inspect_then_validate(capsys, tmp_path, captions_file):
     out, plot = tmp_path / "bundle", tmp_path / "signal.png"
-    build = ["build", gpt2_dir, minilm_dir, "--corpus", captions_file, "--out", out]
+    build = ["build", LM, SENTIMENT, "--corpus", captions_file, "--out", out]
     code, stdout, _ = run(capsys, *build, "--min-count", 20, "--no-groups", "--json")
     assert code == 0
     built = json.loads(stdout)
@@ -50,14 +52,14 @@ def test_build_then_inspect_then_validate(capsys, tmp_path, gpt2_dir, minilm_dir
     assert "--overwrite" in stderr
 
 
-def test_standard_input_is_a_corpus(capsys, tmp_path, gpt2_dir, minilm_dir, monkeypatch):
+def test_standard_input_is_a_corpus(capsys, tmp_path, monkeypatch):
     import io
     import sys
 
     stream = io.TextIOWrapper(io.BytesIO(TEXT.encode()), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", stream)
     out = tmp_path / "b"
-    code, stdout, _ = run(capsys, "build", gpt2_dir, minilm_dir, "-c", "-", "--out", out, "--json")
+    code, stdout, _ = run(capsys, "build", LM, SENTIMENT, "-c", "-", "--out", out, "--json")
     assert code == 0
     assert json.loads(stdout)["words"] == len(set(TEXT.split()))
 
@@ -80,17 +82,13 @@ def test_standard_input_is_a_corpus(capsys, tmp_path, gpt2_dir, minilm_dir, monk
         (["--corpus", "{text}", "--min-count", "99"], "lower min_count (--min-count)"),
     ],
 )
-def test_mistakes_get_one_line_and_write_nothing(
-    capsys, tmp_path, text, gpt2_dir, minilm_dir, flags, message
-):
+def test_mistakes_get_one_line_and_write_nothing(capsys, tmp_path, text, flags, message):
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "empty.txt").write_bytes(b"")
     names = {name: str(tmp_path / f"{name}.txt") for name in ("text", "latin", "empty")}
     given = [flag.format(**names) for flag in flags]
     out = tmp_path / "bundle"
-    code, stdout, stderr = run(
-        capsys, "build", gpt2_dir, minilm_dir, *given, "--out", out, "--json"
-    )
+    code, stdout, stderr = run(capsys, "build", LM, SENTIMENT, *given, "--out", out, "--json")
     assert code == 2
     assert message in stderr
     assert stderr.count("\n") == 1
@@ -108,16 +106,15 @@ def test_a_model_that_does_not_exist(capsys, tmp_path, text, minilm_dir):
     assert not (tmp_path / "b").exists()
 
 
-def test_validate_refuses_another_target(
-    capsys, tmp_path, text, gpt2_dir, minilm_dir, captions_file
-):
+@pytest.mark.smoke
+def test_validate_refuses_another_target(capsys, tmp_path, text):
     out = tmp_path / "b"
-    run(capsys, "build", gpt2_dir, minilm_dir, "--corpus", text, "--out", out)
-    check = ["validate", out, "--texts", captions_file, "--samples", 2, "--candidates", 3]
-    code, _, stderr = run(capsys, *check, "--target", gpt2_dir)
+    run(capsys, "build", LM, SENTIMENT, "--corpus", text, "--out", out)
+    check = ["validate", out, "--texts", text, "--samples", 2, "--candidates", 3]
+    code, _, stderr = run(capsys, *check, "--target", LM)
     assert code == 2
     assert "the target model is" in stderr
-    assert "minilm-sentiment" in stderr
+    assert SENTIMENT in stderr
     code, _, stderr = run(capsys, *check, "--loss", "nll")
     assert code == 2
     assert "loss 'nll' of a target of kind 'classifier'" in stderr

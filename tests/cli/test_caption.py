@@ -13,6 +13,8 @@ import yaml
 from fuse_index.cli import main as cli
 from fuse_index.demo import Split, draw, make_scene, write_vocabulary
 from fuse_index.objectives.features import FeatureLoss
+from fuse_index.optimize import Moves, auto
+from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS
 
 MODELS = ["--lm", "demo:lm", "--clip", "demo:clip"]
 FEELING = ["--classifier", "demo:sentiment", "--label", "positive"]
@@ -33,7 +35,8 @@ def quick(tmp_path_factory) -> list[str]:
     """Flags of a short run."""
     words = write_vocabulary(tmp_path_factory.mktemp("words") / "words.txt")
     flags = ["--adapters.words", str(words), "--steps", "2", "--initial.count", "2"]
-    return [*flags, "--initial.length", "6", "--method.search_width", "16"]
+    flags += ["--initial.length", "6", "--method", "gcg", "--method.unit", "word"]
+    return [*flags, "--method.predictor", "embedding", "--method.search_width", "16"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _use_cache(cache, monkeypatch):
+def _use_cache(cache, models_once, monkeypatch):
     monkeypatch.setenv("FUSE_INDEX_CACHE", str(cache))
 
 
@@ -61,7 +64,7 @@ def test_a_folder_to_json_csv_and_a_file(capsys, folder, quick, tmp_path):
     assert [item["image"] for item in captions] == [str(folder / f"{i}.png") for i in range(2)]
     for item in captions:
         assert set(item["losses"]) == {"fluency", "image", "label"}
-        weights = {"fluency": 1.0, "image": 22.0, "label": 1.0}
+        weights = {"fluency": 1 / TYPICAL_TOKENS, "image": IMAGE_WEIGHT, "label": 1.0}
         total = sum(weights[name] * value for name, value in item["losses"].items())
         assert item["total"] == pytest.approx(total)
     full = json.loads(out.read_text(encoding="utf-8"))["captions"]
@@ -152,5 +155,20 @@ def test_mistakes_get_one_line(capsys, folder, quick, arguments, message):
 def test_fields_are_listed(capsys):
     code, stdout, _ = run(capsys, "--fields")
     assert code == 0
-    assert "method, type words (the default)" in stdout
-    assert "22.0" in stdout
+    assert "method, type moves: " in stdout
+    assert str(IMAGE_WEIGHT) in stdout
+
+
+def test_without_a_method_one_line_says_what_was_chosen(capsys, folder, quick, monkeypatch):
+    small = {"drafts": 4, "swaps": 1, "insertions": 1, "rewrites": 2, "crossings": 4}
+    monkeypatch.setattr(auto, "Moves", lambda **given: Moves(**small | given))
+    flags = [*quick[: quick.index("--steps")], "--forward-passes", "60", "--json"]
+    code, stdout, stderr = run(capsys, folder, *MODELS, *flags)
+    assert code == 0
+    captions = json.loads(stdout)["captions"]
+    (chosen,) = {item["chosen"] for item in captions}
+    assert stderr == f"method: {chosen}\n"
+    assert chosen.startswith("moves under a schedule, words by layers: ")
+    # a limit that is given is the only one
+    assert [item["stop"] for item in captions] == ["forward passes"] * 2
+    assert all(60 <= item["spent"]["forward_passes"] < 1500 for item in captions)

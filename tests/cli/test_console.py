@@ -21,6 +21,13 @@ def terminal() -> tuple[Console, io.StringIO]:
     return Console(file=out, force_terminal=True, width=100, color_system=None), out
 
 
+def wait_for(text: str, out: io.StringIO) -> None:
+    """Let the bar draw itself."""
+    end = time.monotonic() + 5
+    while text not in out.getvalue() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 @pytest.fixture(autouse=True)
 def restore_logging():
     logger = logging.getLogger("fuse_index")
@@ -45,11 +52,11 @@ def test_long_work_shows_stage_and_percentage(terminal):
     console, out = terminal
     with _console.ProgressBar(after=0.05, console=console) as bar:
         bar(Stage.FIRST, 1, 4)
-        time.sleep(0.5)
+        wait_for("25%", out)
         step = bar.stage("fitting [adapters]")
         step(0, None)
         step(3, 4)
-        time.sleep(0.3)
+        wait_for("75%", out)
     shown = out.getvalue()
     assert "counting words" in shown
     assert "25%" in shown

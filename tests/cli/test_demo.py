@@ -6,9 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import PIL.Image
@@ -24,8 +21,10 @@ from fuse_index.demo import Split, draw, make_scene
 from fuse_index.demo.captioning import GuideOptions
 from fuse_index.demo.cast import assemble_cast
 from fuse_index.demo.packaged import FOLDER
+from fuse_index.optimize import Moves
 
-QUICK = {"drafts": 24, "taken": 2, "passes": 60, "felt_passes": 60, "search_width": 4}
+MOVES = {"drafts": 0, "search_width": 4}
+QUICK = {"drafts": 24, "taken": 2, "passes": 60, "felt_passes": 60, "method": Moves(**MOVES)}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +45,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
+@pytest.mark.smoke
 def test_off_a_terminal_there_are_plain_lines_and_a_report(capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     code, out, err = run(capsys, "--scenes", 1, "--out", tmp_path / "new" / "folder")
@@ -106,9 +106,9 @@ def test_a_report_that_cannot_be_written_after_all_is_our_users_error(
     def refuse(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fuse_index.optimize.result.write_atomically", refuse)
+    monkeypatch.setattr("fuse_index.common.files.write_atomically", refuse)
     with pytest.raises(verb.StorageError, match="No space left on device"):
-        verb._write(tmp_path / "x.html", "")
+        verb._write(tmp_path / "x.html", b"")
 
 
 def test_a_damaged_weight_file_is_one_line(capsys, tmp_path, monkeypatch):
@@ -130,35 +130,26 @@ def test_a_damaged_weight_file_is_one_line(capsys, tmp_path, monkeypatch):
     assert f"expected {expected}" in err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_an_interrupt_leaves_a_report_of_what_was_done(tmp_path):
-    script = (
-        "import sys, fuse_index.demo.captioning as c; G = c.GuideOptions\n"
-        f"c.GuideOptions = lambda **k: G(**{{**{QUICK!r}, **k}})\n"
-        "from fuse_index.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", script, "demo", "--scenes", "400", "--out", str(tmp_path)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
-    )
-    assert process.stdout is not None
-    first = process.stdout.readline()
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert first.startswith("scene 1  plain")
+def test_an_interrupt_leaves_a_report_of_what_was_done(capsys, tmp_path, monkeypatch):
+    shown = []
+
+    def make_one_scene(split, index):
+        if index == 1:
+            shown.append(capsys.readouterr().out)
+            signal.raise_signal(signal.SIGINT)
+        return make_scene(split, index)
+
+    monkeypatch.setattr(showcase_module, "make_scene", make_one_scene)
+    code, out, err = run(capsys, "--scenes", 400, "--out", tmp_path)
+    assert code == 130
+    assert shown[0].startswith("scene 1  plain")  # as soon as it is found
     assert "interrupted: " in err
     assert "captions were finished" in err
     assert "the report is" in out
     text = (tmp_path / "demo-report.html").read_text(encoding="utf-8")
     assert "Interrupted: " in text
-    assert text.count("<polyline") == (first + out).count("\nscene ") + 1
-
-
-def _environment() -> dict[str, str]:
-    root = str(Path(__file__).parents[2])
-    return os.environ | {"PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
+    assert text.count("<polyline") == shown[0].count("scene ") == 3
+    assert "scene " not in out
 
 
 def console(**options) -> Console:

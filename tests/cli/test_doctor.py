@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fuse_index.build import preflight as preflight_module
+from fuse_index.build.forecast import preflight as preflight_module
 from fuse_index.cli import _console, _preflight, _probe, doctor
 from fuse_index.cli.main import main
 from fuse_index.demo import DemoModel, model_name, write_corpus

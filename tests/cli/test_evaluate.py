@@ -14,7 +14,7 @@ import pytest
 from fuse_index.cli.main import main
 from fuse_index.demo import DemoModel, Split, draw, make_scene, make_sentences, model_name
 from fuse_index.evaluate import BootstrapOptions, mean_score
-from tests.evaluate.captions import hide_java, needs_java, require_metrics
+from tests.evaluate.captions import hide_java, needs_java, require_metrics, shorten_paraphrases
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 4
@@ -103,7 +103,8 @@ def test_csv_has_every_image_and_the_table_is_its_mean(files, tmp_path, capsys):
 
 
 @needs_java
-def test_everything_that_is_there_by_default(files, capsys):
+def test_everything_that_is_there_by_default(files, tmp_path, monkeypatch, capsys):
+    shorten_paraphrases(monkeypatch, tmp_path / "meteor")
     assert main(["evaluate", *files, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["tokenization"] == "ptb"

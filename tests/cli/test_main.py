@@ -85,6 +85,7 @@ def test_every_verb_has_json_and_helps_without_torch():
     assert "TORCH False" in last
 
 
+@pytest.mark.smoke
 def test_without_arguments_it_helps(capsys):
     assert cli.main([]) == 0
     assert capsys.readouterr().out.startswith("Usage: fuse-index")

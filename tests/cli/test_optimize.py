@@ -30,7 +30,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _use_cache(cache, monkeypatch):
+def _use_cache(cache, models_once, monkeypatch):
     monkeypatch.setenv("FUSE_INDEX_CACHE", str(cache))
 
 
@@ -71,6 +71,7 @@ def without_times(value):
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.smoke
 def test_two_runs_of_one_file_are_identical(capsys, file, tmp_path):
     outs = [tmp_path / "one.json", tmp_path / "two.json"]
     for out in outs:
@@ -122,11 +123,60 @@ def test_a_run_from_flags_alone(capsys):
     assert found["configuration"]["method"]["type"] == "random"
 
 
-@pytest.mark.parametrize("method", ["words", "autodan", "pez", "random"])
-def test_every_method_from_a_file(capsys, file, method):
-    code, stdout, stderr = run(capsys, file, "--method", method, "--steps", 1, "--json")
+@pytest.mark.parametrize("unit", ["token", "word"])
+@pytest.mark.parametrize("method", ["gcg", "autodan", "pez", "random"])
+def test_every_method_from_a_file(capsys, file, method, unit):
+    flags = ["--method", method, "--method.unit", unit, "--steps", 1, "--json"]
+    code, stdout, stderr = run(capsys, file, *flags)
     assert (code, stderr) == (0, "")
-    assert json.loads(stdout)["configuration"]["method"]["type"] == method
+    found = json.loads(stdout)
+    assert (found["configuration"]["method"]["type"], found["chosen"]) == (method, "")
+    assert found["configuration"]["method"]["unit"] == unit
+
+
+def test_moves_from_a_file(capsys, file):
+    flags = ["--method", "moves", "--method.drafts", 4, "--method.swaps", 1, "--steps", 2, "--json"]
+    code, stdout, stderr = run(capsys, file, *flags)
+    assert (code, stderr) == (0, "")
+    found = json.loads(stdout)
+    assert found["configuration"]["method"]["drafts"] == 4
+    assert found["spent"]["predicted"] >= 4
+
+
+def test_without_a_method_one_line_says_what_was_chosen(capsys, file):
+    value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    del value["method"], value["budget"]
+    file.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+    flags = ["--forward-passes", 60, "--json"]
+    code, stdout, stderr = run(capsys, file, *flags)
+    found = json.loads(stdout)
+    assert code == 0
+    assert stderr == f"method: {found['chosen']}\n"
+    assert found["chosen"].startswith("GCG over words by layers, the 24 best of 3 positions")
+    assert found["configuration"]["method"]["type"] == "gcg"
+    assert found["configuration"]["method"]["predictor"] == "layers"
+    assert found["configuration"]["budget"] == {
+        "steps": None,
+        "seconds": None,
+        "forward_passes": 60,
+        "target_loss": None,
+    }
+    assert found["stop"] == "forward passes"
+    assert cli.main(["--quiet", "optimize", str(file), *map(str, flags)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_forward_passes_alone_are_the_only_limit(capsys, file, monkeypatch):
+    """The 100 steps of a run without any limit do not bound it."""
+    value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    del value["budget"]
+    file.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+    flags = ["--method", "pez", "--forward-passes", 20000, "--json"]
+    flags += ["--target-loss", 1e9]  # met at once: what counts is the budget of the run
+    code, stdout, _ = run(capsys, file, *flags)
+    assert code == 0
+    budget = json.loads(stdout)["configuration"]["budget"]
+    assert (budget["steps"], budget["forward_passes"]) == (None, 20000)
 
 
 def test_probe_sampling_from_a_file(capsys, file):
@@ -178,6 +228,20 @@ def test_an_interrupt_gives_the_best_so_far(capsys, file, tmp_path, monkeypatch,
         assert stdout.startswith(result.text.strip() + "\n")
     lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
     assert (lines[-1]["event"], lines[-1]["stop"]) == ("end", "interrupted")
+
+
+def test_an_interrupt_in_the_last_step_is_not_lost(capsys, file, monkeypatch):
+    render = EventWriter.__call__
+
+    def interrupt(self, run, point):
+        render(self, run, point)
+        if point.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(EventWriter, "__call__", interrupt)
+    code, stdout, _ = run(capsys, file, "--steps", 3, "--events", os.devnull, "--json")
+    assert code == 130
+    assert json.loads(stdout)["stop"] == "interrupted"
 
 
 @pytest.mark.slow
@@ -270,7 +334,7 @@ def test_a_full_disk_keeps_the_best_so_far(capsys, file, tmp_path, monkeypatch):
         (["--models.lm.model", "demo:gpt"], "model 'demo:gpt'; expected one of demo:lm"),
         (["--model", "lm"], "--model lm; expected NAME=MODEL"),
         (["--set", "budget"], "--set budget; expected FIELD=VALUE"),
-        (["--steps", "none"], "a budget without steps, seconds and forward_passes"),
+        (["--steps", "0"], "budget: steps=0; expected at least 1"),
         (["--initial", " "], "initial: an empty text"),
         (["--source", "sentimen"], "did you mean 'sentiment'?"),
         (["--out", "nowhere/out.json"], "--out nowhere/out.json; expected a file in a folder"),
@@ -311,7 +375,7 @@ def test_an_adapter_of_other_models(capsys, file, cache):
 
 
 def test_a_prompt_that_cannot_survive(capsys, file, monkeypatch):
-    from fuse_index.optimize.reader import SourceWords
+    from fuse_index.predict.target import SourceWords
 
     monkeypatch.setattr(
         SourceWords, "survives", lambda _self, rows: torch.zeros(len(rows)).bool().numpy()
@@ -338,7 +402,7 @@ def test_fields_are_listed(capsys):
     for text in ("search_width", "models.NAME", "objectives[N], type label", "forward_passes"):
         assert text in stdout
     code, stdout, _ = run(capsys, "--fields", "--json")
-    assert json.loads(stdout)["budget"]["steps"]["default"] == "100"
+    assert json.loads(stdout)["budget"]["steps"]["default"] == "none"
 
 
 def test_fields_become_settings():

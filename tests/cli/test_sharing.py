@@ -15,6 +15,7 @@ import pytest
 
 from fuse_index.bundle import verify_bundle, write_bundle
 from fuse_index.cli.main import main
+from fuse_index.demo import DemoModel, model_name
 from tests.bundle import sample
 from tests.share.conftest import bundle, caches, files_of, hub  # noqa: F401 - fixtures
 from tests.share.hub_server import WRITER, Hub
@@ -224,11 +225,12 @@ class TestVerify:
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert "groups.safetensors is truncated" in err
 
-    def test_rebuild(self, capsys, tmp_path, gpt2_dir, minilm_dir):
+    def test_rebuild(self, capsys, tmp_path):
+        source, target = model_name(DemoModel.LM), model_name(DemoModel.SENTIMENT)
         text = tmp_path / "text.txt"
-        text.write_text("a man rides a red bicycle past two dogs and a dog chases a cat\n" * 3)
+        text.write_text("a red circle is above two blue squares and left of a circle\n" * 3)
         out = tmp_path / "b"
-        assert main(["build", str(gpt2_dir), str(minilm_dir), "-c", str(text), "-o", str(out)]) == 0
+        assert main(["build", source, target, "-c", str(text), "-o", str(out)]) == 0
         capsys.readouterr()
         code, stdout, _ = run(capsys, "verify", out, "--rebuild", "--json")
         report = json.loads(stdout)["rebuild"]
@@ -237,13 +239,13 @@ class TestVerify:
             ["README.md", "adapter.safetensors", GROUPS, "words.safetensors", "manifest.json"],
             "same",
         )
-        text.write_text("another text with other words in it\n" * 3)
+        text.write_text("another text with a green circle in it\n" * 3)
         code, stdout, _ = run(capsys, "verify", out, "--rebuild", "--corpus", text)
         assert code == 1
         assert "building it again gives other bytes" in stdout
         rows = [line.split() for line in stdout.splitlines()]
         assert any(row[:2] == ["words.safetensors", "differs"] for row in rows)
-        code, _, stderr = run(capsys, "verify", out, "--rebuild", "--source", minilm_dir)
+        code, _, stderr = run(capsys, "verify", out, "--rebuild", "--source", target)
         assert code == 2
-        assert f"the source model is '{minilm_dir}'" in stderr
-        assert f"expected '{gpt2_dir}'" in stderr
+        assert f"the source model is '{target}'" in stderr
+        assert f"expected '{source}'" in stderr

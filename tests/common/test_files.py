@@ -14,6 +14,7 @@ def test_a_file_is_written_with_its_folders(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["b.bin"]
 
 
+@pytest.mark.smoke
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -59,6 +59,7 @@ def test_they_are_frozen_dataclasses():
     assert hash(made) == hash(Search(width=3))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("given", "message"),
     [

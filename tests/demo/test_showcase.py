@@ -7,31 +7,22 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from fuse_index.demo import (
-    Sentiment,
-    agreement,
-    draw,
-    graph_of_sentence,
-    make_scene,
-    vocabulary,
-)
+from fuse_index.demo import Sentiment, agreement, draw, graph_of_sentence, make_scene
 from fuse_index.demo.captioning import GuideOptions, Request, SceneCaptioner
 from fuse_index.demo.cast import Cast, assemble_cast
 from fuse_index.demo.packaged import CHECKSUMS, FOLDER
 from fuse_index.demo.report import curve_svg, report_html
 from fuse_index.demo.showcase import Audience, Showcase, ShowcaseOptions, run_showcase
 from fuse_index.demo.splits import Split
-from fuse_index.demo.writing import write_sentences
 from fuse_index.errors import ModelError, OptionError
-from fuse_index.optimize.budget import Spent
+from fuse_index.optimize import Moves
 from fuse_index.optimize.scoring import Scorer
+from fuse_index.predict.spent import Spent
 from fuse_index.words.ragged import Ragged
 
-QUICK = GuideOptions(
-    drafts=24, taken=2, passes=60, felt_passes=60, width=2, search_width=4, rewrites=4
-)
+MOVES = Moves(drafts=0, beam=2, search_width=4, rewrites=4)
+QUICK = GuideOptions(drafts=24, taken=2, passes=60, felt_passes=60, method=MOVES)
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +33,6 @@ def cast() -> Cast:
 @pytest.fixture(scope="module")
 def showcase() -> Showcase:
     return run_showcase(ShowcaseOptions(scenes=1, guide=QUICK))
-
-
-def test_sentences_end_begin_as_told_and_repeat(cast):
-    start = tuple(cast.lm.words.encode_running(["a red star"])[0].tolist())
-    rows = [
-        write_sentences(cast.lm, [start] * 4 + [()] * 4, torch.Generator().manual_seed(3))
-        for _ in range(2)
-    ]
-    assert rows[0] == rows[1]
-    assert len(rows[0]) == 8
-    ended = [row for row in rows[0] if row is not None]
-    texts = [cast.lm.words.decode(list(row)) for row in ended]
-    begun = [cast.lm.words.decode(list(row)) for row in rows[0][:4] if row is not None]
-    assert len(begun) >= 3
-    assert all(text.startswith(" a red star") for text in begun)
-    assert all(cast.lm.frame.head[0] not in row for row in ended)
-    known = set(vocabulary())
-    words = [word for text in texts for word in text.split()]
-    assert sum(word in known for word in words) > 0.9 * len(words)
-
-
-def test_no_beginning_or_temperature_is_refused(cast):
-    generator = torch.Generator()
-    for starts, temperature in (([], 1.0), ([()], 0.0)):
-        with pytest.raises(OptionError, match="sentences at temperature"):
-            write_sentences(cast.lm, starts, generator, temperature=temperature)
 
 
 def test_a_finding_is_judged_by_its_own_text(showcase):
@@ -114,6 +79,33 @@ def test_the_best_drafts_have_the_smallest_totals(cast):
     best = captioner.best_drafts(_picture(), Request.POSITIVE, 3)
     order = totals.argsort(kind="stable")[:3]
     assert best == [rows[i] for i in order]
+
+
+def test_a_sentiment_begins_from_the_plain_caption_and_its_drafts(cast):
+    captioner = SceneCaptioner(cast, QUICK)
+    scene = make_scene(Split.TEST, 0)
+    felt = captioner.felt_drafts(Request.NEGATIVE)
+    assert len(felt) == QUICK.grafts
+    label = cast.sentiment.label_id("negative")
+    opinions = captioner.drafts.opinions[:, label]
+    clearest = captioner.drafts.texts[int(opinions.argmin())]
+    assert felt[0] == clearest
+    starts = []
+    texts = []
+
+    def watch(run, point):
+        if not starts:
+            starts.append([run.problem.decode(ids).strip() for ids in run.initial])
+        texts.append(run.problem.decode(point.ids).strip())
+
+    basis = "a red star above a circle"
+    finding = captioner.caption(scene, 0, Request.NEGATIVE, [watch], basis)
+    assert starts == [[basis]]
+    assert texts[0] == basis
+    assert finding.text != basis
+    starts.clear()
+    captioner.caption(scene, 0, Request.PLAIN, [watch])
+    assert len(starts[0]) == QUICK.taken
 
 
 def test_the_report_needs_nothing_else(showcase):
@@ -195,5 +187,7 @@ def test_a_number_of_scenes_outside_its_range_is_refused(scenes):
 
 
 def test_options_of_the_guide_are_checked():
-    with pytest.raises(OptionError, match="drafts=0"):
+    with pytest.raises(OptionError, match="demo: drafts=0; expected at least 1"):
         GuideOptions(drafts=0)
+    with pytest.raises(OptionError, match="demo: image_weight"):
+        GuideOptions(image_weight=-1.0)

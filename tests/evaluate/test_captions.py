@@ -23,7 +23,13 @@ from fuse_index.evaluate import (
     scorers,
 )
 from fuse_index.evaluate.captions import PURE_METRICS, TEXT_METRICS
-from tests.evaluate.captions import fake_java, hide_java, needs_java, require_metrics
+from tests.evaluate.captions import (
+    fake_java,
+    hide_java,
+    needs_java,
+    require_metrics,
+    shorten_paraphrases,
+)
 
 ROOT = Path(__file__).parents[2]
 PLAIN = CaptionOptions(PURE_METRICS, Tokenization.PLAIN)
@@ -54,6 +60,7 @@ def test_bleu_clips_counts():
     assert found["BLEU-2"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.smoke
 def test_bleu_of_n_grams_by_hand():
     found = values(["a b c d e"], [["a b c d f"]])
     precisions = [4 / 5, 3 / 4, 2 / 3, 1 / 2]
@@ -212,8 +219,11 @@ def test_bad_options():
 
 
 @needs_java
-def test_meteor():
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_meteor(whole, tmp_path, monkeypatch):
     """Values of METEOR 1.5 itself; a caption equal to its reference has exactly 1."""
+    if not whole:
+        shorten_paraphrases(monkeypatch, tmp_path / "meteor")
     candidates = ["a dog runs", "a cat lies", "", "q"]
     references = [["A dog runs."], ["a cat sits on a mat", "the cat"], ["x y z"], ["a dog"]]
     options = CaptionOptions((CaptionMetric.METEOR,), Tokenization.PLAIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,92 +12,91 @@ import torch
 from fuse_index.adapter import Adapter
 from fuse_index.build import BuildOptions, build_bundle
 from fuse_index.errors import CorpusError, OptionError, VocabularyError
-from fuse_index.evaluate import FidelityOptions, Loss, measure_fidelity
-from fuse_index.evaluate.fidelity import PREDICTORS
-from fuse_index.evaluate.predictors import (
-    Anchors,
-    Vocabulary,
-    by_adapter,
-    by_adapter_at_word,
-    by_weighted_anchors,
-    by_word,
-    mean_embeddings,
-    mean_word,
-)
-from fuse_index.evaluate.sampling import draw_tasks
+from fuse_index.evaluate import FidelityOptions, measure_fidelity
+from fuse_index.evaluate.fidelity import PREDICTIONS, RANDOM, _with_words, _Words
+from fuse_index.evaluate.sampling import Task, draw_tasks
 from fuse_index.models import load_model
-from fuse_index.optimize.anchors import SHARPNESS
+from fuse_index.objectives.target_loss import TargetLoss
 from fuse_index.words.corpus.words import CorpusOptions, read_texts
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 from tests.adapter.helpers import apply_word, pull_back_word, random_adapter
 
 
-def small_vocabulary() -> Vocabulary:
+def small_words() -> _Words:
+    """Words of one to three tokens on both sides, under a random adapter."""
     rng = np.random.default_rng(0)
     counts = [(p, q) for p in range(1, 4) for q in range(1, 4)]
     source = Ragged.from_lists([rng.integers(0, 20, p).tolist() for p, _ in counts])
     target = Ragged.from_lists([rng.integers(0, 15, q).tolist() for _, q in counts])
-    words = tuple(f"w{i}" for i in range(len(counts)))
-    table = WordTable(words, np.ones(len(words), np.int64), source, target)
+    names = tuple(f"w{i}" for i in range(len(counts)))
+    table = WordTable(names, np.ones(len(names), np.int64), source, target)
     generator = torch.Generator().manual_seed(0)
-    return Vocabulary(
-        table,
-        random_adapter(5, 4),
-        torch.randn(20, 5, generator=generator, dtype=torch.float64),
-        torch.randn(15, 4, generator=generator, dtype=torch.float64),
-    )
+    embeddings = torch.randn(20, 5, generator=generator)
+    others = torch.randn(15, 4, generator=generator)
+    model = SimpleNamespace(device=torch.device("cpu"), table=lambda: others)
+    return _Words(random_adapter(5, 4), table, embeddings, model)
 
 
-VOCABULARY = small_vocabulary()
+SMALL = small_words()
 CANDIDATES = np.array([8, 0, 3, 5])
-GRADIENT = torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+GRADIENT = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
 
 
 def tokens(side: str, row: int) -> torch.Tensor:
-    ids: Ragged = getattr(VOCABULARY.table, side)
-    return getattr(VOCABULARY, side)[torch.from_numpy(ids[row])]
+    ids: Ragged = getattr(SMALL.table, side)
+    embeddings = SMALL.source if side == "source" else SMALL.model.table()
+    return embeddings[torch.from_numpy(ids[row])]
 
 
-def test_word_space_is_the_gradient_times_the_mean_embedding():
-    expected = [float(GRADIENT.sum(0) @ tokens("target", row).mean(0)) for row in CANDIDATES]
-    scores = by_word(VOCABULARY, GRADIENT, 1, CANDIDATES)
-    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+def test_words_are_the_means_of_their_embeddings():
+    rows = range(len(SMALL.table))
+    expected = torch.stack([tokens("target", row).mean(0) for row in rows])
+    torch.testing.assert_close(SMALL.vectors, expected)
+    torch.testing.assert_close(SMALL.mean, expected.mean(0))
 
 
 def test_the_adapter_predicts_with_the_mapped_candidate_in_place_of_its_embedding():
     expected = []
     for row in CANDIDATES:
-        p, q = VOCABULARY.table.shapes[row]
-        mapped = apply_word(VOCABULARY.adapter[f"{p}x{q}"], tokens("source", row), int(q))
+        p, q = SMALL.table.shapes[row]
+        mapped = apply_word(SMALL.adapter[f"{p}x{q}"], tokens("source", row), int(q))
         expected.append(float(GRADIENT.sum(0) @ mapped.mean(0)))
-    scores = by_adapter(VOCABULARY, GRADIENT, 1, CANDIDATES)
-    np.testing.assert_allclose(scores, expected, rtol=1e-10)
+    found = SMALL.adapted(CANDIDATES).changes(GRADIENT.sum(0, keepdim=True))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_by_token_compares_the_pulled_back_gradient_token_by_token():
     row = 4  # a word of two source and two target tokens
-    assert tuple(VOCABULARY.table.shapes[row]) == (2, 2)
-    pulled = pull_back_word(VOCABULARY.adapter["2x2"], GRADIENT, 2)
+    assert tuple(SMALL.table.shapes[row]) == (2, 2)
+    pulled = pull_back_word(SMALL.adapter["2x2"], GRADIENT, 2)
     expected = [
         sum(float(x @ g) for x, g in zip(tokens("source", c), pulled, strict=False))
         for c in CANDIDATES
     ]
-    scores = by_adapter_at_word(VOCABULARY, GRADIENT, row, CANDIDATES)
-    np.testing.assert_allclose(scores, expected, rtol=1e-10)
+    scores = SMALL.by_token(GRADIENT, row, CANDIDATES)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_mean_word_is_the_mean_over_words_of_their_mean_embedding():
-    rows = range(len(VOCABULARY.table))
-    expected = torch.stack([tokens("target", row).mean(0) for row in rows]).mean(0)
-    torch.testing.assert_close(mean_word(VOCABULARY), expected)
+def test_words_stand_in_the_text_of_a_task():
+    task = Task(
+        words=("a", "b", "c"),
+        position=1,
+        row=0,
+        candidates=CANDIDATES,
+        tokens=Ragged.from_lists([[1], [2, 3], [4]]),
+        other="",
+    )
+    rows, spans = _with_words(task, Ragged.from_lists([[7], [8, 9, 10]]))
+    assert rows.to_lists() == [[1, 7, 4], [1, 8, 9, 10, 4]]
+    assert spans.tolist() == [[1, 2], [1, 4]]
 
 
 def test_options_out_of_range_are_refused():
     with pytest.raises(OptionError, match="samples=1; expected at least 2"):
-        FidelityOptions(Loss.NLL, samples=1)
+        FidelityOptions(TargetLoss.NLL, samples=1)
     with pytest.raises(OptionError, match="a label with the loss 'label' only"):
-        FidelityOptions(Loss.SIMILARITY, label="positive")
+        FidelityOptions(TargetLoss.SIMILARITY, label="positive")
 
 
 @pytest.fixture(scope="module")
@@ -126,44 +126,26 @@ def measure(pair, model, stage=None, **options):
 
 def test_predictions_beat_random_scores_and_repeat_exactly(pair, minilm_dir):
     model = load_model(str(minilm_dir), kind="encoder", device="cpu")
-    chosen = {"loss": Loss.SIMILARITY, "samples": 8, "candidates": 50}
+    chosen = {"loss": TargetLoss.SIMILARITY, "samples": 8, "candidates": 50}
     report = measure(pair, model, **chosen)
     word, random = report.spearman["word"], report.spearman["random"]
     assert word.mean > 0.25
     assert report.spearman["adapter"].mean > 0.05
     assert abs(random.mean) < 4 * random.stderr
     assert report.share["word"][10].mean > report.share["random"][10].mean
-    assert set(report.spearman) == {*PREDICTORS, "random"}
+    assert set(report.spearman) == {*PREDICTIONS, RANDOM}
     again = measure(pair, model, **chosen)
     assert again.to_dict() == report.to_dict()
 
 
-def test_anchors_weigh_their_own_linear_predictions():
-    rows = np.array([1, 4, 7])
-    generator = torch.Generator().manual_seed(2)
-    losses = torch.randn(3, generator=generator, dtype=torch.float64)
-    gradients = torch.randn(3, 4, generator=generator, dtype=torch.float64)
-    own = torch.stack([tokens("target", row).mean(0) for row in rows])
-    torch.testing.assert_close(mean_embeddings(VOCABULARY, rows), own)
-    found = by_weighted_anchors(VOCABULARY, Anchors(rows, losses, gradients), CANDIDATES)
-    for row, value in zip(CANDIDATES, found, strict=True):
-        word = tokens("target", row).mean(0)
-        centred = own - own.mean(0)
-        likeness = torch.cosine_similarity(word - own.mean(0), centred, dim=1)
-        linear = losses + ((word - own) * gradients).sum(1)
-        assert value == pytest.approx(
-            float((torch.softmax(SHARPNESS * likeness, 0) * linear).sum())
-        )
-
-
 def test_anchors_predict_better_than_the_current_word(pair, minilm_dir):
     model = load_model(str(minilm_dir), kind="encoder", device="cpu")
-    report = measure(pair, model, loss=Loss.SIMILARITY, samples=10, candidates=50, anchors=6)
+    report = measure(pair, model, loss=TargetLoss.SIMILARITY, samples=10, candidates=50, anchors=6)
     correlation = {name: value.mean for name, value in report.spearman.items()}
     assert correlation["word_anchored"] > correlation["word_at_current"] + 0.1
     assert correlation["adapter_anchored"] > correlation["adapter_at_current"]
     assert correlation["word_weighted"] > correlation["word_at_current"]
-    plain = measure(pair, model, loss=Loss.SIMILARITY, samples=10, candidates=50)
+    plain = measure(pair, model, loss=TargetLoss.SIMILARITY, samples=10, candidates=50)
     assert correlation["word"] == plain.spearman["word"].mean
 
 
@@ -174,7 +156,7 @@ def test_hidden_states_predict_better_than_embeddings(pair, minilm_dir, tmp_path
     report = measure(
         pair,
         model,
-        loss=Loss.LABEL,
+        loss=TargetLoss.LABEL,
         samples=6,
         candidates=30,
         anchors=4,
@@ -186,14 +168,16 @@ def test_hidden_states_predict_better_than_embeddings(pair, minilm_dir, tmp_path
     assert found["layers_at_current"] > found["word_at_current"] + 0.1
     assert found["layers_anchored"] > found["word_anchored"] + 0.05
     assert found["layers_weighted"] > found["word_weighted"] + 0.05
-    again = measure(pair, model, loss=Loss.LABEL, samples=6, candidates=30, anchors=4, layers=True)
+    again = measure(
+        pair, model, loss=TargetLoss.LABEL, samples=6, candidates=30, anchors=4, layers=True
+    )
     assert again.spearman == report.spearman
 
 
 def test_true_changes_are_those_of_whole_texts(pair, minilm_dir):
     """Substituting token ids gives the loss of the substituted text, tokenized from scratch."""
     model = load_model(str(minilm_dir), device="cpu")
-    report = measure(pair, model, loss=Loss.LABEL, label="positive", samples=2, candidates=5)
+    report = measure(pair, model, loss=TargetLoss.LABEL, label="positive", samples=2, candidates=5)
     table = pair[0].bundle.table
     index = model.labels.index("positive")
     for sample in report.samples:
@@ -220,7 +204,7 @@ def test_the_likelihood_of_a_causal_target(tmp_path, gpt2_dir, minilm_dir, capti
         embeddings,
         model,
         texts=texts,
-        options=FidelityOptions(Loss.NLL, samples=3, candidates=20),
+        options=FidelityOptions(TargetLoss.NLL, samples=3, candidates=20),
     )
     task = report.samples[0].task
     ids = torch.tensor(model.words.encode_text(model.words.lead + " ".join(task.words)))[None]
@@ -234,7 +218,7 @@ def test_unknown_labels_are_listed(pair, minilm_dir):
     with pytest.raises(
         OptionError, match="no label 'joyful'; expected one of 'negative', 'positive'"
     ):
-        measure(pair, model, loss=Loss.LABEL, label="joyful", samples=2, candidates=5)
+        measure(pair, model, loss=TargetLoss.LABEL, label="joyful", samples=2, candidates=5)
 
 
 def test_too_few_texts_or_words_are_refused(pair, minilm_dir):
@@ -242,9 +226,9 @@ def test_too_few_texts_or_words_are_refused(pair, minilm_dir):
     adapter, embeddings, _ = pair
     few = (adapter, embeddings, ["one", "a dog runs", "zzzqqq xxyyzz"])
     with pytest.raises(CorpusError, match=r"1 of 3 texts can be measured; expected at least 2"):
-        measure(few, model, loss=Loss.LABEL, samples=2, candidates=5)
+        measure(few, model, loss=TargetLoss.LABEL, samples=2, candidates=5)
     with pytest.raises(VocabularyError, match="lower --candidates"):
-        measure(pair, model, loss=Loss.LABEL, candidates=10**6)
+        measure(pair, model, loss=TargetLoss.LABEL, candidates=10**6)
 
 
 def test_tasks_do_not_depend_on_the_loss(pair, minilm_dir):

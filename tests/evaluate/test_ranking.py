@@ -38,6 +38,7 @@ def test_spearman_is_blind_to_monotone_maps_and_flips_with_the_sign(data):
     assert spearman(-first, second) == pytest.approx(-expected)
 
 
+@pytest.mark.smoke
 def test_share_found_counts_the_true_best_among_the_predicted_best():
     truth = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
     predicted = np.array([5.0, 0.0, 1.0, 2.0, 3.0])

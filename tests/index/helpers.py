@@ -52,17 +52,16 @@ def brute_vectors(sides: list[Side], representation: Representation) -> np.ndarr
 
 
 def brute_scores(vectors: np.ndarray, queries: np.ndarray, metric: Metric) -> np.ndarray:
-    """(b, n) float64, pair by pair."""
+    """(b, n) float64, query by query."""
     queries = queries.astype(np.float64)
     out = np.empty((len(queries), len(vectors)))
     for i, query in enumerate(queries):
-        for j, vector in enumerate(vectors):
-            if metric is Metric.INNER_PRODUCT:
-                out[i, j] = query @ vector
-            elif metric is Metric.COSINE:
-                out[i, j] = query @ vector / np.linalg.norm(query) / np.linalg.norm(vector)
-            else:
-                out[i, j] = -((query - vector) ** 2).sum()
+        if metric is Metric.L2:
+            out[i] = -((query - vectors) ** 2).sum(1)
+        else:
+            out[i] = (vectors * query).sum(1)
+        if metric is Metric.COSINE:
+            out[i] /= np.linalg.norm(query) * np.linalg.norm(vectors, axis=1)
     return out
 
 

@@ -25,6 +25,7 @@ def small(kind: Kind, metric: Metric, representation: Representation, n: int = 1
     return WordIndex.build(words, counts, sides, options)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", [Kind.FLAT, Kind.TOKENS])

@@ -381,3 +381,19 @@ def save_open_clip(folder: Path, config: dict[str, Any] | None = None) -> Path:
                 torch.nn.init.normal_(weight, std=0.3)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+def save_albert(folder: Path) -> Path:
+    """Write a model whose layers share their weights, and cannot be told apart."""
+    import transformers
+
+    tokenizer = tokenizer_of("bert")
+    size, pad = len(tokenizer), tokenizer.pad_token_id
+    config = transformers.AlbertConfig(
+        vocab_size=size, embedding_size=WIDTH, pad_token_id=pad, **SIZES
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.AlbertModel(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -40,6 +40,7 @@ def framed(model: Model, texts: list[str] = TEXTS) -> Batch:
     return model.batch(model.words.encode_texts(texts), prefix="two", suffix=" said")
 
 
+@pytest.mark.smoke
 @every_family
 def test_equals_the_library_on_token_ids(loaded: Load, family: str) -> None:
     """One row at a time, without padding, straight from ids by the library's own forward."""

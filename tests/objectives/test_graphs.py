@@ -29,7 +29,7 @@ from fuse_index.objectives import (
 )
 from fuse_index.objectives.base import Loss
 from fuse_index.objectives.custom import CustomObjective
-from fuse_index.optimize.gradient import embedding_gradient, one_hot_gradient
+from fuse_index.predict.gradients import embedding_gradient, one_hot_gradient
 from fuse_index.words.ragged import Ragged
 from tests.models import factory
 

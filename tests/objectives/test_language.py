@@ -62,6 +62,7 @@ def nll_by_hand(model: Model, row: list[int], prefix: list[int], suffix: list[in
     return [-float(table[i - 1, ids[i]]) for i in range(max(len(before), 1), len(ids))]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("prefix", ["", "the old woman"])
 @pytest.mark.parametrize("suffix", ["", " said."])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])

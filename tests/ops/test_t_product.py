@@ -26,6 +26,7 @@ def brute(a, b):
     return torch.stack(faces, dim=-3)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 8])

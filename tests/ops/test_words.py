@@ -35,6 +35,7 @@ def run_all(case: Case):
     )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)

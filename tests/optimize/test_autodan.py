@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ import torch
 from fuse_index.adapter import Adapter
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models import Model
-from fuse_index.models.causal import CausalModel
 from fuse_index.objectives import Fluency, ImageSimilarity, TextSimilarity
 from fuse_index.optimize import (
     AutoDAN,
@@ -31,8 +30,7 @@ from fuse_index.optimize import (
     UniformCost,
     optimize,
 )
-from fuse_index.optimize.likelihood import Likelihood
-from fuse_index.optimize.merit import draw_ranked, merits_of
+from fuse_index.predict.likelihood import Likelihood
 from fuse_index.words.ragged import Ragged
 
 BEGINNINGS = ["the picture", "a small"]
@@ -54,100 +52,7 @@ def image_only(lm: Model, clip: Model, clip_adapter: Adapter, image_path: Path) 
     return Problem(lm, [term], tokens=TokenFilter(words_only=True))
 
 
-# likelihoods
-
-
-@pytest.mark.parametrize("prefix", ["", "here is a sentence."])
-def test_next_tokens_are_the_models_predictions(lm: Model, prefix: str) -> None:
-    assert isinstance(lm, CausalModel)
-    problem = Problem(lm, [Term(Fluency(prefix=prefix), lm)])
-    spent = Spent()
-    prompts = [problem.encode(text) for text in ("the picture contains", "a", "the blue star")]
-    got = Likelihood(problem, lm, spent).next_tokens(prompts)
-    before = [*lm.frame.head, *(lm.words.encode_text(prefix) if prefix else [])]
-    for row, ids in zip(got, prompts, strict=True):
-        logits = lm.module(input_ids=torch.tensor([[*before, *ids]])).logits[0, -1]
-        expected = logits[: lm.vocabulary_size].log_softmax(dim=-1)
-        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
-    assert spent.predicted == spent.forward_passes == 3
-
-
-def test_tokens_within_look_to_both_sides(lm: Model, lm_problem: Problem) -> None:
-    assert isinstance(lm, CausalModel)
-    spent = Spent()
-    likelihood = Likelihood(lm_problem, lm, spent)
-    ids = lm_problem.encode("the picture contains a blue star on the left")
-    last = likelihood.tokens_within([ids], len(ids) - 1)[0]
-    torch.testing.assert_close(last, likelihood.next_tokens([ids[:-1]])[0], rtol=1e-3, atol=1e-3)
-    assert spent.forward_passes == 2 + 1
-    scores = likelihood.tokens_within([ids], 3)[0]
-    rows = torch.tensor([[*lm.frame.head, *ids]])
-    place, table = 3 + len(lm.frame.head), lm.table()
-
-    def mixed(token: int, share: float) -> float:
-        """Log-likelihood where the token has a share in the position, as input and as label."""
-        embeds = table[rows].clone()
-        embeds[0, place] += share * (table[token] - embeds[0, place])
-        log_probs = lm.module(inputs_embeds=embeds).logits[0].double().log_softmax(dim=-1)
-        own = log_probs[:-1].gather(1, rows[0, 1:, None])[:, 0]
-        return float(own.sum() + share * (log_probs[place - 1, token] - own[place - 1]))
-
-    others = torch.from_numpy(lm_problem.allowed).nonzero()[::20, 0].tolist()
-    slopes = [(mixed(token, 0.02) - mixed(token, -0.02)) / 0.04 for token in others]
-    expected = [float(scores[token] - scores[ids[3]]) for token in others]
-    assert slopes == pytest.approx(expected, rel=0.02, abs=0.05)
-
-
-# merits and draws
-
-
-def test_merits_are_likelihood_less_standardized_change() -> None:
-    generator = torch.Generator().manual_seed(0)
-    likelihoods = torch.randn(20, generator=generator)
-    gradient = torch.randn(20, generator=generator) * 1e-6
-    allowed = torch.rand(20, generator=generator) < 0.6
-    got = merits_of(likelihoods, gradient, allowed, 2.5)
-    own = gradient[allowed].double().numpy()
-    for token in range(20):
-        if not allowed[token]:
-            assert got[token] == -math.inf
-            continue
-        change = (float(gradient[token]) - own.mean()) / own.std()
-        assert float(got[token]) == pytest.approx(
-            float(likelihoods[token]) - 2.5 * change, abs=1e-4
-        )
-    assert torch.equal(
-        merits_of(likelihoods, gradient * 1e6, allowed, 2.5).topk(5).indices, got.topk(5).indices
-    )
-    flat = merits_of(likelihoods, torch.zeros(20), allowed, 2.5)
-    assert torch.equal(flat[allowed], likelihoods[allowed])
-
-
-def test_draws_follow_the_softmax_without_repeats() -> None:
-    merits = torch.tensor([1.0, 0.0, -math.inf, 2.0, -1.0])
-    generator = torch.Generator().manual_seed(0)
-    first = torch.zeros(5)
-    for _ in range(4000):
-        drawn = draw_ranked(merits, 3, 0.7, generator)
-        assert len(set(drawn.tolist())) == 3
-        assert 2 not in drawn
-        first[drawn[0]] += 1
-    expected = (merits / 0.7).softmax(dim=0)
-    spread = (expected * (1 - expected) / 4000).sqrt()
-    assert ((first / 4000 - expected).abs() <= 4 * spread).all()
-    assert draw_ranked(merits, 9, 0.7, generator).sort().values.tolist() == [0, 1, 3, 4]
-
-
-def test_temperature_zero_takes_the_best() -> None:
-    merits = torch.tensor([1.0, 0.0, -math.inf, 2.0])
-    generator = torch.Generator().manual_seed(0)
-    before = generator.get_state()
-    assert draw_ranked(merits, 2, 0.0, generator).tolist() == [3, 0]
-    assert draw_ranked(merits, 9, 0.0, generator).tolist() == [3, 0, 1]
-    assert torch.equal(generator.get_state(), before)
-
-
-# growing
+# writing
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 1e6])
@@ -177,8 +82,7 @@ def test_the_best_by_the_gradient_are_those_of_the_gradient(image_only: Problem)
     options = AutoDAN(length=6, search_width=5, weight=1e6, temperature=0, iterations=1)
     run = run_of(image_only, options, BEGINNINGS[:1])
     (state,) = run.search.select()
-    assert isinstance(image_only.source, CausalModel)
-    expected = Likelihood(image_only, image_only.source, Spent()).next_tokens([state.ids])[0]
+    expected = Likelihood(image_only, Spent(), "autodan").next_tokens([state.ids])[0]
     expected[~image_only.allowed] = -torch.inf
     provisional = Ragged.from_lists([[*state.ids, int(expected.argmax())]])
     scores = run.gradients.tokens(provisional, run.weights)[0, -1]
@@ -289,6 +193,109 @@ def test_the_less_the_gradient_weighs_the_better_it_reads(lm: Model, image_only:
     assert losses[0] < losses[1] - 0.5
 
 
+# words
+
+
+@pytest.fixture(scope="module")
+def caption(lm: Model, clip: Model, clip_adapter: Adapter, image_path: Path) -> Problem:
+    """Fluent, and like the picture."""
+    likeness = Term(ImageSimilarity(images=image_path, weight=14.0), clip, clip_adapter)
+    return Problem(lm, [Term(Fluency(include_end=True), lm), likeness])
+
+
+def words(**given: Any) -> AutoDAN:
+    return AutoDAN(unit="word", **{"predictor": "embedding", **given})
+
+
+def test_without_the_gradient_the_likeliest_words_are_put_behind(caption: Problem) -> None:
+    run = run_of(caption, words(length=4, search_width=5, weight=0.0), ["a red"], Greedy())
+    (state,) = run.search.select()
+    proposals = run.method.propose([state])
+    assert proposals is not None
+    assert proposals.grown
+    units = caption.word_units
+    likely = Likelihood(caption, Spent(), "autodan").next_tokens([state.ids])[0, units.firsts]
+    best = [(*state.ids, *units.source[word].tolist()) for word in likely.topk(5).indices.tolist()]
+    assert sorted(tuple(row) for row in proposals.prompts.to_lists()) == sorted(best)
+
+
+def test_writing_ends_at_its_length_or_where_it_has_become_worse(caption: Problem) -> None:
+    whole = optimize(
+        caption,
+        "a red",
+        method=words(length=5, search_width=16),
+        search=Beam(width=2),
+        budget=Budget(steps=20),
+    )
+    assert (whole.stop, whole.spent["steps"]) == (Stop.FINISHED, 3)
+    assert [len(caption.decode(p.ids).split()) for p in whole.trajectory] == [2, 3, 4, 5]
+    cut = optimize(
+        caption,
+        "a red",
+        method=words(length=22, search_width=16, margin=0.0),
+        search=Beam(width=2),
+        budget=Budget(steps=20),
+    )
+    assert cut.stop is Stop.FINISHED
+    totals = [point.total for point in cut.trajectory]
+    assert totals[-1] > min(totals)
+    assert all(before >= after for before, after in pairwise(totals[:-1]))
+
+
+def test_guided_words_find_a_caption_nearer_to_the_picture(caption: Problem) -> None:
+    def cosine(weight: float) -> float:
+        found = optimize(
+            caption,
+            ["a", "the", "one"],
+            method=words(length=9, search_width=24, weight=weight),
+            search=Beam(width=3),
+            budget=Budget(steps=8),
+        )
+        return 1 - found.losses["image"]
+
+    assert cosine(2.0) > cosine(0.0)
+
+
+def test_the_first_gradient_of_a_word_is_taken_at_the_mean_word(caption: Problem) -> None:
+    """Then it is taken again at the best of them, and the predictions are added."""
+    options = words(length=4, search_width=3, iterations=3, temperature=0.0)
+    run = run_of(caption, options, ["a small"], Greedy())
+    (state,) = run.search.select()
+    proposals = run.method.propose([state])
+    assert proposals is not None
+    assert 2 <= run.spent.gradients <= 3
+    assert len(proposals.prompts) == 3 * run.spent.gradients
+    found = run.method._merit.behind([state.ids])[0]
+    survive = caption.words.survives(proposals.prompts)
+    assert survive.all()
+    first = [(*state.ids, *caption.word_units.source[int(found.argmax())].tolist())]
+    assert first[0] in [tuple(row) for row in proposals.prompts.to_lists()[:3]]
+
+
+def test_a_sweep_revises_one_word_after_the_other(caption: Problem) -> None:
+    options = words(length=4, search_width=12, sweeps=1)
+    result = optimize(caption, "a small star", method=options, budget=Budget(steps=30))
+    assert (result.stop, result.spent["steps"]) == (Stop.FINISHED, 1 + 4)
+    texts = [caption.decode(point.ids).split() for point in result.trajectory[1:]]
+    for number, (before, after) in enumerate(pairwise(texts)):
+        changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+        assert set(changed) <= {number}
+    totals = [point.total for point in result.trajectory[1:]]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_only_some_predictors_of_words_need_an_adapter(
+    lm: Model, clip: Model, image_path: Path
+) -> None:
+    term = Term(ImageSimilarity(images=image_path), clip)
+    problem = Problem(lm, [term], words=["red", "star", "circle"])
+    for predictor in ("embedding", "layers"):
+        method = words(length=3, predictor=predictor)
+        optimize(problem, "a red", method=method, budget=Budget(steps=1))
+    with pytest.raises(OptionError, match="no adapter"):
+        optimize(problem, "a red", method=words(length=3, predictor="mixture"))
+
+
 # bad input
 
 
@@ -308,7 +315,7 @@ def test_initial_prompts_must_leave_room(problem: Problem) -> None:
         optimize(problem, BEGINNINGS[0], method=AutoDAN(length=1))
 
 
-def test_bad_options() -> None:
+def test_bad_options(caption: Problem) -> None:
     with pytest.raises(OptionError, match=r"autodan: length=0; expected at least 1"):
         AutoDAN(length=0)
     with pytest.raises(OptionError, match=r"autodan: temperature=-1; expected at least 0"):
@@ -317,3 +324,13 @@ def test_bad_options() -> None:
         AutoDAN(weight=-0.5)
     with pytest.raises(OptionError, match=r"autodan: iterations=0; expected at least 1"):
         AutoDAN(iterations=0)
+    with pytest.raises(OptionError, match=r"autodan: margin=-1.0; expected at least 0"):
+        AutoDAN(margin=-1.0)
+    with pytest.raises(OptionError, match=r"autodan: predictor 'bus'; expected one of embedding"):
+        words(predictor="bus")
+    with pytest.raises(OptionError, match=r"predictor 'mixture' with unit 'token'"):
+        AutoDAN(predictor="mixture")
+    with pytest.raises(
+        OptionError, match=r"autodan: an initial prompt of 3 words with length=2; expected"
+    ):
+        optimize(caption, "a gorgeous star", method=words(length=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor
 from fuse_index.errors import OptionError
 from fuse_index.models import Model
 from fuse_index.models.batch import Batch
-from fuse_index.objectives import CustomObjective
+from fuse_index.objectives import CustomObjective, ImageSimilarity
 from fuse_index.optimize import PEZ, Budget, Greedy, Problem, Run, RunOptions, Term, optimize
 from fuse_index.optimize.methods.base import Method
-from fuse_index.optimize.nearest import Distance, NearestTokens
+from fuse_index.optimize.spaces import Distance, NearestTokens
 from fuse_index.optimize.state import State
-from tests.optimize.conftest import START
+from tests.demo_models import BASE, START
 
 WANTED = "a circle contains the small picture on a circle"
 """As many tokens as the start."""
@@ -139,6 +140,69 @@ def test_tensors_carry_everything(bowl: Problem) -> None:
         assert torch.equal(value, resumed.method.tensors()[name]), name
 
 
+# words
+
+
+def test_it_slides_down_a_bowl_of_words(lm: Model) -> None:
+    wanted = "a square contains the small picture of the right"
+    texts = sorted({*START.split(), *wanted.split(), "circle", "triangle", "star", "large"})
+    target = lm.table()[list(Problem(lm, [_term(lm, lm.table()[:1])]).encode(wanted))]
+    problem = Problem(lm, [_term(lm, target)], words=texts)
+    method = PEZ(unit="word", weight_decay=0)
+    result = optimize(problem, START, method=method, budget=Budget(steps=150))
+    totals = [point.total for point in result.trajectory]
+    assert all(a >= b for a, b in pairwise(totals))
+    assert result.total < 0.3 * totals[0]
+    assert set(result.text.split()) <= set(texts)
+
+
+def _term(lm: Model, target: Tensor) -> Term:
+    def distance(model: Model, embeds: Tensor, batch: Batch) -> Tensor:
+        own = embeds[:, batch.start :]
+        length = min(own.shape[1], len(target))
+        apart = (own[:, :length] - target[:length]).square().sum(dim=2)
+        return (apart * batch.content[:, batch.start :][:, :length]).sum(dim=1)
+
+    return Term(CustomObjective(function=distance), lm)
+
+
+@pytest.mark.parametrize("predictor", ["embedding", "adapter", "mixture"])
+def test_words_stay_whole(problem: Problem, predictor: str) -> None:
+    method = PEZ(unit="word", predictor=predictor, restarts=1, learning_rate=1.0)
+    result = optimize(problem, START, method=method, budget=Budget(steps=6))
+    assert sum(point.candidates for point in result.trajectory) > 1
+    assert len(result.text.split()) == len(START.split())
+    assert set(result.text.split()) <= set(problem.word_units.words)
+
+
+def test_a_mixture_makes_soft_prompts_of_both_kinds(problem: Problem) -> None:
+    initial = [problem.encode(START)]
+    kinds = ("embedding", "adapter", "mixture")
+    single, adapted, both = (
+        Run(
+            problem,
+            initial,
+            method=PEZ(unit="word", predictor=kind, learning_rate=1.0),
+            search=Greedy(),
+            options=RunOptions(),
+        )
+        for kind in kinds
+    )
+    rows = [walk(run.method, run.search.select(), 4) for run in (single, adapted, both)]
+    assert rows[2] == [[*one, *other] for one, other in zip(rows[0], rows[1], strict=True)]
+
+
+def test_words_in_their_own_models_need_no_adapter(
+    lm: Model, clip: Model, image_path: Path, clip_only: Problem
+) -> None:
+    words = clip_only.word_units.words
+    problem = Problem(lm, [Term(ImageSimilarity(images=image_path), clip)], words=words)
+    result = optimize(problem, BASE, method=PEZ(unit="word"), budget=Budget(steps=3))
+    assert result.spent["gradients"] >= 1
+    with pytest.raises(OptionError, match="no adapter from"):
+        optimize(problem, BASE, method=PEZ(unit="word", predictor="adapter"))
+
+
 def test_bad_options() -> None:
     with pytest.raises(OptionError, match=r"pez: learning_rate=0; expected more than 0"):
         PEZ(learning_rate=0)
@@ -146,3 +210,7 @@ def test_bad_options() -> None:
         PEZ(weight_decay=-1)
     with pytest.raises(OptionError, match=r"pez: restarts=-1; expected at least 0"):
         PEZ(restarts=-1)
+    with pytest.raises(OptionError, match=r"pez: predictor 'layers'; expected embedding, adapter"):
+        PEZ(unit="word", predictor="layers")
+    with pytest.raises(OptionError, match=r"predictor 'mixture' with unit 'token'"):
+        PEZ(predictor="mixture")

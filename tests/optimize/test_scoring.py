@@ -9,7 +9,6 @@ import torch
 from fuse_index.errors import LossError, ModelError
 from fuse_index.objectives import CustomObjective, CustomTextObjective, Fluency
 from fuse_index.optimize import Problem, Spent, Term
-from fuse_index.optimize.batching import BatchSize
 from fuse_index.optimize.scoring import Scorer, distinct_rows
 from fuse_index.words.ragged import Ragged
 
@@ -123,52 +122,3 @@ def test_distinct_rows_keep_the_first_and_leave_out_the_given():
     rows = Ragged.from_lists([[1, 2], [3], [1, 2], [12], [3, 4], [3]])
     assert distinct_rows(rows).tolist() == [0, 1, 3, 4]
     assert distinct_rows(rows, but=[(3,), (9,)]).tolist() == [0, 3, 4]
-
-
-class TestBatchSize:
-    def test_halves_when_memory_runs_out_and_grows_again(self):
-        size = BatchSize(16)
-        limit = 5
-        done: list[int] = []
-
-        def run(part: slice) -> int:
-            if part.stop - part.start > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            done.append(part.stop - part.start)
-            return part.start
-
-        assert [start for _, start in size.map(12, run)] == [0, 3, 6, 9]
-        assert done == [3, 3, 3, 3]
-        limit = 100
-        list(size.map(4 * 40, run))
-        assert size.size == 6
-
-    def test_a_size_that_failed_twice_is_not_tried_again(self):
-        size = BatchSize(4)
-
-        def run(part: slice) -> None:
-            if part.stop - part.start > 2:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-        list(size.map(400, run))
-        assert size.most == 2
-        assert size.size == 2
-
-    def test_other_errors_and_single_prompts_pass_through(self):
-        def broken(part: slice) -> None:
-            raise RuntimeError("shapes differ")
-
-        def full(part: slice) -> None:
-            raise torch.OutOfMemoryError("out of memory")
-
-        with pytest.raises(RuntimeError, match="shapes differ"):
-            list(BatchSize(8).map(8, broken))
-        with pytest.raises(torch.OutOfMemoryError):
-            list(BatchSize(8).map(8, full))
-
-    def test_what_was_learned_can_be_restored(self):
-        size = BatchSize(8)
-        size.size, size.most = 2, 4
-        other = BatchSize(8)
-        other.load_json(size.to_json())
-        assert other.to_json() == size.to_json()

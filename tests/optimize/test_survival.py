@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fuse_index.errors import OptionError, PromptError, VocabularyError
 from fuse_index.objectives import Fluency, ImageSimilarity, TargetContinuation
 from fuse_index.optimize import GCG, Budget, Problem, Stop, Term, TokenFilter, optimize
 from fuse_index.optimize.survival import PromptCheck, read_the_same
 from fuse_index.optimize.tokens import token_texts
-from fuse_index.words.ragged import Ragged
-
-BASE = "the picture contains a small circle on the left"
-
-
-@settings(max_examples=60)
-@given(data=st.data())
-def test_survivors_decode_and_encode_to_themselves(lm_problem, data):
-    size = lm_problem.source.vocabulary_size
-    row = st.lists(st.integers(3, size - 1), min_size=1, max_size=6)
-    rows = data.draw(st.lists(row, min_size=1, max_size=8))
-    found = lm_problem.words.survives(Ragged.from_lists(rows))
-    words = lm_problem.source.words
-    expected = [words.encode_text(words.decode(ids)) == ids for ids in rows]
-    assert found.tolist() == expected
-
-
-def test_words_are_cut_at_white_space(lm_problem):
-    rows = Ragged.from_lists([lm_problem.encode(BASE), lm_problem.encode("a lovely triangle")])
-    offsets, first = lm_problem.words.offsets(rows)
-    assert np.diff(first).tolist() == [9, 3]
-    texts = [lm_problem.decode(rows.values[a:b].tolist()).strip() for a, b in pairwise(offsets)]
-    assert texts == [*BASE.split(), "a", "lovely", "triangle"]
+from tests.demo_models import START
 
 
 def test_a_prefix_that_joins_the_first_word_is_found(lm):
@@ -76,7 +51,7 @@ def test_the_target_that_follows_is_part_of_the_full_prompt(lm):
 
 def test_what_a_run_keeps_survives_and_is_read_as_scored(problem):
     result = optimize(
-        Problem(problem.source, problem.terms), BASE, method=GCG(search_width=24), budget=Budget(4)
+        Problem(problem.source, problem.terms), START, method=GCG(search_width=24), budget=Budget(4)
     )
     words = problem.source.words
     for point in result.trajectory:

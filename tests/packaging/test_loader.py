@@ -38,6 +38,7 @@ def install(monkeypatch, module, version="0.1.0"):
     monkeypatch.setattr(_native, "_expected_version", lambda: version)
 
 
+@pytest.mark.smoke
 def test_everything_there(monkeypatch):
     install(monkeypatch, extension())
     assert _native.status() == _native.NativeStatus(True, True, "90", "13.0", "13.0", "")

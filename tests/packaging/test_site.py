@@ -96,6 +96,7 @@ def test_the_names_of_the_package_itself_are_in_the_reference():
             assert f"[`{name}`][{fuse_index._HOMES[name]}.{name}]" in text
 
 
+@pytest.mark.smoke
 def test_the_navigation_is_the_folder():
     found = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert sorted(navigation()) == sorted(found)

@@ -8,9 +8,9 @@ import pytest
 
 from fuse_index.demo import DemoModel, Split, draw, make_scene, model_name
 from fuse_index.errors import ImageError, ModelError, StorageError
-from fuse_index.optimize import Budget
+from fuse_index.optimize import Budget, Moves, Stop, auto
 from fuse_index.run import Captioner, EventWriter, ModelPool, assembly, find_images, read_captions
-from fuse_index.run.captions import Captions
+from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS, Captions
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def ask(config):
             "clip": model_name(DemoModel.CLIP),
             "budget": 3,
             "initial": {"length": 6, "count": 2},
-            "method": {"type": "words", "search_width": 16},
+            "method": {"type": "gcg", "unit": "word", "predictor": "embedding", "search_width": 16},
             "adapters": {"words": config.words, "cache": str(config.cache)},
         }
         return read_captions({**value, **sections})
@@ -36,6 +36,7 @@ def captioner(ask) -> Captioner:
     )
 
 
+@pytest.mark.smoke
 def test_captions_are_reproducible_and_better_than_where_they_began(captioner, image):
     first, again = captioner.caption(image), captioner.caption(image)
     assert first.text == again.text
@@ -43,22 +44,61 @@ def test_captions_are_reproducible_and_better_than_where_they_began(captioner, i
     trajectory = first.result.trajectory
     assert first.result.total < trajectory[0].best
     assert [p.losses for p in trajectory] == [p.losses for p in again.result.trajectory]
-    weights = [1.0, 22.0, 1.0]
+    weights = [1 / TYPICAL_TOKENS, IMAGE_WEIGHT, 1.0]
     total = sum(w * v for w, v in zip(weights, first.result.losses.values(), strict=True))
     assert first.result.total == pytest.approx(total)
 
 
-def test_words_are_looked_at_before_the_first_image(ask, image):
+def test_states_are_computed_before_the_first_image(ask, image):
     seen: list[tuple[str, int, int | None]] = []
-    config = ask(method={"type": "words", "guide": "layers", "search_width": 8, "draw": "best"})
+    config = ask(method={"type": "gcg", "unit": "word", "predictor": "layers", "search_width": 8})
     captioner = Captioner(config, progress=lambda *given: seen.append(given))
     labels = {label for label, done, total in seen if total is not None and done == total}
     for model in (DemoModel.LM, DemoModel.CLIP):
-        assert f"words in the layers of {model_name(model)}" in labels
+        assert any(f" words in {model_name(model)} (" in label for label in labels)
     made = len(seen)
     caption = captioner.caption(image)
     assert len(seen) == made
     assert caption.result.total < caption.result.trajectory[0].best
+
+
+QUICK_MOVES = {
+    "type": "moves",
+    "drafts": 8,
+    "swaps": 1,
+    "insertions": 1,
+    "rewrites": 2,
+    "crossings": 4,
+    "length": 6,
+    "beam": 1,
+    "search_width": 4,
+}
+
+
+def test_without_a_method_the_moves_are_chosen(ask, image, monkeypatch):
+    quick = {name: value for name, value in QUICK_MOVES.items() if name != "type"}
+    monkeypatch.setattr(auto, "Moves", lambda **given: Moves(**quick | given))
+    config = ask(method=None, budget={"forward_passes": 60})
+    captioner = Captioner(config)
+    assert captioner.method.method == Moves(predictor="layers", **quick)
+    caption = captioner.caption(image)
+    assert caption.result.chosen == captioner.method.reason
+    assert caption.to_json()["chosen"].startswith("moves under a schedule, words by layers: ")
+    spent = caption.result.spent
+    assert (caption.result.stop, spent["forward_passes"] >= 60) == (Stop.FORWARD_PASSES, True)
+    assert spent["predicted"] >= 7  # the drafts that a quarter of the passes allows
+
+
+@pytest.mark.parametrize("predictor", ["embedding", "adapter", "layers"])
+def test_the_moves_by_every_predictor(ask, image, predictor):
+    moves = {**QUICK_MOVES, "predictor": predictor}
+    captioner = Captioner(ask(method=moves, budget={"forward_passes": 40}))
+    one, two = captioner.caption(image), captioner.caption(image)
+    assert one.text == two.text
+    assert one.result.total < one.result.trajectory[0].best
+    assert one.result.chosen == ""
+    adapted = captioner.problem(image).terms[1].adapter is not None
+    assert adapted == (predictor == "adapter")
 
 
 def test_each_image_gets_its_own(captioner, image):

@@ -11,10 +11,10 @@ import pytest
 from fuse_index.common.reading import FlagText
 from fuse_index.errors import OptionError
 from fuse_index.models import ModelKind
-from fuse_index.objectives import OBJECTIVES
-from fuse_index.optimize import METHODS, SEARCHES
+from fuse_index.objectives import OBJECTIVES, TokenReduction
+from fuse_index.optimize import METHODS, SEARCHES, Budget
 from fuse_index.run import load_file, override, read_run
-from fuse_index.run.captions import IMAGE_WEIGHT, read_captions
+from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS, read_captions
 from fuse_index.run.config import Precision, StartDraw
 from fuse_index.run.describe import describe_captions, describe_fields
 
@@ -92,9 +92,12 @@ def test_every_search_can_be_named(name):
         ({"source": "the lm"}, "source: model 'the lm' is unknown; expected one of lm, clip"),
         ({"method": "gcq"}, "method: type 'gcq' is unknown"),
         ({"method": {"type": "gcg", "topk": 3}}, "did you mean 'top_k'?"),
-        ({"method": {"type": "gcg", "search_width": 0}}, "gcg: search_width=0; expected at least"),
+        (
+            {"method": {"type": "gcg", "search_width": 0}},
+            "method (gcg): search_width=0; expected at least 1",
+        ),
         ({"search": {"type": "greedy", "width": 3}}, "search (greedy): field 'width' is unknown"),
-        ({"budget": {"steps": -1}}, "budget: steps=-1; expected more than 0"),
+        ({"budget": {"steps": -1}}, "budget: steps=-1; expected at least 1"),
         ({"budget": {"step": 3}}, "budget: field 'step' is unknown"),
         ({"initial": {"length": 0}}, "initial: length=0; expected at least 1"),
         ({"initial": {"draw": "best"}}, "initial.draw: 'best'; expected one of uniform, model"),
@@ -206,15 +209,26 @@ def test_settings_that_lead_nowhere(path, message):
 
 def test_captions_have_defaults_of_their_own():
     run = read_captions({"lm": "gpt2", "clip": "open_clip:ViT-B-32"})
-    assert (run.lm.weight, run.clip.weight) == (1.0, IMAGE_WEIGHT)
-    assert run.method == METHODS["words"]()
-    assert (run.search.type, run.budget.steps) == ("beam", 30)
-    assert (run.initial.count, run.initial.draw) == (16, StartDraw.MODEL)
+    assert (run.lm.weight, run.clip.weight) == (1 / TYPICAL_TOKENS, IMAGE_WEIGHT)
+    assert (run.lm.reduction, run.lm.include_end) == (TokenReduction.SUM, None)
+    assert (run.method, run.search) == (None, None)
+    assert run.budget == Budget(forward_passes=1500)
+    assert (run.initial.count, run.initial.draw) == (1, StartDraw.MODEL)
     other = read_captions(
         {"lm": "gpt2", "clip": {"model": "x", "weight": 3}, "initial": {"length": 5}}
     )
-    assert (other.initial.length, other.initial.count) == (5, 16)
+    assert (other.initial.length, other.initial.draw) == (5, StartDraw.MODEL)
     assert other.clip.weight == 3.0
+
+
+@pytest.mark.parametrize("name", ["steps", "seconds", "forward_passes"])
+def test_a_limit_that_is_given_is_the_only_one(name):
+    budget = {name: 20000}
+    only = Budget(**budget)
+    assert read_run(changed(budget=budget)).budget == only
+    captions = {"lm": "gpt2", "clip": "x", "budget": budget}
+    assert read_captions(captions).budget == only
+    assert only.step_limit == (20000 if name == "steps" else None)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +248,6 @@ def test_mistakes_in_captions(value, message):
 
 
 def test_every_field_is_described():
-    captions = read_captions({"lm": "gpt2", "clip": "x"})
     sections = dict(describe_fields())
     for registry, section in ((METHODS, "method"), (SEARCHES, "search")):
         for name, cls in registry.items():
@@ -243,11 +256,8 @@ def test_every_field_is_described():
             assert all(row[3] for row in rows), name
     for name, rows in [*describe_fields(), *describe_captions()]:
         assert all(all((row[0], row[1], row[3])) for row in rows), name
-    marked = [title for title, _ in describe_captions() if "(the default)" in title]
-    assert [title.partition(" (")[0] for title in marked] == [
-        f"{section}, type {getattr(captions, section).type}" for section in ("method", "search")
-    ]
-    assert not [title for title, _ in describe_fields() if "(the default)" in title]
+        # methods and searches are chosen where none is given
+        assert "(the default)" not in name
 
 
 def test_the_documentation_has_every_field():

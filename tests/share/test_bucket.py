@@ -69,6 +69,7 @@ def store(request) -> str:
     return request.getfixturevalue(request.param) + "/bundles/mine"
 
 
+@pytest.mark.smoke
 def test_what_is_pushed_is_what_is_pulled(store, bundle, tmp_path):
     pushed = push(bundle, store)
     assert pushed.url == store

@@ -47,6 +47,7 @@ def test_words_by_what_changed_of_them(tmp_path):
     )
 
 
+@pytest.mark.smoke
 def test_models_options_quality_and_files(tmp_path):
     target = dataclasses.replace(sample.TARGET, revision="v2")
     source = dataclasses.replace(sample.SOURCE, embedding_hash="9" * 64)

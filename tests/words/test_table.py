@@ -17,6 +17,7 @@ def counts_of(words):
     return WordCounts(tuple(words), np.arange(len(words), 0, -1, dtype=np.int64))
 
 
+@pytest.mark.smoke
 def test_a_table_has_the_tokens_of_both_sides():
     words = ["the", "dog", "photographers", "she's", "café"]
     table, left_out = build_word_table(

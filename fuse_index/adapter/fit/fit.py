@@ -1,32 +1,29 @@
-"""Fitting adapters: words in, the t-product least-squares solution of every group out."""
+"""Fits the t-product least-squares adapter of every word group."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.adapter.fit._workers import Workers
 from fuse_index.adapter.fit.gram import GroupGram
 from fuse_index.adapter.fit.groups import FALLBACK, WordGroup, group_words
-from fuse_index.adapter.fit.lstsq import Method, Solution, Summing, solve_problem
+from fuse_index.adapter.fit.lstsq import Solution, Solver, solve_problem
 from fuse_index.adapter.fit.options import FitOptions
 from fuse_index.adapter.fit.quality import QualityReport, report
-from fuse_index.adapter.fit.stream import EmbeddingStream, WordStream
+from fuse_index.adapter.fit.rows import WordRows
+from fuse_index.adapter.fit.store import FitStore, FoundGroup
+from fuse_index.adapter.fit.stream import WordStream
+from fuse_index.bundle.tensors import Vectors
+from fuse_index.common.progress import Add, Tick, adding
 from fuse_index.errors import ShapeError, VocabularyError
-
-if TYPE_CHECKING:
-    from fuse_index.words.table import WordTable
+from fuse_index.words.ragged import Ragged
+from fuse_index.words.table import Blocks, WordTable
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -39,58 +36,26 @@ class Fit:
         fallbacks: the groups that use the fallback adapter, and why.
         quality: figures on words that were held out.
         ridges: of every adapter, in the units of :class:`FitOptions`.
-        methods: how every adapter was solved for.
-        options: what was asked for.
+        methods: the route to every adapter.
+        options: of the fit.
     """
 
     adapters: dict[str, Tensor]
     fallbacks: dict[str, str]
     quality: QualityReport
     ridges: dict[str, float]
-    methods: dict[str, Method]
+    methods: dict[str, Solver]
     options: FitOptions
 
 
-@dataclass(frozen=True)
-class FoundGroup:
-    """What was found for one group, to be kept until all are done.
-
-    Attributes:
-        adapter: ``(k, source width, target width)`` float32, if the group has its own.
-        fallback: why it has none.
-        ridge: of the adapter.
-        method: how it was solved for.
-        single: whether float32 products are still worth a try.
-        common: the fallback's sums over this group and all before it.
-    """
-
-    adapter: NDArray[np.float32] | None
-    fallback: str | None
-    ridge: float | None
-    method: str | None
-    single: bool
-    common: dict[str, NDArray[np.float64]] | None
-
-
-class FitStore(Protocol):
-    """Keeps what a fit has done, and says how sums over many words are made."""
-
-    def load_group(self, number: int) -> FoundGroup | None:
-        """Return what was found for a group, ``None`` if it is still to do."""
-
-    def save_group(self, number: int, found: FoundGroup) -> None:
-        """Keep what was found for a group."""
-
-    def summing(self, number: int) -> Summing:
-        """Return what makes the sums of a group of several shards."""
-
-
 def fit_adapter(
-    table: WordTable,
-    source_embeddings: Tensor,
-    target_embeddings: Tensor,
+    table: Blocks,
+    source_embeddings: Vectors,
+    target_embeddings: Vectors,
     options: FitOptions | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
+    *,
+    store: FitStore | None = None,
 ) -> Fit:
     """Fit one adapter for every word group, and the fallback adapter for the others.
 
@@ -100,11 +65,13 @@ def fit_adapter(
     over all words. Held-out words are used for neither.
 
     Args:
-        table: words and their token ids in both models.
-        source_embeddings: ``(source vocabulary, source width)``, floating.
-        target_embeddings: ``(target vocabulary, target width)``, floating, same device.
+        table: words and their token ids in both models, in memory or in parts.
+        source_embeddings: ``(source vocabulary, source width)``, floating; or the group tensors of
+            a bundle, with positions in them instead of token ids.
+        target_embeddings: ``(target vocabulary, target width)``, likewise, on the same device.
         options: see :class:`FitOptions`.
-        progress: called with ``(words done, words in all)``.
+        progress: called with (words done, words in all).
+        store: keeps the words and what is done in files; in memory if not given.
 
     Returns:
         Adapters, fallbacks and the quality report. The same input gives the same result.
@@ -115,38 +82,25 @@ def fit_adapter(
         ModelError: an embedding of a word is not finite.
     """
     options = options or FitOptions()
-    _check(table, source_embeddings, target_embeddings)
-    embeddings = source_embeddings, target_embeddings
+    tables = [
+        side.detach() if isinstance(side, Tensor) else side
+        for side in (source_embeddings, target_embeddings)
+    ]
+    _check(table, *tables)
+    wide = max(side.shape[0] for side in tables) > 1 << 31
+    groups = group_words(table, options, store.words() if store else None, wide=wide)
+    add = adding(progress, sum(len(g.train) + len(g.held_out) for g in groups))
     with Workers(source_embeddings.device) as workers:
-        stream = WordStream(table, *embeddings, workers=workers, chunk_words=options.chunk_words)
-        return fit_groups(stream, group_words(table, options), options, progress)
-
-
-def fit_groups(
-    stream: EmbeddingStream,
-    groups: list[WordGroup],
-    options: FitOptions,
-    progress: Progress | None = None,
-    store: FitStore | None = None,
-) -> Fit:
-    """Fit the adapters of groups of words; see :func:`fit_adapter`.
-
-    Args:
-        stream: of the words, inside its workers.
-        groups: from ``group_words`` or ``store_groups``, whichever the stream reads.
-        options: see :class:`FitOptions`.
-        progress: called with ``(words done, words in all)``.
-        store: keeps what is done, and knows what was.
-    """
-    tick = _ticker(sum(len(g.train) + len(g.held_out) for g in groups), progress)
-    fitter = _Fitter(stream, options, tick, store)
-    for number, group in enumerate(groups):
-        fitter.fit(group, number)
-    fitter.fit_fallback(stream.join([g.train for g in groups]))
+        stream = WordStream(*tables, workers=workers, chunk_words=options.chunk_words)
+        fitter = _Fitter(stream, options, add, store)
+        for number, group in enumerate(groups):
+            fitter.fit(group, number)
+        fitter.fit_fallback(WordRows.join(g.train for g in groups))
+        quality = report(stream, groups, fitter.adapters, add)
     return Fit(
         adapters=fitter.adapters,
         fallbacks=fitter.fallbacks,
-        quality=report(stream, groups, fitter.adapters, tick),
+        quality=quality,
         ridges=fitter.ridges,
         methods=fitter.methods,
         options=options,
@@ -158,18 +112,18 @@ class _Fitter:
 
     def __init__(
         self,
-        stream: EmbeddingStream,
+        stream: WordStream,
         options: FitOptions,
-        tick: Callable[[int], None],
+        add: Add,
         store: FitStore | None,
     ) -> None:
         self.adapters: dict[str, Tensor] = {}
         self.fallbacks: dict[str, str] = {}
         self.ridges: dict[str, float] = {}
-        self.methods: dict[str, Method] = {}
+        self.methods: dict[str, Solver] = {}
         self._stream = stream
         self._options = options
-        self._tick = tick
+        self._add = add
         self._store = store
         self._common = self._empty()
         self._single = True  # whether float32 products are still worth a try
@@ -188,7 +142,7 @@ class _Fitter:
         gram = None
         if count < least:
             self.fallbacks[group.name] = f"{count} words to fit on, fewer than min_words={least}"
-            self._tick(count)
+            self._add(count)
         else:
             gram = self._solve(group, number)
         if gram is not None:
@@ -218,14 +172,14 @@ class _Fitter:
             assert saved.ridge is not None
             self.adapters[group.name] = torch.from_numpy(saved.adapter).to(self._stream.device)
             self.ridges[group.name] = saved.ridge
-            self.methods[group.name] = Method(saved.method)
+            self.methods[group.name] = Solver(saved.method)
         self._single = saved.single
         if saved.common is not None:  # only the last group's sums are kept: they hold all before
             self._common = self._empty()
             self._common.add_state(saved.common)
-        self._tick(len(group.train))
+        self._add(len(group.train))
 
-    def fit_fallback(self, rows: Any) -> None:
+    def fit_fallback(self, rows: WordRows) -> None:
         """Fit the fallback from the sums of all groups; ``rows`` are their words."""
         problem = self._stream.summed_problem(rows)
         solution = solve_problem(problem, self._options.ridge, gram=self._common)
@@ -240,7 +194,7 @@ class _Fitter:
             problem,
             self._options.ridge,
             single=self._single,
-            tick=self._tick,
+            add=self._add,
             summing=self._store.summing(number) if self._store else None,
         )
         faces = solution.faces
@@ -258,45 +212,39 @@ class _Fitter:
         logger.debug("adapter %s: %s, ridge %g", name, solution.method.value, solution.ridge)
 
 
-def _ticker(total: int, progress: Progress | None) -> Callable[[int], None]:
-    done = 0
-
-    def tick(words: int) -> None:
-        nonlocal done
-        done += words
-        if progress is not None and words:
-            progress(done, total)
-
-    return tick
-
-
-def _check(table: WordTable, source: Tensor, target: Tensor) -> None:
-    if len(table.words) == 0:
-        raise VocabularyError("fit_adapter: the word table is empty", expected="at least one word")
+def _check(table: Blocks, source: Vectors, target: Vectors) -> None:
     if source.device != target.device:
         raise ShapeError(
             f"fit_adapter: source_embeddings are on {source.device} but target_embeddings on "
             f"{target.device}",
             expected="one device",
         )
-    for side, embeddings, ids in (
-        ("source", source, table.source),
-        ("target", target, table.target),
-    ):
-        if embeddings.ndim != 2 or not embeddings.is_floating_point():
+    for side, vectors in (("source", source), ("target", target)):
+        if len(vectors.shape) != 2 or not vectors.dtype.is_floating_point:
             raise ShapeError(
-                f"fit_adapter: {side}_embeddings has shape {tuple(embeddings.shape)} and dtype "
-                f"{embeddings.dtype}",
+                f"fit_adapter: {side}_embeddings has shape {tuple(vectors.shape)} and dtype "
+                f"{vectors.dtype}",
                 expected="a floating matrix (vocabulary, width)",
             )
-        if ids.lengths.min() < 1:
-            word = table.words[int(ids.lengths.argmin())]
-            raise ShapeError(
-                f"fit_adapter: the word {word!r} has no {side} token", expected="at least one"
-            )
-        if ids.values.min() < 0 or ids.values.max() >= len(embeddings):
-            raise ShapeError(
-                f"fit_adapter: the word table has {side} token ids from {ids.values.min()} to "
-                f"{ids.values.max()}, but {side}_embeddings has {len(embeddings)} rows",
-                remedy="pass the embeddings of the model whose tokenizer made the table",
-            )
+    words = 0
+    for block in table.blocks():
+        if len(block):
+            words += len(block)
+            _check_ids("source", block, block.source, source)
+            _check_ids("target", block, block.target, target)
+    if not words:
+        raise VocabularyError("fit_adapter: the word table is empty", expected="at least one word")
+
+
+def _check_ids(side: str, block: WordTable, ids: Ragged, vectors: Vectors) -> None:
+    if ids.lengths.min() < 1:
+        word = block.words[int(ids.lengths.argmin())]
+        raise ShapeError(
+            f"fit_adapter: the word {word!r} has no {side} token", expected="at least one"
+        )
+    if ids.values.min() < 0 or ids.values.max() >= vectors.shape[0]:
+        raise ShapeError(
+            f"fit_adapter: the word table has {side} token ids from {ids.values.min()} to "
+            f"{ids.values.max()}, but {side}_embeddings has {vectors.shape[0]} rows",
+            remedy="pass the embeddings of the model whose tokenizer made the table",
+        )

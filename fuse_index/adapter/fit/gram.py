@@ -349,7 +349,7 @@ def _energy(tokens: Tensor) -> float:
 
 def _mix(factors: Tensor, tokens: Tensor, buffer: Buffer) -> Tensor:
     """Return sums of tokens: ``(sums, k)`` and ``(p, m, width)`` give ``(sums, m, width)``."""
-    mixed = buffer.take((len(factors), *tokens.shape[1:]), tokens, tokens.dtype)
+    mixed = buffer.take((len(factors), *tokens.shape[1:]), tokens.device, tokens.dtype)
     used = factors[:, : len(tokens)].to(tokens)
     torch.mm(used, tokens.flatten(1), out=mixed.view(len(factors), -1))
     return mixed

@@ -1,4 +1,4 @@
-"""One least-squares problem over words, by the cheapest route that can be trusted."""
+"""Solutions of one least-squares problem over words, by the cheapest accurate route."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from fuse_index.adapter.fit.solve import (
     solve_cholesky,
     solve_spectrum,
 )
-from fuse_index.adapter.fit.stream import Problem
+from fuse_index.adapter.fit.stream import LeastSquares
+from fuse_index.common.progress import Add
 from fuse_index.errors import ModelError
 
 # Below this many multiplications float64 is fast enough not to think about float32.
@@ -32,13 +33,12 @@ _SINGLE_WORTHWHILE = 1 << 30
 # A largest eigenvalue above this multiple of the mean: too badly conditioned for float32.
 _SINGLE_ANISOTROPY = 16.0
 
-Tick = Callable[[int], None]
-Summing = Callable[[Problem, torch.dtype, bool, Tick | None], GroupGram]
+Summing = Callable[[LeastSquares, torch.dtype, bool, Add | None], GroupGram]
 """How the sums of a problem of several shards are made: :func:`sum_shards`, or with its result."""
 
 
-class Method(str, Enum):
-    """How a solution was found."""
+class Solver(str, Enum):
+    """The route to a solution."""
 
     SINGLE = "cholesky, float32 products"
     CHOLESKY = "cholesky"
@@ -60,7 +60,7 @@ class Solution:
 
     faces: Tensor
     ridge: float
-    method: Method
+    method: Solver
     gram: GroupGram | None = None
     rejected_single: bool = False
 
@@ -71,17 +71,17 @@ class _Solved:
 
     faces: list[Tensor]
     ridge: float
-    method: Method
+    method: Solver
     dropped: list[Tensor]
     top: float = 0.0
 
 
 def solve_problem(
-    problem: Problem,
+    problem: LeastSquares,
     ridge: Ridge,
     *,
     single: bool = True,
-    tick: Tick | None = None,
+    add: Add | None = None,
     gram: GroupGram | None = None,
     summing: Summing | None = None,
 ) -> Solution:
@@ -95,7 +95,7 @@ def solve_problem(
         problem: the words; at least one.
         ridge: at least 0, or ``"auto"``: generalized cross-validation.
         single: whether float32 products may be used where the condition number allows it.
-        tick: called with the number of words of each chunk, once for every word.
+        add: called with the number of words of each chunk, once for every word.
         gram: the sums of the problem where they are known already.
         summing: makes the sums of many words; :func:`sum_shards` if not given.
 
@@ -103,20 +103,20 @@ def solve_problem(
         ModelError: an embedding is not finite.
     """
     if gram is None and problem.rows < problem.widths[0]:
-        return _solve_dual(problem, ridge, tick)
+        return _solve_dual(problem, ridge, add)
     if gram is None and single and _single_pays(problem, ridge):
-        gram = _accumulate(problem, torch.float32, ridge, tick, summing)
+        gram = _accumulate(problem, torch.float32, ridge, add, summing)
     if gram is not None and gram.single:
         solved = _solve_systems(problem, gram.systems(torch.float32), ridge)
         if solved is not None:
             return _finish(problem, solved, gram)
         gram = _accumulate(problem, torch.float64, ridge, None, summing)  # words were reported
         return replace(_solve_primal(problem, ridge, gram), rejected_single=True)
-    gram = gram or _accumulate(problem, torch.float64, ridge, tick, summing)
+    gram = gram or _accumulate(problem, torch.float64, ridge, add, summing)
     return _solve_primal(problem, ridge, gram)
 
 
-def _solve_primal(problem: Problem, ridge: Ridge, gram: GroupGram | None) -> Solution:
+def _solve_primal(problem: LeastSquares, ridge: Ridge, gram: GroupGram | None) -> Solution:
     """Solve from sums of float64 products."""
     assert gram is not None
     energy = problem.k * gram.target_energy
@@ -127,7 +127,7 @@ def _solve_primal(problem: Problem, ridge: Ridge, gram: GroupGram | None) -> Sol
     return _finish(problem, solved, gram)
 
 
-def _single_pays(problem: Problem, ridge: Ridge) -> bool:
+def _single_pays(problem: LeastSquares, ridge: Ridge) -> bool:
     width = problem.widths[0]
     return (
         ridge != "auto"
@@ -138,10 +138,10 @@ def _single_pays(problem: Problem, ridge: Ridge) -> bool:
 
 
 def _accumulate(
-    problem: Problem,
+    problem: LeastSquares,
     dtype: torch.dtype,
     ridge: Ridge,
-    tick: Tick | None,
+    add: Add | None,
     summing: Summing | None = None,
 ) -> GroupGram | None:
     """Sum all words; ``None`` where the first chunk shows that float32 will not do."""
@@ -150,29 +150,31 @@ def _accumulate(
     energy = ridge == "auto"
     shards = problem.shards
     if shards is None or problem.rows <= shards.words:
-        return sum_chunks(problem, dtype, energy, tick)
-    return (summing or sum_shards)(problem, dtype, energy, tick)
+        return sum_chunks(problem, dtype, energy, add)
+    return (summing or sum_shards)(problem, dtype, energy, add)
 
 
-def sum_shards(problem: Problem, dtype: torch.dtype, energy: bool, tick: Tick | None) -> GroupGram:
+def sum_shards(
+    problem: LeastSquares, dtype: torch.dtype, energy: bool, add: Add | None
+) -> GroupGram:
     """Sum shard after shard, and add the sums up in their order."""
     shards = problem.shards
     assert shards is not None
     total = empty_sums(problem, energy)
     for start in range(0, problem.rows, shards.words):
         part = shards.problem(start, min(start + shards.words, problem.rows))
-        total.add_state(sum_chunks(part, dtype, energy, tick).state())
+        total.add_state(sum_chunks(part, dtype, energy, add).state())
     return total
 
 
-def empty_sums(problem: Problem, energy: bool) -> GroupGram:
+def empty_sums(problem: LeastSquares, energy: bool) -> GroupGram:
     """Return the sums of no word yet."""
     widths, workers, device = problem.widths, problem.workers, problem.device
     return GroupGram(problem.k, *widths, workers=workers, device=device, energy=energy)
 
 
 def sum_chunks(
-    problem: Problem, dtype: torch.dtype, energy: bool, tick: Tick | None = None
+    problem: LeastSquares, dtype: torch.dtype, energy: bool, add: Add | None = None
 ) -> GroupGram:
     """Fold all words in, chunk after chunk.
 
@@ -180,7 +182,7 @@ def sum_chunks(
         problem: the words.
         dtype: of the products.
         energy: whether to add up the squares of the targets.
-        tick: called with the number of words of each chunk.
+        add: called with the number of words of each chunk.
     """
     gram = empty_sums(problem, energy)
     prepared = (gram.prepare(*chunk) for chunk in problem.read(dtype))
@@ -188,18 +190,18 @@ def sum_chunks(
     for sums in prepared:
         running.append((sums.source.shape[1], gram.start(sums)))
         if len(running) == 2:  # prepare the next chunk while this one is multiplied
-            _await(running, tick)
+            _await(running, add)
     while running:
-        _await(running, tick)
+        _await(running, add)
     return gram
 
 
-def _await(running: deque[tuple[int, list[Future[None]]]], tick: Tick | None) -> None:
+def _await(running: deque[tuple[int, list[Future[None]]]], add: Add | None) -> None:
     words, tasks = running.popleft()
     for task in tasks:
         task.result()
-    if tick is not None:
-        tick(words)
+    if add is not None:
+        add(words)
 
 
 def _is_anisotropic(source: Tensor) -> bool:
@@ -212,7 +214,7 @@ def _is_anisotropic(source: Tensor) -> bool:
 
 
 def _solve_systems(
-    problem: Problem,
+    problem: LeastSquares,
     systems: list[FaceSystem],
     ridge: Ridge,
     energy: float | None = None,
@@ -233,7 +235,7 @@ def _solve_systems(
         faces = solve_cholesky(systems, ridge * unit, problem.workers)
         single = systems[0].gram.real.dtype is torch.float32
         if faces is not None:
-            method = Method.SINGLE if single else Method.CHOLESKY
+            method = Solver.SINGLE if single else Solver.CHOLESKY
             return _Solved(faces, ridge, method, [])
         if single:
             return None
@@ -242,15 +244,15 @@ def _solve_systems(
         residuals = Residuals(problem.k * problem.samples, energy)
         ridge = cross_validated_ridge(spectrum, residuals, unit) if unit > 0 else 0.0
     faces, dropped = solve_spectrum(spectrum, ridge * unit)
-    return _Solved(faces, ridge, Method.EIGENVALUES, dropped, spectrum.top)
+    return _Solved(faces, ridge, Solver.EIGENVALUES, dropped, spectrum.top)
 
 
-def _finish(problem: Problem, solved: _Solved, gram: GroupGram | None) -> Solution:
+def _finish(problem: LeastSquares, solved: _Solved, gram: GroupGram | None) -> Solution:
     faces = from_half_spectrum(solved.faces, problem.k)
     return Solution(faces, solved.ridge, solved.method, gram)
 
 
-def _vanishes(problem: Problem, solved: _Solved) -> bool:
+def _vanishes(problem: LeastSquares, solved: _Solved) -> bool:
     """Whether the words have nothing in the directions that the primal solution left out."""
     energies = [b.new_zeros(b.shape[1], dtype=torch.float64) for b in solved.dropped]
     for source, _ in problem.read(torch.float64):
@@ -264,15 +266,15 @@ def _is_noise(energies: Tensor, top: float) -> bool:
     return bool((energies <= RANK_TOLERANCE**2 * top).all())
 
 
-def _solve_dual(problem: Problem, ridge: Ridge, tick: Tick | None) -> Solution:
+def _solve_dual(problem: LeastSquares, ridge: Ridge, add: Add | None) -> Solution:
     """Solve ``(X X^H + penalty) Z = Y`` and return ``X^H Z``: fewer words than the width."""
     k = problem.k
     chunks = [
         (*half_spectrum(source, k), *half_spectrum(target, k))
         for source, target in problem.read(torch.float64)
     ]
-    if tick is not None:
-        tick(problem.rows)
+    if add is not None:
+        add(problem.rows)
     stacked = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
     faces, targets = stacked[: len(stacked) // 2], stacked[len(stacked) // 2 :]
     systems = [
@@ -290,7 +292,7 @@ def _solve_dual(problem: Problem, ridge: Ridge, tick: Tick | None) -> Solution:
     return _finish(problem, replace(solved, faces=primal), None)
 
 
-def _solve_orthogonal(problem: Problem, ridge: float, gram: GroupGram | None) -> Solution:
+def _solve_orthogonal(problem: LeastSquares, ridge: float, gram: GroupGram | None) -> Solution:
     """Solve from triangular factors of the words, whose condition number is not squared."""
     k, width = problem.k, problem.widths[0]
     factors: list[tuple[Tensor, Tensor]] = []
@@ -309,7 +311,7 @@ def _solve_orthogonal(problem: Problem, ridge: float, gram: GroupGram | None) ->
     for (u, values, vh), (_, right) in zip(parts, factors, strict=True):
         filtered = torch.where(values > cut, values / (values.square() + penalty), 0)
         faces.append(vh.mH @ (filtered[:, None] * (u.mH @ right)))
-    return _finish(problem, _Solved(faces, ridge, Method.ORTHOGONAL, []), gram)
+    return _finish(problem, _Solved(faces, ridge, Solver.ORTHOGONAL, []), gram)
 
 
 def _triangular(rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

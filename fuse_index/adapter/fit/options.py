@@ -1,12 +1,15 @@
-"""How an adapter is fitted: the grouping of words, the ridge, the hold-out and the limits."""
+"""Options of a fit: grouping, ridge, hold-out and limits."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import SkipValidation
+
+from fuse_index.common.options import Count, Natural, options
 from fuse_index.errors import OptionError
 
 Ridge = float | Literal["auto"]
@@ -21,7 +24,7 @@ class Grouping(str, Enum):
     """The number of tokens in the target alone, ``q`` (as the paper's own code does it)."""
 
 
-@dataclass(frozen=True)
+@options()
 class FitOptions:
     """Options of :func:`fuse_index.adapter.fit.fit.fit_adapter`.
 
@@ -40,45 +43,54 @@ class FitOptions:
     """
 
     grouping: Grouping = Grouping.PAIR
-    ridge: Ridge = "auto"
-    min_words: int = 10
-    max_words: int | None = None
+    ridge: Annotated[Ridge, SkipValidation] = "auto"
+    min_words: Count = 10
+    max_words: Count | None = None
     holdout: float = 0.1
-    seed: int = 0
-    chunk_words: int | None = None
+    seed: Natural = 0
+    chunk_words: Count | None = None
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "grouping", Grouping(self.grouping))
-        except ValueError:
-            choices = " or ".join(repr(grouping.value) for grouping in Grouping)
-            raise OptionError(f"grouping={self.grouping!r}", expected=choices) from None
-        self._check_ridge()
-        _check_int("min_words", self.min_words, 1)
-        _check_int("seed", self.seed, 0)
-        if self.max_words is not None:
-            _check_int("max_words", self.max_words, self.min_words)
-        if self.chunk_words is not None:
-            _check_int("chunk_words", self.chunk_words, 1)
-        if not 0.0 <= self.holdout < 1.0:
-            raise OptionError(
-                f"holdout={self.holdout!r}", expected="a share of the words, 0 <= holdout < 1"
-            )
-
-    def _check_ridge(self) -> None:
         ridge = self.ridge
-        if isinstance(ridge, str):
-            valid = ridge == "auto"
-        else:
-            valid = not isinstance(ridge, bool) and math.isfinite(ridge) and ridge >= 0
+        valid = ridge == "auto"
+        if not isinstance(ridge, (str, bool)):
+            valid = math.isfinite(ridge) and ridge >= 0
         if not valid:
             raise OptionError(
                 f"ridge={ridge!r}",
                 expected='a finite number >= 0 or "auto"',
                 remedy="0 is plain least squares",
             )
+        if not 0.0 <= self.holdout < 1.0:
+            raise OptionError(
+                f"holdout={self.holdout!r}", expected="a share of the words, 0 <= holdout < 1"
+            )
+        if self.max_words is not None and self.max_words < self.min_words:
+            raise OptionError(
+                f"max_words={self.max_words}", expected=f"at least min_words={self.min_words}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options under the names that a manifest gives them."""
+        return {stored: getattr(self, name) for stored, name in _STORED.items()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> FitOptions:
+        """Return the options that a manifest holds, among others.
+
+        Raises:
+            KeyError: one is missing.
+            OptionError: one is out of range.
+        """
+        return cls(**{name: stored[key] for key, name in _STORED.items()})
 
 
-def _check_int(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise OptionError(f"{name}={value!r}", expected=f"an integer of at least {least}")
+_STORED = {
+    "chunk_words": "chunk_words",
+    "grouping": "grouping",
+    "holdout": "holdout",
+    "max_words_per_group": "max_words",
+    "min_words_per_group": "min_words",
+    "ridge": "ridge",
+    "seed": "seed",
+}

@@ -1,17 +1,18 @@
-"""How well the adapters map words that they were not fitted on."""
+"""Quality of adapters on held-out words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fuse_index.adapter.fit.groups import FALLBACK, WordGroup
-from fuse_index.adapter.fit.stream import EmbeddingStream
+from fuse_index.adapter.fit.rows import WordRows
+from fuse_index.adapter.fit.stream import WordStream
+from fuse_index.common.progress import Add
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class QualityReport:
     """Quality by group.
 
     Attributes:
-        groups: by name of the group, whether it has an adapter of its own or uses the fallback;
+        groups: by name of the group, whether it has an adapter or uses the fallback;
             ``"fallback"`` is the fallback adapter measured on the held-out words of all groups,
             against the mean of all target tokens.
     """
@@ -75,10 +76,10 @@ def predict(faces: Tensor, source: Tensor, count: int) -> Tensor:
 
 
 def report(
-    stream: EmbeddingStream,
+    stream: WordStream,
     groups: Sequence[WordGroup],
     adapters: dict[str, Tensor],
-    tick: Callable[[int], None],
+    add: Add,
 ) -> QualityReport:
     """Measure every adapter on the held-out words of its group, and the fallback on all of them.
 
@@ -86,7 +87,7 @@ def report(
         stream: of the words.
         groups: the groups.
         adapters: float32 by group, with ``"fallback"`` for the groups that have none.
-        tick: called with the number of words of each chunk.
+        add: called with the number of words of each chunk.
     """
     fallback = adapters[FALLBACK]
     means = _means(stream, groups)
@@ -100,7 +101,7 @@ def report(
         errors = []
         for part, future in zip(parts, pending, strict=True):
             errors.append(future.result())
-            tick(len(part))
+            add(len(part))
         everything += errors
         counts = len(group.train), len(group.held_out)
         results[group.name] = GroupQuality(*counts, *_summary(errors)[:4])
@@ -109,7 +110,7 @@ def report(
     return QualityReport(results)
 
 
-def _means(stream: EmbeddingStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]:
+def _means(stream: WordStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]:
     """Return the mean target tokens of every group, ``(q, width)``, and of all, ``(1, width)``."""
     if not any(len(group.held_out) for group in groups):
         return {}
@@ -121,8 +122,8 @@ def _means(stream: EmbeddingStream, groups: Sequence[WordGroup]) -> dict[str, Te
 
 
 def _measure(
-    stream: EmbeddingStream,
-    rows: Any,
+    stream: WordStream,
+    rows: WordRows,
     *,
     faces: tuple[Tensor | None, Tensor],
     means: tuple[Tensor, Tensor],

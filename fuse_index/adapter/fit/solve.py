@@ -1,12 +1,12 @@
 """Solving positive semidefinite systems, all faces of a group together.
 
-Three routes, from the fastest to the most careful. Each says whether its result can be trusted:
+Three routes, from the fastest to the most careful. Each reports whether its result holds:
 
 1. Cholesky, where the condition number is small enough for the precision of the Gram matrices;
 2. eigenvalues, where the rank is deficient but the gap is clear, and for the ridge chosen by
    generalized cross-validation (Golub, Heath & Wahba 1979);
 3. the data themselves (:mod:`fuse_index.adapter.fit.lstsq`), where the squared condition number
-   of a Gram matrix has eaten what float64 holds.
+   of a Gram matrix exceeds the precision of float64.
 """
 
 from __future__ import annotations

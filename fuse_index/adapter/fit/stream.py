@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.adapter.fit._workers import Workers
+from fuse_index.adapter.fit.rows import Ids, WordRows
+from fuse_index.bundle.tensors import Vectors
 
-if TYPE_CHECKING:
-    from fuse_index.words.ragged import Ragged
-    from fuse_index.words.table import WordTable
-
-Rows = NDArray[np.int64]
-Ids = NDArray[Any]
 Chunk = tuple[Tensor, Tensor]
 
 # Elements of one token of one chunk: small enough for the working set of a chunk to stay in the
@@ -35,7 +28,7 @@ not on where, or in how many sittings, the shards were summed."""
 
 
 @dataclass(frozen=True)
-class Problem:
+class LeastSquares:
     """Minimize ``||X * G - Y||`` over adapters ``G``, for words that are read in chunks.
 
     Attributes:
@@ -68,16 +61,15 @@ class Shards:
     Attributes:
         words: of every range but the last.
         chunk: words embedded at a time.
-        shared: as :meth:`WordStream.shared_problem` has it; else :meth:`WordStream.problem`.
+        shared: whether it is a :meth:`WordStream.shared_problem`.
         problem: called with the first word and the one to stop before, the problem of these only.
-        tokens: called with the same, their token ids in source and target, as
-            :meth:`EmbeddingStream.tokens` gives them.
+        tokens: called with the same, their token ids as :meth:`WordRows.tokens` gives them.
     """
 
     words: int
     chunk: int
     shared: bool
-    problem: Callable[[int, int], Problem]
+    problem: Callable[[int, int], LeastSquares]
     tokens: Callable[[int, int], tuple[Ids, Ids]]
 
 
@@ -87,90 +79,74 @@ class Buffer:
     def __init__(self) -> None:
         self._memory = torch.empty(0)
 
-    def take(self, shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor:
+    def take(self, shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
         """Return a contiguous tensor that is valid until the next call; the content is not set.
 
         Args:
             shape: of the tensor.
-            like: gives the device.
+            device: of the tensor.
             dtype: of the tensor.
         """
         size = math.prod(shape)
         memory = self._memory
-        if memory.numel() < size or memory.dtype != dtype or memory.device != like.device:
-            self._memory = memory = torch.empty(size, dtype=dtype, device=like.device)
+        if memory.numel() < size or memory.dtype != dtype or memory.device != device:
+            self._memory = memory = torch.empty(size, dtype=dtype, device=device)
         return memory[:size].view(*shape)
 
 
-class EmbeddingStream(ABC):
-    """Embeds chunks of words with both tables.
-
-    What ``rows`` are is for the subclass to say: something with a length that can be sliced.
+class WordStream:
+    """Embeds chunks of words with the vectors of both models.
 
     Args:
-        source: ``(source vocabulary, source width)`` floating.
-        target: ``(target vocabulary, target width)`` floating, on the same device.
+        source: ``(n, source width)`` floating: the embedding table, or all vectors of the group
+            tensors; token ids are positions in it.
+        target: ``(m, target width)``, likewise, on the same device.
         workers: for everything that is computed.
         chunk_words: words embedded at a time; ``None`` lets the widths decide.
     """
 
     def __init__(
-        self, source: Tensor, target: Tensor, *, workers: Workers, chunk_words: int | None = None
+        self, source: Vectors, target: Vectors, *, workers: Workers, chunk_words: int | None = None
     ) -> None:
-        self._tables = (source.detach(), target.detach())
+        self._tables = (source, target)
         self.workers = workers
         self.widths = (source.shape[1], target.shape[1])
         self.device = source.device
         elements = _CHUNK_ELEMENTS.get(source.device.type, _CHUNK_ELEMENTS["cuda"])
         self._size = chunk_words or max(_MIN_CHUNK_WORDS, elements // max(1, *self.widths))
 
-    @abstractmethod
-    def tokens(self, rows: Any) -> tuple[Ids, Ids]:
-        """Return the token ids of words, ``(p, m)`` and ``(q, m)``, -1 beyond a word's tokens.
-
-        ``p`` and ``q`` are the largest token counts among them.
-        """
-
-    @abstractmethod
-    def join(self, parts: Sequence[Any]) -> Any:
-        """Return the words of all parts, one after the other."""
-
-    @abstractmethod
-    def target_tokens(self, rows: Any) -> int:
-        """Return how many target tokens words have in all."""
-
-    def parts(self, rows: Any) -> list[Any]:
+    def parts(self, rows: WordRows) -> list[WordRows]:
         """Cut words into chunks."""
         return [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
 
-    def embed(self, rows: Any, dtype: torch.dtype) -> Chunk:
+    def embed(self, rows: WordRows, dtype: torch.dtype) -> Chunk:
         """Return ``(p, m, source width)`` and ``(q, m, target width)`` for one chunk.
 
         ``p`` and ``q`` are the largest token counts among ``rows``; shorter words are zero-padded.
         """
         source, target = (
             _embed(ids, table, dtype, Buffer())
-            for ids, table in zip(self.tokens(rows), self._tables, strict=True)
+            for ids, table in zip(rows.tokens(), self._tables, strict=True)
         )
         return source, target
 
-    def read(self, rows: Any, dtype: torch.dtype) -> Iterator[Chunk]:
+    def read(self, rows: WordRows, dtype: torch.dtype) -> Iterator[Chunk]:
         """Yield the embedded chunks of the words; each is valid until the next is read."""
         for source, target, _ in self._read(rows, dtype):
             yield source, target
 
-    def _read(self, rows: Any, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Ids]]:
+    def _read(self, rows: WordRows, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Ids]]:
         """Yield chunks, and the target ids of their words."""
         buffers = Buffer(), Buffer()
         for start in range(0, len(rows), self._size):
-            ids = self.tokens(rows[start : start + self._size])
+            ids = rows[start : start + self._size].tokens()
             source, target = (
                 _embed(side, table, dtype, buffer)
                 for side, table, buffer in zip(ids, self._tables, buffers, strict=True)
             )
             yield source, target, ids[1]
 
-    def target_mean(self, rows: Any) -> Tensor:
+    def target_mean(self, rows: WordRows) -> Tensor:
         """Return the mean target embeddings of words of ``q`` target tokens, ``(q, width)``."""
         blocks = []
         for start in range(0, len(rows), self._size * _MEAN_CHUNKS):
@@ -179,10 +155,10 @@ class EmbeddingStream(ABC):
             blocks.append(torch.stack(sums).sum(0))
         return sum(blocks[1:], blocks[0]) / len(rows)
 
-    def _target_sum(self, rows: Any) -> Tensor:
-        return _embed(self.tokens(rows)[1], self._tables[1], torch.float64, Buffer()).sum(1)
+    def _target_sum(self, rows: WordRows) -> Tensor:
+        return _embed(rows.tokens()[1], self._tables[1], torch.float64, Buffer()).sum(1)
 
-    def problem(self, rows: Any, k: int) -> Problem:
+    def problem(self, rows: WordRows, k: int) -> LeastSquares:
         """The problem of one word group: words of at most ``k`` tokens on either side."""
         count = len(rows)
 
@@ -190,9 +166,9 @@ class EmbeddingStream(ABC):
             return self.read(rows, dtype)
 
         shards = self._shards(rows, shared=False, problem=lambda part: self.problem(part, k))
-        return Problem(k, count, count, self.widths, self.device, self.workers, read, shards)
+        return LeastSquares(k, count, count, self.widths, self.device, self.workers, read, shards)
 
-    def shared_problem(self, rows: Any, q: int) -> Problem:
+    def shared_problem(self, rows: WordRows, q: int) -> LeastSquares:
         """The problem of words of one source and ``q`` target tokens.
 
         All faces of the source are equal, so it is one matrix problem with the target tokens side
@@ -205,9 +181,9 @@ class EmbeddingStream(ABC):
 
         count, widths = len(rows), (self.widths[0], q * self.widths[1])
         shards = self._shards(rows, shared=True, problem=lambda part: self.shared_problem(part, q))
-        return Problem(1, count, count, widths, self.device, self.workers, read, shards)
+        return LeastSquares(1, count, count, widths, self.device, self.workers, read, shards)
 
-    def summed_problem(self, rows: Any) -> Problem:
+    def summed_problem(self, rows: WordRows) -> LeastSquares:
         """The problem of the fallback: one matrix from the sum of a word's source tokens to each.
 
         ``sum_w sum_{t < q} ||u_w F - y_wt||^2`` differs by a constant from the problem with the
@@ -220,75 +196,33 @@ class EmbeddingStream(ABC):
                 scale = torch.from_numpy(scales).to(source)[:, None]
                 yield (source.sum(0) * scale)[None], (target.sum(0) / scale)[None]
 
-        samples = self.target_tokens(rows)
-        return Problem(1, len(rows), samples, self.widths, self.device, self.workers, read)
+        return LeastSquares(
+            1, len(rows), rows.target_tokens, self.widths, self.device, self.workers, read
+        )
 
-    def _shards(self, rows: Any, *, shared: bool, problem: Callable[[Any], Problem]) -> Shards:
+    def _shards(
+        self, rows: WordRows, *, shared: bool, problem: Callable[[WordRows], LeastSquares]
+    ) -> Shards:
         return Shards(
             max(1, SHARD_WORDS // self._size) * self._size,
             self._size,
             shared,
             lambda start, stop: problem(rows[start:stop]),
-            lambda start, stop: self.tokens(rows[start:stop]),
+            lambda start, stop: rows[start:stop].tokens(),
         )
 
 
-class WordStream(EmbeddingStream):
-    """A stream of the words of a table; ``rows`` are int64 arrays of their numbers.
-
-    Args:
-        table: the words and their token ids.
-        source: ``(source vocabulary, source width)`` floating.
-        target: ``(target vocabulary, target width)`` floating, on the same device.
-        workers: for everything that is computed.
-        chunk_words: words embedded at a time; ``None`` lets the widths decide.
-    """
-
-    def __init__(
-        self,
-        table: WordTable,
-        source: Tensor,
-        target: Tensor,
-        *,
-        workers: Workers,
-        chunk_words: int | None = None,
-    ) -> None:
-        super().__init__(source, target, workers=workers, chunk_words=chunk_words)
-        self._ids = (table.source, table.target)
-
-    def tokens(self, rows: Rows) -> tuple[Ids, Ids]:
-        """Return the padded token ids of words; see :class:`EmbeddingStream`."""
-        source, target = (_padded(ids, rows) for ids in self._ids)
-        return source, target
-
-    def join(self, parts: Sequence[Rows]) -> Rows:
-        """Return the words of all parts, one after the other."""
-        return np.concatenate(parts)
-
-    def target_tokens(self, rows: Rows) -> int:
-        """Return how many target tokens words have in all."""
-        return int(self._ids[1].lengths[rows].sum())
-
-
-def _padded(ids: Ragged, rows: Rows) -> Ids:
-    starts = ids.offsets[rows]
-    lengths = ids.offsets[rows + 1] - starts
-    positions = np.arange(lengths.max())[:, None]
-    inside = positions < lengths
-    return np.where(inside, ids.values[np.where(inside, starts + positions, 0)], -1)
-
-
-def _embed(ids: Ids, embeddings: Tensor, dtype: torch.dtype, buffer: Buffer) -> Tensor:
+def _embed(ids: Ids, embeddings: Vectors, dtype: torch.dtype, buffer: Buffer) -> Tensor:
     """Look up the tokens of words: ``(tokens, words, width)``, zero where a word is shorter."""
     outside = ids < 0
     index = np.where(outside, 0, ids).astype(np.int64, copy=False)
     flat = torch.from_numpy(index.reshape(-1)).to(embeddings.device)
     shape = (*index.shape, embeddings.shape[1])
-    tokens = buffer.take(shape, embeddings, dtype)
-    if embeddings.dtype == dtype:
+    tokens = buffer.take(shape, embeddings.device, dtype)
+    if isinstance(embeddings, Tensor) and embeddings.dtype == dtype:
         torch.index_select(embeddings, 0, flat, out=tokens.view(len(flat), -1))
     else:
-        tokens.view(len(flat), -1).copy_(embeddings.index_select(0, flat))
+        tokens.view(len(flat), -1).copy_(embeddings[flat])
     if outside.any():
         tokens[torch.from_numpy(outside).to(embeddings.device)] = 0
     return tokens

@@ -84,8 +84,8 @@ class PromptMemory:
         states = list(self.states.values())
         terms = len(self._problem.losses)
         losses = np.array([own.losses for own in states], dtype=np.float64).reshape(-1, terms)
-        written = Ragged.from_lists(list(self.written))
         totals = torch.tensor([own.total for own in states], dtype=torch.float64)
+        written = Ragged.from_lists(list(self.written))
         return {
             "known.totals": totals,
             **pack_rows("known", Ragged.from_lists([own.ids for own in states]), losses),

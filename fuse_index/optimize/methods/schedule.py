@@ -162,18 +162,18 @@ class _ScheduleMethod(Method):
             self._writing.observe(scored)
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals | None:
+        spent = self.context.gradients.spent
+        end = None if most is None else spent.forward_passes + most
+        left = most
         for _ in range(_IDLE):
             phase = self._values["phase"]
-            if phase == "write":
-                found = self._write(most)
-                if found is not None:
-                    return found
-                continue
-            rows = self._memory.fresh(self._next(phase, most))
-            if most is not None:
-                rows = rows[: max(most, 1)]
-            if rows:
-                return Proposals(Ragged.from_lists(rows))
+            found = self._write(left) if phase == "write" else None
+            rows = [] if phase == "write" else self._memory.fresh(self._next(phase, left))
+            if end is not None:
+                left = end - spent.forward_passes  # less what the move itself has cost
+                rows = rows[: max(left, 1)]
+            if found is not None or rows or (left is not None and left < 1):
+                return found or Proposals(Ragged.from_lists(rows))
         return None
 
     def _next(self, phase: str, most: int | None) -> list[Ids]:
@@ -250,10 +250,14 @@ class _ScheduleMethod(Method):
         A third of the beginnings are whole prompts. Of every second sentence only a few words are
         taken, and what stood behind them stays, with up to three of its words left out.
         """
-        count = self.options.rewrites if most is None else min(self.options.rewrites, most // 2)
+        count = self.options.rewrites
+        if most is not None:
+            count = min(count, max(most // 2, 1))  # one to write, one to score
+        if not count:
+            return []
         sources = self._memory.cut(best)
         starts = []
-        for index in range(max(1, count)):
+        for index in range(count):
             own = sources[index % len(sources)]
             starts.append((own, min(self._draw(len(own) + max(1, len(own) // 2)), len(own))))
         written = self._written([joined(own[:cut]) for own, cut in starts])

@@ -13,18 +13,21 @@ from __future__ import annotations
 import codecs
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fuse_index.common.files import replacing
+from fuse_index.common.progress import Add, ignore
 from fuse_index.errors import CorpusError, MissingDependencyError, StorageError
-from fuse_index.words.corpus.reading import Source, read_text
-from fuse_index.words.corpus.stored import StoredWords, WordWriter
-from fuse_index.words.corpus.words import CorpusOptions
+from fuse_index.words.corpus.reading import TextSource, read_text
+from fuse_index.words.corpus.stored import StoredArray, Texts
+from fuse_index.words.corpus.words import CorpusOptions, WordCounts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,11 +37,12 @@ logger = logging.getLogger(__name__)
 SMALL_BYTES = 64 << 20
 """A corpus of at most so many bytes is counted faster in memory than an engine is started."""
 DEFAULT_MEMORY = 1 << 30
-"""Bytes that the engine may use where nothing else is asked for."""
+"""Bytes that the engine may use by default."""
 
 _ASCII_SPACES = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f"
 _TO_SPACE = bytes.maketrans(_ASCII_SPACES, b" " * len(_ASCII_SPACES))
 _WIDE_SPACES = tuple(chr(code) for code in range(0x80, 0x3001) if chr(code).isspace())
+_COUNTS, _OFFSETS, _BYTES = "words.counts", "words.offsets", "words.bytes"
 _ROW_BYTES = 1 << 13
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 1 << 17
@@ -51,7 +55,7 @@ class Engine:
     """How much of the machine DuckDB may use.
 
     Attributes:
-        folder: where it spills to.
+        folder: where it spills to, an existing folder.
         memory: bytes.
         threads: None stands for the cores this process may use.
     """
@@ -77,11 +81,11 @@ def can_stream(encoding: str) -> bool:
 
 
 def count_shard(
-    shard: Source,
+    shard: TextSource,
     encoding: str,
     output: Path,
     engine: Engine,
-    progress: Callable[[int], None] | None = None,
+    progress: Add = ignore,
 ) -> None:
     """Count the words of one shard into a Parquet file: word ``w`` and count ``n``.
 
@@ -101,7 +105,7 @@ def count_shard(
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            yield from _text_batches(read_text(shard, encoding, progress or _ignore))
+            yield from _text_batches(read_text(shard, encoding, progress))
         except BaseException as error:  # the engine would wrap it into its own
             failure.append(error)
             raise
@@ -123,7 +127,7 @@ def count_shard(
 
 def merge_counts(
     counts: Sequence[Path], options: CorpusOptions, output: Path, engine: Engine, names: str
-) -> StoredWords:
+) -> WordCounts:
     """Add the counts of all shards up, apply the options and sort.
 
     Args:
@@ -166,14 +170,48 @@ def merge_counts(
             )
         limit = "" if options.max_words is None else f" LIMIT {options.max_words}"
         query = f"SELECT w, n FROM {source} WHERE n >= {options.min_count} ORDER BY n DESC, w"
-        with WordWriter(output) as writer:
-            for words, offsets, numbers in _columns(connection, query + limit):
-                writer.add(words, offsets, numbers)
+        found = store_words(output, _columns(connection, query + limit))
     if merged not in counts:
         merged.unlink()
-    found = StoredWords(output)
     logger.info("%d of %d distinct words kept", len(found), distinct)
     return found
+
+
+def store_words(
+    folder: Path,
+    batches: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]],
+) -> WordCounts:
+    """Write words and their counts to files, a batch at a time.
+
+    Args:
+        folder: for the files; it holds words once all of them are written.
+        batches: bytes of some words, their offsets from 0 on ``(n + 1,)``, their counts ``(n,)``.
+    """
+    with ExitStack() as stack:
+        # Closed in the reverse order: the counts appear last.
+        counts_file, offsets_file, bytes_file = (
+            stack.enter_context(stack.enter_context(replacing(folder / name)).open("wb"))
+            for name in (_COUNTS, _OFFSETS, _BYTES)
+        )
+        size = 0
+        offsets_file.write(np.zeros(1, "<i8").tobytes())
+        for text, offsets, counts in batches:
+            bytes_file.write(text.data)
+            offsets_file.write((offsets[1:] + size).astype("<i8").tobytes())
+            counts_file.write(counts.astype("<i8").tobytes())
+            size += int(offsets[-1])
+    words = open_words(folder)
+    assert words is not None
+    return words
+
+
+def open_words(folder: Path) -> WordCounts | None:
+    """Return what :func:`store_words` wrote; ``None`` where it has not finished."""
+    if not (folder / _COUNTS).is_file():
+        return None
+    kinds = ((_BYTES, "u1"), (_OFFSETS, "<i8"), (_COUNTS, "<i8"))
+    data, offsets, counts = (StoredArray.open(folder / name, kind) for name, kind in kinds)
+    return WordCounts(Texts(data, offsets), counts)
 
 
 def _text_batches(pieces: Iterator[str]) -> Iterator[pa.RecordBatch]:
@@ -223,7 +261,7 @@ def _sum(connection: Any, counts: Sequence[Path], output: Path) -> None:
 
 
 def _lower(connection: Any, merged: Path, output: Path) -> None:
-    """Lower-case whole words as Python does, which knows about the final sigma."""
+    """Lower-case whole words with Python, which handles the final sigma."""
     import pyarrow as pa  # noqa: PLC0415 - an extra
     import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
 
@@ -236,7 +274,7 @@ def _lower(connection: Any, merged: Path, output: Path) -> None:
 
 def _columns(
     connection: Any, query: str
-) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     """Yield bytes, offsets and counts of words, batch by batch."""
     import pyarrow as pa  # noqa: PLC0415 - an extra
 
@@ -262,14 +300,13 @@ def _quoted(text: str) -> str:
 
 
 def _copy(connection: Any, query: str, output: Path) -> None:
-    part = output.with_name(output.name + ".part")
-    connection.execute(f"COPY ({query}) TO {_quoted(str(part))} (FORMAT parquet)").fetchall()
-    os.replace(part, output)
+    with replacing(output) as part:
+        connection.execute(f"COPY ({query}) TO {_quoted(str(part))} (FORMAT parquet)").fetchall()
 
 
 @contextmanager
 def _connection(engine: Engine) -> Iterator[Any]:
-    """A DuckDB of our own, which keeps to its memory and spills into our folder."""
+    """Open a DuckDB that keeps to its memory and spills into the engine's folder."""
     try:
         import duckdb  # noqa: PLC0415 - an extra
         import pyarrow  # noqa: F401, PLC0415 - an extra
@@ -309,7 +346,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _ignore(_: int) -> None:
-    return

@@ -8,13 +8,14 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
+from fuse_index.common.progress import Add
 from fuse_index.errors import CorpusError
 from fuse_index.words.corpus.remote import (
     PARQUET_MAGIC,
@@ -25,9 +26,6 @@ from fuse_index.words.corpus.remote import (
     urls_of,
 )
 
-Progress = Callable[[int, "int | None"], None]
-"""Called with the bytes read so far and their total, None where the total is not known."""
-
 STDIN = "-"
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 18
@@ -35,7 +33,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """One stream of text.
 
     Attributes:
@@ -85,11 +83,11 @@ class Source:
         try:
             with self.open() as stream:
                 return stream.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
-        except OSError:  # told when it is read
+        except OSError:  # raised when it is read
             return False
 
 
-def find_sources(given: Sequence[str | Path]) -> list[Source]:
+def find_sources(given: Sequence[str | Path]) -> list[TextSource]:
     """Resolve files, folders, patterns, URLs and ``"-"`` to streams, in a reproducible order.
 
     A folder stands for every file below it, and a pattern (``*``, ``?``, ``[``) for what matches
@@ -106,13 +104,13 @@ def find_sources(given: Sequence[str | Path]) -> list[Source]:
     """
     if not given:
         raise CorpusError("no corpus", expected="files, folders, or - for standard input")
-    found: list[Source] = []
+    found: list[TextSource] = []
     for item in given:
         if str(item) == STDIN:
-            found.append(Source(None, None))
+            found.append(TextSource(None, None))
             continue
         if is_url(str(item)):
-            found += [Source(None, size, url) for url, size in urls_of(str(item))]
+            found += [TextSource(None, size, url) for url, size in urls_of(str(item))]
             continue
         path = Path(item)
         if path.exists():
@@ -128,21 +126,27 @@ def find_sources(given: Sequence[str | Path]) -> list[Source]:
     return found
 
 
-def _sources_at(path: Path) -> list[Source]:
+def total_size(sources: Sequence[TextSource]) -> int | None:
+    """Return the bytes of all sources, ``None`` where one does not say."""
+    sizes = [source.size for source in sources]
+    return None if None in sizes else sum(filter(None, sizes))
+
+
+def _sources_at(path: Path) -> list[TextSource]:
     """The files of a path that exists."""
     if not path.is_dir():
-        return [Source(path, path.stat().st_size if path.is_file() else None)]
+        return [TextSource(path, path.stat().st_size if path.is_file() else None)]
     files = _files_below(path)
     if not files:
         raise CorpusError(f"folder {path} holds no file", expected="text or gzip files")
-    return [Source(file, file.stat().st_size) for file in files]
+    return [TextSource(file, file.stat().st_size) for file in files]
 
 
-def read_text(source: Source, encoding: str, progress: Callable[[int], None]) -> Iterator[str]:
+def read_text(source: TextSource, encoding: str, progress: Add) -> Iterator[str]:
     """Yield the text of one source in pieces of about a megabyte.
 
     Gzip is recognized by its first two bytes, whatever the name; a byte-order mark at the start is
-    dropped. Of a Parquet file the column of text is read, every row on a line of its own.
+    dropped. Of a Parquet file the column of text is read, one row a line.
 
     Args:
         source: what to read.
@@ -175,7 +179,7 @@ def read_text(source: Source, encoding: str, progress: Callable[[int], None]) ->
 def _decode(
     decoder: codecs.IncrementalDecoder,
     chunk: bytes,
-    source: Source,
+    source: TextSource,
     encoding: str,
     start: int,
     *,
@@ -203,14 +207,14 @@ def _decode(
         ) from error
 
 
-def _chunks(source: Source, progress: Callable[[int], None]) -> Iterator[bytes]:
+def _chunks(source: TextSource, progress: Add) -> Iterator[bytes]:
     """Yield uncompressed bytes, then one empty chunk that marks the end."""
     try:
         with source.open() as raw:
             if source.start:
                 raw.seek(source.start)
             left = None if source.stop is None else source.stop - source.start
-            stream = io.BufferedReader(_Counted(raw, progress, left), _BUFFER_BYTES)
+            stream = io.BufferedReader(_CountedStream(raw, progress, left), _BUFFER_BYTES)
             packed = source.start == 0 and stream.peek(2)[:2] == _GZIP_MAGIC
             plain = gzip.GzipFile(fileobj=stream) if packed else stream
             while chunk := plain.read(_CHUNK_BYTES):
@@ -229,15 +233,13 @@ def _chunks(source: Source, progress: Callable[[int], None]) -> Iterator[bytes]:
     yield b""
 
 
-class _Counted(io.RawIOBase):
+class _CountedStream(io.RawIOBase):
     """A stream that reports how many bytes were taken from the one below it.
 
     It ends after ``left`` bytes where that is given.
     """
 
-    def __init__(
-        self, stream: IO[bytes], progress: Callable[[int], None], left: int | None = None
-    ) -> None:
+    def __init__(self, stream: IO[bytes], progress: Add, left: int | None = None) -> None:
         self._stream = stream
         self._progress = progress
         self._left = left

@@ -1,12 +1,13 @@
-"""Text that is not in plain local files: fsspec URLs, and Parquet."""
+"""Text from fsspec URLs and from Parquet files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any
 
+from fuse_index.common.progress import Add
 from fuse_index.errors import CorpusError, MissingDependencyError
 
 PARQUET_MAGIC = b"PAR1"
@@ -83,7 +84,7 @@ def read_parquet(
     name: str,
     groups: tuple[int, int | None],
     size: int | None,
-    progress: Callable[[int], None],
+    progress: Add,
 ) -> Iterator[str]:
     """Yield the text of a Parquet file's column of strings, every row ended by a line feed.
 
@@ -91,7 +92,7 @@ def read_parquet(
         open_: opens the file.
         name: what messages call it.
         groups: the first row group to read, and the one to stop before (None: the end).
-        size: bytes that the progress is told in all.
+        size: bytes that the progress adds up to.
         progress: called with the bytes read since the last call, by the share of the rows.
 
     Raises:
@@ -135,33 +136,25 @@ def text_column(schema: Any, name: str) -> str:
     return str(found[0])
 
 
-class _refusals:  # noqa: N801 - used like a function
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
     """Turn what stores and readers raise into one clear line that names the shard."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(
-            error, (CorpusError, MissingDependencyError)
-        ):
-            return
-        if isinstance(error, ImportError):
-            raise MissingDependencyError(
-                f"{self._name} cannot be opened: {error}",
-                expected="the fsspec package for this kind of URL",
-                remedy="pip install 'fuse-index[scale]' and the package named above",
-            ) from error
-        if isinstance(error, FileNotFoundError):
-            raise CorpusError(
-                f"corpus {self._name} does not exist", remedy="check the address"
-            ) from error
+    try:
+        yield
+    except (CorpusError, MissingDependencyError):
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} cannot be opened: {error}",
+            expected="the fsspec package for this kind of URL",
+            remedy="pip install 'fuse-index[scale]' and the package named above",
+        ) from error
+    except FileNotFoundError as error:
+        raise CorpusError(f"corpus {name} does not exist", remedy="check the address") from error
+    except Exception as error:
         text = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise CorpusError(
-            f"{self._name} cannot be read: {text or type(error).__name__}",
+            f"{name} cannot be read: {text or type(error).__name__}",
             expected="a text, gzip or Parquet file that may be read",
             remedy="check the file and its permissions",
         ) from error

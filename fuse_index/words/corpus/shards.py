@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import IO
 
 from fuse_index.errors import CorpusError
-from fuse_index.words.corpus.reading import Source
+from fuse_index.words.corpus.reading import TextSource
 from fuse_index.words.corpus.remote import row_groups
 
 SHARD_BYTES = 256 << 20
@@ -27,8 +27,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def split_sources(
-    sources: Sequence[Source], encoding: str, shard_bytes: int | None = None
-) -> list[Source]:
+    sources: Sequence[TextSource], encoding: str, shard_bytes: int | None = None
+) -> list[TextSource]:
     """Cut sources into shards.
 
     Args:
@@ -44,7 +44,7 @@ def split_sources(
     """
     size = SHARD_BYTES if shard_bytes is None else shard_bytes
     whole = codecs.lookup(encoding).name not in ("utf-8", "ascii")
-    shards: list[Source] = []
+    shards: list[TextSource] = []
     for source in sources:
         if not source.again or source.size is None or source.size <= size:
             shards.append(source)
@@ -57,7 +57,7 @@ def split_sources(
     return shards
 
 
-def _split_text(source: Source, total: int, size: int) -> list[Source]:
+def _split_text(source: TextSource, total: int, size: int) -> list[TextSource]:
     count = -(-total // size)
     try:
         with source.open() as stream:
@@ -83,7 +83,7 @@ def _next_space(stream: IO[bytes], position: int, total: int) -> int:
     return total
 
 
-def _split_groups(source: Source, size: int) -> list[Source]:
+def _split_groups(source: TextSource, size: int) -> list[TextSource]:
     shards, start, held = [], 0, 0
     groups = row_groups(source.open, source.name)
     for number, (_, held_here) in enumerate(groups, 1):
@@ -95,7 +95,7 @@ def _split_groups(source: Source, size: int) -> list[Source]:
     return shards or [source]
 
 
-def _begins_with(source: Source, magic: bytes) -> bool:
+def _begins_with(source: TextSource, magic: bytes) -> bool:
     try:
         with source.open() as stream:
             return stream.read(len(magic)) == magic
@@ -103,7 +103,7 @@ def _begins_with(source: Source, magic: bytes) -> bool:
         raise _unreadable(source, error) from error
 
 
-def _unreadable(source: Source, error: OSError) -> CorpusError:
+def _unreadable(source: TextSource, error: OSError) -> CorpusError:
     return CorpusError(
         f"{source.name} cannot be read: {error.strerror or error}",
         remedy="check that it is a readable file",

@@ -6,29 +6,25 @@ import codecs
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.common.options import Count, options
+from fuse_index.common.progress import Tick, adding, ignore
 from fuse_index.errors import CorpusError, OptionError
-from fuse_index.words.corpus.reading import Progress, Source, find_sources, read_text
+from fuse_index.words.corpus.reading import TextSource, find_sources, read_text, total_size
+from fuse_index.words.corpus.stored import StoredArray
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "CorpusOptions",
-    "Progress",
-    "WordCounts",
-    "count_words",
-    "read_texts",
-    "read_word_list",
-]
+_HASHED_WORDS = 1 << 16
 
 
-@dataclass(frozen=True)
+@options()
 class CorpusOptions:
     """How text becomes words.
 
@@ -44,14 +40,10 @@ class CorpusOptions:
 
     encoding: str = "utf-8"
     lowercase: bool = False
-    min_count: int = 1
-    max_words: int | None = None
+    min_count: Count = 1
+    max_words: Count | None = None
 
     def __post_init__(self) -> None:
-        if self.min_count < 1:
-            raise OptionError(f"min_count={self.min_count}", expected="at least 1")
-        if self.max_words is not None and self.max_words < 1:
-            raise OptionError(f"max_words={self.max_words}", expected="at least 1, or None")
         try:
             codecs.getincrementaldecoder(self.encoding)
             known = codecs.lookup(self.encoding)._is_text_encoding
@@ -71,32 +63,35 @@ class WordCounts:
 
     Args:
         words: ``n`` words; none is empty or holds white space.
-        counts: ``(n,)`` int64, at least 1 each.
+        counts: ``(n,)`` int64, at least 1 each. Both may be in files, of which parts are read.
     """
 
-    words: tuple[str, ...]
-    counts: NDArray[np.int64]
+    words: Sequence[str]
+    counts: NDArray[np.int64] | StoredArray
 
     def __len__(self) -> int:
         return len(self.words)
 
     def part(self, start: int, stop: int) -> WordCounts:
-        """The words from ``start`` to ``stop``."""
-        if start == 0 and stop >= len(self):
-            return self
+        """Return the words from ``start`` to ``stop``, in memory."""
         return WordCounts(self.words[start:stop], self.counts[start:stop])
 
     def sha256(self) -> str:
         """The hash, in hex, of words and counts: equal if and only if both are."""
-        digest = hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass"))
-        digest.update(b"\0" + self.counts.astype("<i8").tobytes())
+        digest, starts = hashlib.sha256(), range(0, len(self), _HASHED_WORDS)
+        for start in starts:
+            text = "\n".join(self.words[start : start + _HASHED_WORDS])
+            digest.update(b"\n" * bool(start) + text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+        for start in starts:
+            digest.update(self.counts[start : start + _HASHED_WORDS].astype("<i8").tobytes())
         return digest.hexdigest()
 
 
 def count_words(
-    sources: Sequence[str | Path] | Sequence[Source],
+    sources: Sequence[str | Path] | Sequence[TextSource],
     options: CorpusOptions | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> WordCounts:
     """Count the white-space-delimited words of any number of texts.
 
@@ -116,10 +111,10 @@ def count_words(
         CorpusError: if a source is missing or unreadable, or no word is left.
     """
     options = options or CorpusOptions()
-    given = [item for item in sources if not isinstance(item, Source)]
-    found = [item for item in sources if isinstance(item, Source)]
+    given = [item for item in sources if not isinstance(item, TextSource)]
+    found = [item for item in sources if isinstance(item, TextSource)]
     found += find_sources(given) if given or not found else []
-    report = _reporter(found, progress)
+    report = adding(progress, total_size(found))
     counter: Counter[str] = Counter()
     for source in found:
         for words in _words(read_text(source, options.encoding, report)):
@@ -149,7 +144,7 @@ def read_word_list(path: str | Path, options: CorpusOptions | None = None) -> Wo
     (source,) = find_sources([path])[:1]
     counter: Counter[str] = Counter()
     counted = False
-    for number, line in enumerate(_lines(read_text(source, options.encoding, lambda _: None)), 1):
+    for number, line in enumerate(_lines(read_text(source, options.encoding, ignore)), 1):
         if not line.strip():
             continue
         word, count = _parse_line(line, f"{source.name}, line {number}")
@@ -172,7 +167,7 @@ def read_texts(path: str | Path, encoding: str = "utf-8") -> list[str]:
     texts = [
         line
         for source in find_sources([path])
-        for line in _lines(read_text(source, options.encoding, lambda _: None))
+        for line in _lines(read_text(source, options.encoding, ignore))
         if line.strip()
     ]
     if not texts:
@@ -255,18 +250,3 @@ def _parse_line(line: str, where: str) -> tuple[str, int | None]:
     if not tail.strip().isdecimal() or int(tail) < 1:
         raise CorpusError(f"{where}: the count {tail.strip()[:40]!r}", expected="a positive number")
     return words[0], int(tail)
-
-
-def _reporter(found: Sequence[Source], progress: Progress | None) -> Callable[[int], None]:
-    """Turn "bytes since last time" into the caller's (done, total)."""
-    sizes = [source.size for source in found]
-    total = None if any(size is None for size in sizes) else sum(size or 0 for size in sizes)
-    done = 0
-
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None and count:
-            progress(done, total)
-
-    return report

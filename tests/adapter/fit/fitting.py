@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fuse_index.adapter.fit._workers import Workers
-from fuse_index.adapter.fit.stream import Chunk, Problem, WordStream
+from fuse_index.adapter.fit.groups import group_words
+from fuse_index.adapter.fit.options import FitOptions
+from fuse_index.adapter.fit.stream import Chunk, LeastSquares
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
 
@@ -48,7 +52,7 @@ def group_rows(table: WordTable, p: int | None, q: int) -> np.ndarray:
     return np.flatnonzero(inside if p is None else inside & (shapes[:, 0] == p))
 
 
-def make_problem(x: Tensor, y: Tensor, workers: Workers, chunk: int = 7) -> Problem:
+def make_problem(x: Tensor, y: Tensor, workers: Workers, chunk: int = 7) -> LeastSquares:
     """A problem of dense word tensors ``(p, n, width)``, in chunks."""
 
     def read(dtype: torch.dtype) -> Iterator[Chunk]:
@@ -58,7 +62,7 @@ def make_problem(x: Tensor, y: Tensor, workers: Workers, chunk: int = 7) -> Prob
 
     count, widths = x.shape[1], (x.shape[2], y.shape[2])
     k = max(len(x), len(y))
-    return Problem(k, count, count, widths, CPU, workers, read)
+    return LeastSquares(k, count, count, widths, CPU, workers, read)
 
 
 def pad(tokens: Tensor, k: int) -> Tensor:
@@ -69,5 +73,18 @@ def relative(value: Tensor, truth: Tensor) -> float:
     return float((value.double() - truth).norm() / truth.norm().clamp_min(1e-300))
 
 
-def stream_of(table: WordTable, source: Tensor, target: Tensor, workers: Workers) -> WordStream:
-    return WordStream(table, source, target, workers=workers, chunk_words=5)
+def numbered_groups(
+    table: WordTable, options: FitOptions, folder: Path | None = None
+) -> list[SimpleNamespace]:
+    """The groups, with the numbers of their words in the table instead of token ids."""
+    numbers = np.arange(len(table))
+    sides = [
+        Ragged(ids.offsets, np.repeat(numbers, ids.lengths)) for ids in (table.source, table.target)
+    ]
+    twin = WordTable(table.words, table.counts, *sides)
+    found = []
+    for group in group_words(twin, options, folder):
+        rows = {name: getattr(group, name).tokens()[0][0] for name in ("train", "held_out")}
+        facts = {name: getattr(group, name) for name in ("name", "k", "q", "shared")}
+        found.append(SimpleNamespace(**facts, **rows))
+    return found

@@ -10,14 +10,21 @@ import torch
 
 from fuse_index.adapter.fit._workers import Workers
 from fuse_index.adapter.fit.fit import fit_adapter
-from fuse_index.adapter.fit.groups import group_words
-from fuse_index.adapter.fit.lstsq import Method
+from fuse_index.adapter.fit.lstsq import Solver
 from fuse_index.adapter.fit.options import FitOptions, Grouping
 from fuse_index.errors import ModelError, ShapeError, VocabularyError
 from fuse_index.tensors import t_lstsq, t_pinv, t_product
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.table import WordTable
-from tests.adapter.fit.fitting import CPU, dense, draw, group_rows, make_table, relative
+from tests.adapter.fit.fitting import (
+    CPU,
+    dense,
+    draw,
+    group_rows,
+    make_table,
+    numbered_groups,
+    relative,
+)
 
 GROUPS = {(1, 1): 90, (1, 3): 70, (2, 1): 60, (2, 2): 80, (3, 4): 70, (4, 4): 9, (4, 2): 3}
 ALL = FitOptions(ridge=0.0, holdout=0.0, min_words=5)
@@ -54,6 +61,7 @@ def brute_force_fallback(table, source, target, rows, ridge=0.0):
     return t_lstsq(inputs[None], torch.cat(y)[None], ridge=penalty)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("ridge", [0.0, 0.2])
 @pytest.mark.parametrize("chunk_words", [None, 7])
 def test_adapters_are_the_least_squares_solutions(table, source, target, ridge, chunk_words):
@@ -153,31 +161,31 @@ def words_of(table, groups):
 @pytest.mark.parametrize("max_words", [None, 40])
 def test_lots_depend_on_the_words_alone(table, max_words):
     options = FitOptions(holdout=0.2, max_words=max_words, min_words=5, seed=3)
-    chosen = words_of(table, group_words(table, options))
+    chosen = words_of(table, numbered_groups(table, options))
     other = permuted(table, 1)
-    assert words_of(other, group_words(other, options)) == chosen
+    assert words_of(other, numbered_groups(other, options)) == chosen
     half = table.select(np.arange(0, len(table), 2))
-    for name, (_, held_out) in words_of(half, group_words(half, options)).items():
+    for name, (_, held_out) in words_of(half, numbered_groups(half, options)).items():
         assert held_out == chosen[name][1] & set(half.words)
     reseeded = FitOptions(holdout=0.2, max_words=max_words, min_words=5, seed=4)
-    assert words_of(table, group_words(table, reseeded)) != chosen
+    assert words_of(table, numbered_groups(table, reseeded)) != chosen
 
 
 def test_share_of_held_out_words_and_cap():
     table = make_table({(1, 1): 4000, (2, 2): 1000}, vocabulary=50)
     options = FitOptions(holdout=0.1, max_words=500)
-    groups = group_words(table, options)
+    groups = numbered_groups(table, options)
     assert [len(g.train) for g in groups] == [500, 500]
     assert 330 < len(groups[0].held_out) < 470  # 400 expected, standard deviation 19
     assert not set(groups[0].train) & set(groups[0].held_out)
-    plain = group_words(table, FitOptions(holdout=0.0))
+    plain = numbered_groups(table, FitOptions(holdout=0.0))
     assert [len(g.train) for g in plain] == [4000, 1000]
 
 
 def test_held_out_words_are_not_fitted_on(table, source, target):
     """Changing their targets changes their figures and no adapter."""
     options = FitOptions(ridge=0.1, min_words=5, holdout=0.3)
-    held_out = np.concatenate([g.held_out for g in group_words(table, options)])
+    held_out = np.concatenate([g.held_out for g in numbered_groups(table, options)])
     values = table.target.values.copy()
     for row in held_out:
         values[table.target.offsets[row] : table.target.offsets[row + 1]] = 7
@@ -194,7 +202,7 @@ def test_held_out_words_are_not_fitted_on(table, source, target):
 def test_capped_words_are_the_only_ones_fitted_on(table, source, target):
     options = FitOptions(ridge=0.0, holdout=0.0, min_words=5, max_words=30)
     fit = fit_adapter(table, source, target, options)
-    groups = {g.name: g for g in group_words(table, options)}
+    groups = {g.name: g for g in numbered_groups(table, options)}
     truth = brute_force(table, source, target, groups["2x2"].train, 2)
     assert len(groups["2x2"].train) == 30
     assert relative(fit.adapters["2x2"], truth) < 1e-6
@@ -236,7 +244,7 @@ def test_parameters_are_read_without_a_graph_and_not_changed(table, source, targ
 def test_fit_can_be_copied_and_says_how_it_was_made(table, source, target):
     fit = fit_adapter(table, source, target, ALL)
     assert fit.options == ALL
-    assert fit.methods["2x2"] is Method.CHOLESKY
+    assert fit.methods["2x2"] is Solver.CHOLESKY
     assert copy.deepcopy(fit).ridges == fit.ridges
 
 
@@ -292,9 +300,9 @@ def real(gpt2_dir, minilm_dir, captions_file, wikitext_file):
 def test_real_words_equal_the_pseudo_inverse(real):
     """Words of real models repeat tokens; some groups lose rank, all must be solved to 1e-5."""
     table, source, target = real
-    options = FitOptions(ridge=0.0, holdout=0.0, min_words=1, max_words=2000)
+    options = FitOptions(ridge=0.0, holdout=0.0, min_words=1, max_words=1000)
     fit = fit_adapter(table, source, target, options)
-    for group in group_words(table, options):
+    for group in numbered_groups(table, options):
         name, k, rows = group.name, group.k, group.train
         faces = fit.adapters[name]
         x, y = dense(table.source, source, rows, k), dense(table.target, target, rows, k)
@@ -304,7 +312,7 @@ def test_real_words_equal_the_pseudo_inverse(real):
             inverse = torch.linalg.pinv(x_faces, atol=1e-10 * top, rtol=0.0)
         truth = torch.fft.irfft(inverse @ y_faces, n=k, dim=0)
         assert relative(faces, truth) < 1e-6, name
-    assert Method.EIGENVALUES in fit.methods.values()
+    assert Solver.EIGENVALUES in fit.methods.values()
 
 
 def test_real_adapters_predict_words_they_have_not_seen(real):

@@ -7,10 +7,11 @@ import torch
 
 from fuse_index.adapter.fit import lstsq
 from fuse_index.adapter.fit._workers import Workers
-from fuse_index.adapter.fit.lstsq import Method, solve_problem
+from fuse_index.adapter.fit.lstsq import Solver, solve_problem
 from fuse_index.errors import ModelError
 from fuse_index.tensors import t_lstsq, t_pinv, t_product
 from tests.adapter.fit.fitting import CPU, draw, make_problem, pad, relative
+from tests.cases import case
 
 LENGTHS = [(1, 1), (1, 3), (2, 1), (2, 2), (2, 3), (3, 3), (3, 4), (4, 2), (4, 4), (5, 5)]
 
@@ -41,30 +42,31 @@ def reference(x, y, ridge=0.0):
     return t_lstsq(x, y, ridge=ridge * float(x.square().sum()) / x.shape[2])
 
 
-@pytest.mark.parametrize(("p", "q"), LENGTHS)
 @pytest.mark.parametrize(
     ("n", "vocabulary", "method"),
     [
-        (60, None, Method.CHOLESKY),  # tall
-        (8, None, Method.CHOLESKY),  # dual
+        (60, None, Solver.CHOLESKY),  # tall
+        (8, None, Solver.CHOLESKY),  # dual
         (12, None, None),  # square: badly conditioned by chance
-        (60, 3, Method.EIGENVALUES),  # tall, of few tokens
-        (11, 2, Method.EIGENVALUES),  # dual, of few tokens
-        (1, None, Method.CHOLESKY),
+        (60, 3, Solver.EIGENVALUES),  # tall, of few tokens
+        (11, 2, Solver.EIGENVALUES),  # dual, of few tokens
+        (1, None, Solver.CHOLESKY),
     ],
 )
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
-def test_equals_the_pseudo_inverse(workers, p, q, n, vocabulary, method, ridge):
-    x, y = words(p, q, n, vocabulary=vocabulary)
-    solution = solve_problem(make_problem(x, y, workers), ridge)
-    assert solution.faces.shape == (max(p, q), 12, 5)
-    assert relative(solution.faces, reference(x, y, ridge)) < 1e-9
-    assert solution.ridge == ridge
-    if ridge:
-        assert solution.method is Method.CHOLESKY
-    elif method is not None:
-        assert solution.method is method
-    assert (solution.gram is None) == (n < 12)
+def test_equals_the_pseudo_inverse(workers, n, vocabulary, method, ridge):
+    for p, q in LENGTHS:
+        with case(p=p, q=q):
+            x, y = words(p, q, n, vocabulary=vocabulary)
+            solution = solve_problem(make_problem(x, y, workers), ridge)
+            assert solution.faces.shape == (max(p, q), 12, 5)
+            assert relative(solution.faces, reference(x, y, ridge)) < 1e-9
+            assert solution.ridge == ridge
+            if ridge:
+                assert solution.method is Solver.CHOLESKY
+            elif method is not None:
+                assert solution.method is method
+            assert (solution.gram is None) == (n < 12)
 
 
 @pytest.mark.parametrize("n", [40, 9])
@@ -82,7 +84,7 @@ def test_badly_conditioned_words_take_the_careful_route(workers, n, k, smallest)
     tolerance = 1e-14 / smallest + 1e-9
     assert relative(solution.faces, reference(x, y)) < min(1e-5, 1e4 * tolerance)
     if n >= 12:
-        assert solution.method is (Method.CHOLESKY if smallest > 1e-4 else Method.ORTHOGONAL)
+        assert solution.method is (Solver.CHOLESKY if smallest > 1e-4 else Solver.ORTHOGONAL)
 
 
 @pytest.mark.parametrize("n", [40, 9])
@@ -90,7 +92,7 @@ def test_careful_route_with_a_ridge_and_with_null_directions(workers, n):
     x, y = words(2, 2, n)
     x = x @ torch.diag(torch.tensor([1.0] * 6 + [1e-6] * 5 + [0.0], dtype=torch.float64))
     solution = solve_problem(make_problem(x, y, workers), 1e-16)
-    assert solution.method is Method.ORTHOGONAL
+    assert solution.method is Solver.ORTHOGONAL
     assert relative(solution.faces, reference(x, y, 1e-16)) < 1e-5
     solution = solve_problem(make_problem(x, y, workers), 0.0)
     assert relative(solution.faces, reference(x, y)) < 1e-5
@@ -138,10 +140,10 @@ def large(condition, offset=0.0, n=4096, width=512, k=2):
 def test_float32_products_hold_the_tolerance(workers, condition, offset):
     x, y = large(condition, offset)
     solution = solve_problem(make_problem(x, y, workers, chunk=1000), 0.0)
-    assert solution.method is Method.SINGLE
+    assert solution.method is Solver.SINGLE
     assert solution.gram.single
     exact = solve_problem(make_problem(x, y, workers, chunk=1000), 0.0, single=False)
-    assert exact.method is Method.CHOLESKY
+    assert exact.method is Solver.CHOLESKY
     assert 1e-9 < relative(solution.faces, exact.faces) < 5e-6
 
 
@@ -150,8 +152,8 @@ def test_float32_products_are_refused_where_they_do_not(workers, condition, offs
     x, y = large(condition, offset)
     seen = []
     problem = make_problem(x, y, workers, chunk=1000)
-    solution = solve_problem(problem, 0.0, tick=seen.append)
-    assert solution.method is Method.CHOLESKY
+    solution = solve_problem(problem, 0.0, add=seen.append)
+    assert solution.method is Solver.CHOLESKY
     assert not solution.gram.single
     assert sum(seen) == x.shape[1]  # nothing is reported twice
     assert solution.rejected_single == (offset == 0.0)  # a large mean shows in the first chunk

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse_index.adapter.fit.fit import fit_adapter
-from fuse_index.adapter.fit.groups import group_words
 from fuse_index.adapter.fit.options import FitOptions, Grouping
 from fuse_index.adapter.fit.quality import predict
 from fuse_index.tensors import t_product
-from tests.adapter.fit.fitting import draw, make_table, pad
+from tests.adapter.fit.fitting import draw, make_table, numbered_groups, pad
 
 GROUPS = {(1, 1): 80, (1, 3): 60, (2, 2): 80, (3, 2): 70, (4, 1): 12}
 
@@ -56,7 +55,7 @@ def test_figures_are_those_of_the_held_out_words(grouping, chunk_words):
     )
     fit = fit_adapter(table, source, target, options)
     everything, common = [], []
-    groups = group_words(table, options)
+    groups = numbered_groups(table, options)
     tokens = np.concatenate([np.concatenate([table.target[r] for r in g.train]) for g in groups])
     common_mean = target[torch.from_numpy(tokens)].double().mean(0)
     for group in groups:

@@ -17,7 +17,6 @@ from fuse_index.words.corpus import counting
 from fuse_index.words.corpus.counting import Engine, count_shard, merge_counts, with_plain_spaces
 from fuse_index.words.corpus.reading import find_sources
 from fuse_index.words.corpus.shards import split_sources
-from fuse_index.words.corpus.stored import StoredWords
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words
 
 duckdb = pytest.importorskip("duckdb")
@@ -33,7 +32,7 @@ TEXTS = st.lists(
 
 def count_on_disk(
     paths: list[Path], folder: Path, options: CorpusOptions, shard_bytes: int = 7
-) -> StoredWords:
+) -> WordCounts:
     engine = Engine(folder, threads=2)
     files = []
     for number, shard in enumerate(
@@ -44,14 +43,14 @@ def count_on_disk(
     return merge_counts(files, options, folder / "words", engine, "the text")
 
 
-def assert_same(found: StoredWords, expected: WordCounts) -> None:
+def assert_same(found: WordCounts, expected: WordCounts) -> None:
     part = found.part(0, len(found))
     assert part.words == expected.words
     assert part.counts.tolist() == expected.counts.tolist()
     assert found.sha256() == expected.sha256()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=3), lowercase=st.booleans())
 def test_words_are_those_counted_in_memory(tmp_path_factory, texts, lowercase):
     folder = tmp_path_factory.mktemp("count")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse_index.errors import CorpusError, MissingDependencyError
-from fuse_index.words.corpus.reading import Source, find_sources, read_text
+from fuse_index.words.corpus.reading import TextSource, find_sources, read_text
 from fuse_index.words.corpus.shards import split_sources
 from fuse_index.words.corpus.words import count_words
 
@@ -20,7 +20,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 fsspec = pytest.importorskip("fsspec")
 
 
-def text_of(source: Source) -> str:
+def text_of(source: TextSource) -> str:
     return "".join(read_text(source, "utf-8", lambda _: None))
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,12 +20,19 @@ def build_and_run(folder: Path, sanitizers: str) -> subprocess.CompletedProcess[
         pytest.skip("no C++ compiler")
     program = folder / "words_test"
     sources = [*sorted((CSRC / "tests").glob("*.cpp")), *sorted((CSRC / "words").glob("*.cpp"))]
-    sanitize = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    command = [compiler, *FLAGS, *sanitize, *map(str, sources), "-o", str(program)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode and "sanitizer" in built.stderr.lower() + built.stdout.lower():
-        pytest.skip(f"the compiler lacks the sanitizers {sanitizers}")
-    assert built.returncode == 0, built.stderr
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    flags = [*FLAGS, f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+
+    def build(*arguments: object) -> None:
+        command = [compiler, *flags, *map(str, arguments)]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        if built.returncode and "sanitizer" in built.stderr.lower() + built.stdout.lower():
+            pytest.skip(f"the compiler lacks the sanitizers {sanitizers}")
+        assert built.returncode == 0, built.stderr
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda source, made: build("-c", source, "-o", made), sources, objects))
+    build(*objects, "-o", program)
     return subprocess.run([str(program)], capture_output=True, text=True, check=False)
 
 

@@ -139,6 +139,7 @@ def check(source, target, rows):
         assert getattr(results[0], name).tolist() == getattr(results[1], name).tolist(), name
 
 
+@pytest.mark.smoke
 @pairs
 @settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
@@ -163,6 +164,7 @@ def test_the_native_core_is_used_where_it_is_there():
     assert made("gpt2", "slow-bert", True).path == "tokenizers"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("native", [True, False])
 def test_words_by_hand(native):
     source, target = wrapped("gpt2"), wrapped("bert-uncased")

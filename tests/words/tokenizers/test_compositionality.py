@@ -109,8 +109,15 @@ def test_what_cleaning_may_confuse():
     assert not any(map(is_plain, ["é", "a\tb", "&amp;", "\x1b[0m"]))
 
 
+@pytest.fixture(scope="module")
+def real_counts(captions_file, wikitext_file, polarity_file):
+    return count_words([captions_file, wikitext_file, polarity_file])
+
+
 @pytest.mark.parametrize("name", ["gpt2_dir", "minilm_dir", "open_clip"])
-def test_the_law_on_real_corpora(name, request, captions_file, wikitext_file, polarity_file):
+def test_the_law_on_real_corpora(
+    name, request, real_counts, captions_file, wikitext_file, polarity_file
+):
     from transformers import AutoTokenizer
 
     if name == "open_clip":
@@ -118,12 +125,13 @@ def test_the_law_on_real_corpora(name, request, captions_file, wikitext_file, po
     else:
         folder = request.getfixturevalue(name)
         tokenizer = WordTokenizer.from_tokenizer(AutoTokenizer.from_pretrained(folder))
-    counts = count_words([captions_file, wikitext_file, polarity_file])
-    rows = tokenizer.encode_words(counts.words)
-    keep = are_compositional(tokenizer, counts.words, rows)
+    rows = tokenizer.encode_words(real_counts.words)
+    keep = are_compositional(tokenizer, real_counts.words, rows)
     assert keep.mean() > 0.99
     ids = {
-        word: row.tolist() for word, row, good in zip(counts.words, rows, keep, strict=True) if good
+        word: row.tolist()
+        for word, row, good in zip(real_counts.words, rows, keep, strict=True)
+        if good
     }
     lines = [line.split() for line in wikitext_file.read_text(encoding="utf-8").split("\n")]
     lines += [line.split() for line in captions_file.read_text(encoding="utf-8").split("\n")[:2000]]

@@ -1,0 +1,1 @@
+"""Predictions of a build: its words, files, time and memory."""
