@@ -77,7 +77,7 @@ def test_bad_files(value: dict[str, Any], said: str) -> None:
 
 def test_opened_images_and_functions_cannot_be_written() -> None:
     with pytest.raises(
-        OptionError, match="image: images: object has no JSON form.*expected something"
+        OptionError, match=r"image: images: object has no JSON form.*expected something"
     ):
         ImageSimilarity(images=object()).to_json()
     with pytest.raises(OptionError, match="custom: function"):
