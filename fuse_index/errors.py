@@ -97,7 +97,3 @@ class ClusterError(FuseIndexError):
 
 class MissingDependencyError(FuseIndexError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
-
-
-class NativeError(FuseIndexError, RuntimeError):
-    """The native extension was asked for explicitly but is not there or failed."""

@@ -9,8 +9,7 @@ import json
 import logging
 import sys
 import threading
-import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,15 +45,8 @@ def set_up(*, debug: bool = False, verbose: bool = False, quiet: bool = False) -
     """Send the package's log to stderr: warnings, everything, or nothing but errors."""
     _LOGGER.handlers[:] = [_StderrHandler()]
     _LOGGER.propagate = False
-    _LOGGER.setLevel(
-        logging.DEBUG
-        if debug
-        else logging.INFO
-        if verbose
-        else logging.ERROR
-        if quiet
-        else logging.WARNING
-    )
+    levels = {logging.DEBUG: debug, logging.INFO: verbose, logging.ERROR: quiet}
+    _LOGGER.setLevel(next((level for level, on in levels.items() if on), logging.WARNING))
 
 
 def is_quiet() -> bool:
@@ -67,7 +59,7 @@ def stdout_console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else FILE_WIDTH
-    return Console(markup=False, highlight=False, emoji=False, soft_wrap=False, width=width)
+    return Console(markup=False, highlight=False, emoji=False, width=width)
 
 
 def stderr_console() -> Console:
@@ -98,11 +90,6 @@ def note(text: str) -> None:
         stderr_console().print(one_line(text))
 
 
-def show_traceback(exception: BaseException) -> None:
-    """Write a traceback to stderr."""
-    sys.stderr.write("".join(traceback.format_exception(exception)))
-
-
 def print_json(value: Any) -> None:
     """Write one JSON object to stdout: ASCII, sorted keys, null for numbers that are not finite."""
     from fuse_index.bundle.jsontext import plain
@@ -116,7 +103,7 @@ def print_table(
     title: str | None = None,
     justify: Literal["left", "right"] = "right",
 ) -> None:
-    """Write a table to stdout; ``justify`` is for all columns but the first."""
+    """Write a table to stdout if it has rows; ``justify`` is for all columns but the first."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -133,9 +120,18 @@ def print_table(
         table.add_column(clean(name), justify=justify if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(clean(cell) for cell in row))
-    console = stdout_console()
-    console.print(table)
-    console.print()
+    if table.row_count:
+        console = stdout_console()
+        console.print(table)
+        console.print()
+
+
+def answer(json: bool, value: Any, show: Callable[[], None]) -> None:
+    """Print ``value`` as one JSON object, or show it to people."""
+    if json:
+        print_json(value)
+    else:
+        show()
 
 
 class ProgressBar:

@@ -1,10 +1,11 @@
-"""Flags of the verbs with a run file: declared once, and what they set in it."""
+"""Flags that several verbs share, each declared once, and what those of run files set."""
 
 from __future__ import annotations
 
 import inspect
+import json as json_module
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -13,6 +14,100 @@ import typer
 
 from fuse_index.cli import _console
 from fuse_index.errors import OptionError
+
+MODEL_HELP = "Hub id[@revision], folder, or open_clip:ARCH[/PRETRAINED or file]."
+_MOVED = "Where the {} is now, if not where it was built from."
+
+BatchSize = Annotated[int, typer.Option(help="Rows of one forward pass.")]
+Bundle = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
+]
+Corpus = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corpus",
+        "-c",
+        metavar="PATH",
+        help="Text, gzip or Parquet: file, folder, pattern or fsspec URL (s3://...); '-' is "
+        "standard input. Can be repeated.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="Where models run.  [default: the GPU if there is one]")
+]
+FitSeed = Annotated[int | None, typer.Option(help="Seed of the hold-out and of sampling.")]
+Grouping = Annotated[
+    str | None,
+    typer.Option(help="Words that share an adapter: same (p, q): pair; same q: target."),
+]
+Groups = Annotated[
+    bool, typer.Option("--groups/--no-groups", help="With the group tensors, or without.")
+]
+Holdout = Annotated[float | None, typer.Option(help="Share of words kept for the quality report.")]
+Index = Annotated[
+    bool, typer.Option("--index/--no-index", help="With the word indexes, or without.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+MaxGroup = Annotated[
+    int | None, typer.Option(help="Fit on so many words of a group, sampled; 0: on all.")
+]
+MinGroup = Annotated[
+    int | None, typer.Option(help="Groups with fewer words use the fallback adapter.")
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Use what the caches hold; no network access.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a bundle at a URL or in a folder.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the same work, which was interrupted.")
+]
+Ridge = Annotated[
+    str | None, typer.Option(help="Penalty, relative; or 'auto' by generalized cross-validation.")
+]
+Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
+SourcePlace = Annotated[str | None, typer.Option(help=_MOVED.format("source"))]
+Storage = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage",
+        metavar="KEY=VALUE",
+        help="Option of a URL's file system, such as anon=true. Can be repeated.",
+    ),
+]
+TargetPlace = Annotated[str | None, typer.Option(help=_MOVED.format("target"))]
+Vectors = Annotated[str, typer.Option(help="Over whose vectors: source, target or joint.")]
+Words = Annotated[
+    Path | None,
+    typer.Option("--words", help="A list of words, one a line, instead of a corpus."),
+]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder for unfinished work.  [default: beside BUNDLE]"),
+]
+
+
+def storage_options(given: Sequence[str] | None) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` items; a value is JSON where it can be read so, else text.
+
+    Raises:
+        OptionError: an item has no key or no ``=``.
+    """
+    options: dict[str, Any] = {}
+    for item in given or ():
+        key, equals, value = item.partition("=")
+        if not key.isidentifier() or not equals:
+            raise OptionError(
+                f"--storage {key}",
+                expected="KEY=VALUE, such as anon=true or endpoint_url=http://...",
+            )
+        try:
+            options[key] = json_module.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
 
 _PATHS = {
     "method": "method.type",
@@ -29,7 +124,7 @@ _PATHS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunFlags:
-    """The flags that verbs with a run file share; see :func:`with_run_flags`."""
+    """The flags that verbs with a run file share; see :func:`with_flags`."""
 
     initial: Annotated[
         list[str] | None, typer.Option(help="Text to begin from. Can be repeated.")
@@ -64,8 +159,8 @@ class RunFlags:
         Path | None,
         typer.Option(metavar="FILE.jsonl", help="One JSON object a step, as it happens."),
     ] = None
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
+    offline: Offline = False
+    json: Json = False
 
     def settings(self) -> list[tuple[str, Any]]:
         """Return what the flags say by the path of the field, the short ones first."""
@@ -75,26 +170,39 @@ class RunFlags:
     def answered(self, *, captions: bool = False) -> bool:
         """Answer ``--fields`` and ``--schema``; return whether one was given."""
         if self.schema:
-            show_schema(captions=captions)
+            from fuse_index.run import CaptionConfig, RunConfig
+            from fuse_index.run.schema import run_schema
+
+            _console.print_json(run_schema(CaptionConfig if captions else RunConfig))
         elif self.fields:
             show_fields(captions=captions, json=self.json)
         return self.schema or self.fields
 
 
-def with_run_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of :class:`RunFlags` behind its own; it gets them as ``flags``."""
-    shared = inspect.signature(RunFlags).parameters.values()
-    hints = get_type_hints(RunFlags, include_extras=True)
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of a dataclass, such as :class:`RunFlags`, where it takes one."""
     own = inspect.signature(command, eval_str=True).parameters.values()
-    names = {item.name for item in shared}
+    groups: dict[str, Any] = {
+        item.name: item.annotation for item in own if is_dataclass(item.annotation)
+    }
+    parameters = []
+    for item in own:
+        hints = {item.name: item.annotation}
+        members: Iterable[inspect.Parameter] = [item]
+        if item.name in groups:
+            hints = get_type_hints(item.annotation, include_extras=True)
+            members = inspect.signature(item.annotation).parameters.values()
+        parameters += [member.replace(annotation=hints[member.name]) for member in members]
 
     @wraps(command)
     def wrapper(**given: Any) -> None:
-        flags = RunFlags(**{name: given.pop(name) for name in names})
-        command(**given, flags=flags)
+        made = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**given, **made)
 
-    parameters = [item.replace(kind=item.KEYWORD_ONLY) for item in own if item.name != "flags"]
-    parameters += [item.replace(annotation=hints[item.name]) for item in shared]
+    parameters = [item.replace(kind=item.KEYWORD_ONLY) for item in parameters]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {item.name: item.annotation for item in parameters}
     del wrapper.__wrapped__  # typer is to see these parameters
@@ -125,27 +233,19 @@ def put(value: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
     override(value, texts)
 
 
-def show_schema(*, captions: bool = False) -> None:
-    """Print the JSON schema of a run file."""
-    from fuse_index.run import CaptionConfig, RunConfig
-    from fuse_index.run.schema import run_schema
-
-    _console.print_json(run_schema(CaptionConfig if captions else RunConfig))
-
-
 def show_fields(*, captions: bool = False, json: bool = False) -> None:
     """Print every field of a run file with its type, default and meaning."""
     from fuse_index.run.describe import describe_captions, describe_fields
 
+    names = ("field", "type", "default", "meaning")
+    sections = describe_captions() if captions else describe_fields()
     if json:
-        names = ("type", "default", "meaning")
-        found = describe_captions() if captions else describe_fields()
         _console.print_json(
             {
-                title: {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-                for title, rows in found
+                title: {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in rows}
+                for title, rows in sections
             }
         )
         return
-    for title, rows in describe_captions() if captions else describe_fields():
-        _console.print_table(["field", "type", "default", "meaning"], rows, title, justify="left")
+    for title, rows in sections:
+        _console.print_table(names, rows, title, justify="left")

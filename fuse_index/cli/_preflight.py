@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from fuse_index.cli import _console
-
-if TYPE_CHECKING:
-    from fuse_index.words.corpus.words import CorpusOptions
+from fuse_index.cli._words import TextFlags
 
 _WHY = {
     "native": "native kernels",
@@ -26,27 +22,18 @@ _RETOKENIZER = {
 
 
 def examine_pair(
-    models: tuple[str, str],
-    corpus: Sequence[str],
-    words: Path | None,
-    text: CorpusOptions,
-    *,
-    max_tokens: int,
-    groups: bool,
-    offline: bool,
+    models: tuple[str, str], text: TextFlags, *, groups: bool, offline: bool
 ) -> dict[str, Any]:
     """Gather everything that ``--json`` prints of a pair."""
     from fuse_index.build import BuildOptions
     from fuse_index.build.forecast.preflight import preflight
-    from fuse_index.words.table import TableOptions
 
-    options = BuildOptions(text, TableOptions(max_tokens), groups=groups)
     with _console.ProgressBar() as bar:
         found = preflight(
             *models,
-            corpus,
-            word_list=words,
-            options=options,
+            text.corpus or (),
+            word_list=text.words,
+            options=BuildOptions(*text.options(), groups=groups),
             local_files_only=offline,
             progress=bar,
         )
@@ -78,15 +65,14 @@ def _show_words(report: dict[str, Any]) -> None:
         f"words: {guess}{words['counted']:,} from the {words['from']}, {words['tried']:,} of them "
         f"tried; {guess}{words['kept']:,} will be in the bundle\n"
     )
-    if report["left_out"]:
-        _console.print_table(
-            ["words that will not align", "words", "such as"],
-            [
-                [item["reason"], f"{item['words']:,}", ", ".join(item["examples"])]
-                for item in report["left_out"]
-            ],
-            justify="left",
-        )
+    _console.print_table(
+        ["words that will not align", "words", "such as"],
+        [
+            [item["reason"], f"{item['words']:,}", ", ".join(item["examples"])]
+            for item in report["left_out"]
+        ],
+        justify="left",
+    )
     _console.print_table(
         ["group", "words", "adapter"],
         [
@@ -129,12 +115,9 @@ def _because(native: dict[str, Any]) -> str:
 
 
 def _size(size: float | None) -> str:
-    if size is None:
-        return "not known"
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size / 1e3:,.1f} kB"
+    from rich.filesize import decimal
+
+    return "not known" if size is None else decimal(int(size))
 
 
 def _duration(seconds: float) -> str:

@@ -69,13 +69,13 @@ class RunProgress:
 
     def _left(self, point: Point, steps: float, passes: float) -> float | None:
         """Seconds until the first limit that is reached at this rate."""
-        budget, found = self._budget, []
-        if budget.seconds is not None:
-            found.append(budget.seconds - point.seconds)
-        if budget.steps is not None and steps > 0:
-            found.append((budget.steps - point.step) / steps)
-        if budget.forward_passes is not None and passes > 0:
-            found.append((budget.forward_passes - point.forward_passes) / passes)
+        budget = self._budget
+        limits = (
+            (budget.seconds, point.seconds, 1.0),
+            (budget.steps, point.step, steps),
+            (budget.forward_passes, point.forward_passes, passes),
+        )
+        found = [(most - done) / rate for most, done, rate in limits if most is not None and rate]
         return max(0.0, min(found)) if found else None
 
 

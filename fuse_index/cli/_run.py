@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from fuse_index.optimize import Budget, Choice, MethodOptions, Result, Run
     from fuse_index.optimize.optimize import Callback
     from fuse_index.optimize.result import Point
-    from fuse_index.run import EventWriter
 
 DEMO = "demo:"
 """Names of the packaged demo models begin with it, such as ``demo:lm``."""
@@ -53,12 +54,10 @@ def model_named(text: str) -> str:
         return text
     from fuse_index.demo.packaged import DemoModel, model_name
 
-    names = [item.value for item in DemoModel]
-    if text[len(DEMO) :] not in names:
-        expected = "one of " + ", ".join(DEMO + name for name in names)
-        raise OptionError(f"model {text!r}", expected=expected)
-    name = model_name(DemoModel(text[len(DEMO) :]))
-    return type(text)(name)
+    names = {DEMO + item.value: item for item in DemoModel}
+    if text not in names:
+        raise OptionError(f"model {text!r}", expected="one of " + ", ".join(names))
+    return type(text)(model_name(names[text]))
 
 
 def note_choice(method: MethodOptions | Choice) -> None:
@@ -85,20 +84,48 @@ def require_writable(path: Path | None, flag: str) -> None:
         )
 
 
+@contextmanager
+def writing(what: object, remedy: str = "name another file") -> Iterator[None]:
+    """Turn an error of the disk into one that names the file.
+
+    Args:
+        what: the file, or the flag that names it.
+        remedy: what to do.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{what}: {error.strerror or error}",
+            expected="a file that can be written",
+            remedy=remedy,
+        ) from error
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table; numbers in full.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with writing(path), path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
 def save(result: Result, path: Path | None) -> None:
     """Write a result, if a file was named for it.
 
     Raises:
         StorageError: it cannot be written.
     """
-    if path is None:
-        return
-    try:
-        result.save(path)
-    except OSError as error:
-        raise StorageError(
-            f"--out {path}: {error.strerror or error}", expected="a file that can be written"
-        ) from error
+    if path is not None:
+        with writing(f"--out {path}"):
+            result.save(path)
 
 
 def stop_if_interrupted(result: Result) -> None:
@@ -124,9 +151,7 @@ class Output:
         self._budget = budget
         self._bar = _console.ProgressBar(after=0.0)
         self._progress = RunProgress(budget, self._bar)
-        self._events: EventWriter | None = None
-        if events is not None:
-            self._events = EventWriter(events, append=append)
+        self._events = None if events is None else EventWriter(events, append=append)
 
     def __enter__(self) -> Output:
         self._bar.__enter__()
@@ -170,35 +195,28 @@ class Output:
         try:
             result = run(callbacks)
         except FuseIndexError as error:
-            self._say(error)
-            self._fail(error, on_failure)
+            if self._events is not None:
+                self._events.write("error", type=type(error).__name__, message=str(error))
+                if error.result is not None:
+                    self._events.end(error.result)
+            self._hand_over(error, on_failure)
             raise
         except OSError as error:  # the disk is full, or a folder has gone
             failure = _storage_error(error)
             if latest:
                 latest[0].stop = Stop.FAILED
                 failure.result = latest[0].result(self._budget)
-            self._fail(failure, on_failure)
+            self._hand_over(failure, on_failure)
             raise failure from error
         if self._events is not None:
             self._events.end(result)
         return result
 
-    def _say(self, error: FuseIndexError) -> None:
-        """Write an error, and what there is in spite of it, among the events."""
-        if self._events is None:
-            return
-        self._events.write("error", type=type(error).__name__, message=str(error))
-        found = getattr(error, "result", None)
-        if found is not None:
-            self._events.end(found)
-
-    def _fail(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
+    def _hand_over(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
         """Take the progress away and hand the best so far over."""
         self._bar.__exit__()
-        found = getattr(error, "result", None)
-        if found is not None:
-            on_failure(found)
+        if error.result is not None:
+            on_failure(error.result)
 
 
 def _storage_error(error: OSError) -> StorageError:

@@ -1,88 +1,50 @@
-"""Flags that ``build``, ``fit`` and ``doctor`` share: which words, and how they are fitted."""
+"""What the flags of ``build``, ``fit`` and ``doctor`` set: the words, and how they are fitted."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fuse_index.cli import _flags
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
     from fuse_index.words.corpus.words import CorpusOptions
-
-CorpusFlag = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--corpus",
-        "-c",
-        metavar="PATH",
-        help="Text, gzip or Parquet: file, folder, pattern or fsspec URL (s3://...); '-' is "
-        "standard input. Can be repeated.",
-    ),
-]
-WordsFlag = Annotated[
-    Path | None,
-    typer.Option("--words", help="A list of words, one a line, instead of a corpus."),
-]
-EncodingFlag = Annotated[str, typer.Option(help="Encoding of the text.")]
-MinCountFlag = Annotated[
-    int | None,
-    typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
-]
-MaxWordsFlag = Annotated[
-    int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
-]
-LowercaseFlag = Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")]
-MaxTokensFlag = Annotated[int, typer.Option(help="Leave out words of more tokens in either model.")]
-GroupsFlag = Annotated[
-    bool, typer.Option("--groups/--no-groups", help="Write the group tensors, too.")
-]
-GroupingFlag = Annotated[
-    str | None,
-    typer.Option(help="Words that share an adapter: same (p, q): pair; same q: target."),
-]
-RidgeFlag = Annotated[
-    str | None, typer.Option(help="Penalty, relative; or 'auto' by generalized cross-validation.")
-]
-MinGroupFlag = Annotated[
-    int | None, typer.Option(help="Groups with fewer words use the fallback adapter.")
-]
-MaxGroupFlag = Annotated[
-    int | None, typer.Option(help="Fit on so many words of a group, sampled; 0: on all.")
-]
-HoldoutFlag = Annotated[
-    float | None, typer.Option(help="Share of words kept for the quality report.")
-]
-SeedFlag = Annotated[int | None, typer.Option(help="Seed of the hold-out and of sampling.")]
-WorkDirFlag = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Folder for unfinished work.  [default: beside BUNDLE]"),
-]
-OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")]
-ResumeFlag = Annotated[
-    bool, typer.Option("--resume", help="Continue the same work, which was interrupted.")
-]
-OfflineFlag = Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+    from fuse_index.words.table import TableOptions
 
 
-def corpus_options(
-    words: Path | None,
-    *,
-    encoding: str,
-    min_count: int | None,
-    max_words: int | None,
-    lowercase: bool,
-) -> CorpusOptions:
-    """Turn the flags of the text into options."""
-    from fuse_index.build import DEFAULT_MIN_COUNT
-    from fuse_index.words.corpus.words import CorpusOptions
+@dataclass(frozen=True, kw_only=True)
+class TextFlags:
+    """The flags that say which words a bundle has."""
 
-    if min_count is None:
-        min_count = DEFAULT_MIN_COUNT if words is None else 1
-    return CorpusOptions(encoding, lowercase, min_count, max_words)
+    corpus: _flags.Corpus = None
+    words: _flags.Words = None
+    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8"
+    min_count: Annotated[
+        int | None,
+        typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
+    ] = None
+    max_words: Annotated[
+        int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
+    ] = None
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False
+    max_tokens: Annotated[
+        int, typer.Option(help="Leave out words of more tokens in either model.")
+    ] = 4
+
+    def options(self) -> tuple[CorpusOptions, TableOptions]:
+        """Turn the flags into options."""
+        from fuse_index.build import DEFAULT_MIN_COUNT
+        from fuse_index.words.corpus.words import CorpusOptions
+        from fuse_index.words.table import TableOptions
+
+        least = self.min_count
+        if least is None:
+            least = DEFAULT_MIN_COUNT if self.words is None else 1
+        corpus = CorpusOptions(self.encoding, self.lowercase, least, self.max_words)
+        return corpus, TableOptions(self.max_tokens)
 
 
 def fit_changes(

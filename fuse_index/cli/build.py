@@ -8,37 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.cli._words import (
-    CorpusFlag,
-    EncodingFlag,
-    GroupingFlag,
-    GroupsFlag,
-    HoldoutFlag,
-    JsonFlag,
-    LowercaseFlag,
-    MaxGroupFlag,
-    MaxTokensFlag,
-    MaxWordsFlag,
-    MinCountFlag,
-    MinGroupFlag,
-    OfflineFlag,
-    OverwriteFlag,
-    ResumeFlag,
-    RidgeFlag,
-    SeedFlag,
-    WordsFlag,
-    WorkDirFlag,
-    corpus_options,
-    fit_changes,
-)
+from fuse_index.cli import _console, _flags
+from fuse_index.cli._flags import MODEL_HELP
+from fuse_index.cli._words import TextFlags, fit_changes
+from fuse_index.cli.inspect import show_quality
 
 if TYPE_CHECKING:
     from fuse_index.build import BuildResult
 
-MODEL_HELP = "Hub id[@revision], folder, or open_clip:ARCH[/PRETRAINED or file]."
 
-
+@_flags.with_flags
 def build_command(
     source: Annotated[
         str,
@@ -49,38 +28,26 @@ def build_command(
         typer.Argument(metavar="TARGET", help=f"Model whose loss is differentiated: {MODEL_HELP}"),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", metavar="BUNDLE")],
-    corpus: CorpusFlag = None,
-    words: WordsFlag = None,
-    encoding: EncodingFlag = "utf-8",
-    min_count: MinCountFlag = None,
-    max_words: MaxWordsFlag = None,
-    lowercase: LowercaseFlag = False,
-    max_tokens: MaxTokensFlag = 4,
-    grouping: GroupingFlag = "pair",
-    ridge: RidgeFlag = "auto",
-    min_group: MinGroupFlag = 10,
-    max_group: MaxGroupFlag = 0,
-    holdout: HoldoutFlag = 0.1,
-    seed: SeedFlag = 0,
-    groups: GroupsFlag = True,
+    text: TextFlags,
+    grouping: _flags.Grouping = "pair",
+    ridge: _flags.Ridge = "auto",
+    min_group: _flags.MinGroup = 10,
+    max_group: _flags.MaxGroup = 0,
+    holdout: _flags.Holdout = 0.1,
+    seed: _flags.FitSeed = 0,
+    groups: _flags.Groups = True,
     index: Annotated[
         str | None,
-        typer.Option(
-            "--index",
-            metavar="KIND",
-            help="Add a word index: auto, flat, tokens or pq.",
-        ),
+        typer.Option(metavar="KIND", help="Add a word index: auto, flat, tokens or pq."),
     ] = None,
-    index_model: Annotated[
-        str, typer.Option(help="Over whose vectors: source, target or joint.")
-    ] = "target",
-    overwrite: OverwriteFlag = False,
-    resume: ResumeFlag = False,
+    index_model: _flags.Vectors = "target",
+    overwrite: _flags.Overwrite = False,
+    resume: _flags.Resume = False,
     max_memory: Annotated[
         str | None,
         typer.Option(metavar="BYTES", help="Keep to so much memory, such as 2G.  [default: free]"),
     ] = None,
-    work_dir: WorkDirFlag = None,
+    work_dir: _flags.WorkDir = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -89,8 +56,8 @@ def build_command(
             "one started here.",
         ),
     ] = None,
-    offline: OfflineFlag = False,
-    json: JsonFlag = False,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Build an adapter bundle from text and two models.
 
@@ -104,7 +71,6 @@ def build_command(
     from fuse_index.build.forecast.memory import parse_bytes
     from fuse_index.common.reading import choose
     from fuse_index.index import IndexOptions, Kind
-    from fuse_index.words.table import TableOptions
 
     changes = fit_changes(
         grouping=grouping,
@@ -115,14 +81,7 @@ def build_command(
         seed=seed,
     )
     options = BuildOptions(
-        corpus_options(
-            words,
-            encoding=encoding,
-            min_count=min_count,
-            max_words=max_words,
-            lowercase=lowercase,
-        ),
-        TableOptions(max_tokens),
+        *text.options(),
         replace(FitOptions(), **changes),
         groups,
         None if index is None else IndexOptions(choose(Kind, index, "--index")),
@@ -134,8 +93,8 @@ def build_command(
             source,
             target,
             out,
-            corpus or (),
-            word_list=words,
+            text.corpus or (),
+            word_list=text.words,
             options=options,
             overwrite=overwrite,
             local_files_only=offline,
@@ -149,10 +108,7 @@ def report(result: BuildResult, *, json: bool) -> None:
     """Write the result of a build or a fit, and its notes."""
     for note in result.notes:
         _console.note(f"note: {note}")
-    if json:
-        _console.print_json(as_json(result))
-    else:
-        _show(result)
+    _console.answer(json, as_json(result), lambda: _show(result))
 
 
 def as_json(result: BuildResult) -> dict[str, Any]:
@@ -185,26 +141,11 @@ def as_json(result: BuildResult) -> dict[str, Any]:
 
 
 def _show(result: BuildResult) -> None:
-    from fuse_index.bundle.card import index_rows, number, quality_rows
-
     manifest = result.manifest
-    if manifest.quality:
-        header, rows = quality_rows(manifest)
-        _console.print_table(header, rows, title="Quality on held-out words")
-    if manifest.indexes:
-        header, rows = index_rows(manifest)
-        _console.print_table(header, rows, title="Word indexes")
-    if manifest.left_out:
-        _console.print_table(
-            ["", ""],
-            [[reason, number(count)] for reason, count in manifest.left_out.items()],
-            title="Words left out",
-        )
+    show_quality(manifest)
+    rows = [[reason, f"{count:,}"] for reason, count in manifest.left_out.items()]
+    _console.print_table(["", ""], rows, "Words left out")
     stages = ", ".join(f"{stage.value} {time:.1f}" for stage, time in result.seconds.items())
-    typer.echo(
-        _console.clean(
-            f"{result.path}: {manifest.words:,} words, "
-            f"{sum(record.size for record in manifest.files.values()) / 1e6:,.1f} MB, "
-            f"{result.total_seconds:.1f} s ({stages})"
-        )
-    )
+    size = sum(record.size for record in manifest.files.values()) / 1e6
+    words = f"{result.path}: {manifest.words:,} words, {size:,.1f} MB"
+    typer.echo(_console.clean(f"{words}, {result.total_seconds:.1f} s ({stages})"))

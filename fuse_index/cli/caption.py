@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags, _run
-from fuse_index.errors import FuseIndexError, ImageError, StorageError
+from fuse_index.errors import FuseIndexError, ImageError
 
 if TYPE_CHECKING:
     from fuse_index.optimize import Result
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
 
 
-@_flags.with_run_flags
+@_flags.with_flags
 def caption_command(
     images: Annotated[
         list[Path] | None,
@@ -87,13 +86,7 @@ def caption_command(
         captioner = Captioner(config, offline=flags.offline, progress=bar)
     _run.note_choice(captioner.method)
     captions = _caption_all(
-        captioner,
-        found,
-        checkpoints=checkpoint,
-        checkpoint_every=flags.checkpoint_every,
-        events=flags.events,
-        keep=lambda done: _save(done, out, csv_file),
-        show=None if flags.json else _show,
+        captioner, found, checkpoint, flags, lambda done: _save(done, out, csv_file)
     )
     if flags.json:
         _console.print_json(captions.to_json())
@@ -128,12 +121,9 @@ def _images(given: Sequence[Path]) -> list[str]:
 def _caption_all(
     captioner: Captioner,
     images: Sequence[str],
-    *,
     checkpoints: Path | None,
-    checkpoint_every: int,
-    events: Path | None,
-    keep: Any,
-    show: Any,
+    flags: _flags.RunFlags,
+    keep: Callable[[Captions], None],
 ) -> Captions:
     """Caption one image after another; what is done is kept whatever happens to the rest."""
     from fuse_index.optimize import Stop
@@ -143,14 +133,14 @@ def _caption_all(
 
     def write(image: str, callbacks: Sequence[Callback]) -> Result:
         path = _checkpoint(checkpoints, image)
-        return captioner.caption(image, callbacks, path, checkpoint_every).result
+        return captioner.caption(image, callbacks, path, flags.checkpoint_every).result
 
     def failed(image: str, result: Result) -> None:
         done.append(Caption(image, result))
 
     resuming = checkpoints is not None and checkpoints.exists()
     try:
-        with _run.Output(captioner.config.budget, events, append=resuming) as output:
+        with _run.Output(captioner.config.budget, flags.events, append=resuming) as output:
             for index, image in enumerate(images):
                 output.about(f"{image} ({index + 1} of {len(images)})", image=image)
                 result = output.watch(partial(write, image), on_failure=partial(failed, image))
@@ -164,8 +154,8 @@ def _caption_all(
         captions = Captions(tuple(done))
         if done:
             keep(captions)
-            if show is not None:
-                show(captions)
+            if not flags.json:
+                _show(captions)
     return captions
 
 
@@ -183,24 +173,17 @@ def _save(captions: Captions, out: Path | None, csv_file: Path | None) -> None:
 
     from fuse_index.common.files import write_atomically
 
-    try:
-        if out is not None:
-            text = json.dumps(captions.to_json(full=True), indent=1, allow_nan=False) + "\n"
+    if out is not None:
+        text = json.dumps(captions.to_json(full=True), indent=1, allow_nan=False) + "\n"
+        with _run.writing(f"--out {out}"):
             write_atomically(out, text.encode())
-        if csv_file is not None:
-            with csv_file.open("w", encoding="utf-8", newline="") as file:
-                names = list(captions.items[0].result.losses)
-                writer = csv.writer(file)
-                writer.writerow(["image", "caption", "total", *names])
-                for item in captions.items:
-                    losses = item.result.losses
-                    numbers = [repr(value) for value in (item.result.total, *losses.values())]
-                    writer.writerow([item.image, item.text, *numbers])
-    except OSError as error:
-        raise StorageError(
-            f"{error.filename or out or csv_file}: {error.strerror or error}",
-            expected="a file that can be written",
-        ) from error
+    if csv_file is not None:
+        rows = []
+        for item in captions.items:
+            losses = (item.result.total, *item.result.losses.values())
+            rows.append([item.image, item.text, *map(repr, losses)])
+        header = ["image", "caption", "total", *captions.items[0].result.losses]
+        _run.write_csv(csv_file, header, rows)
 
 
 def _show(captions: Captions) -> None:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _pictures, _run
-from fuse_index.errors import StorageError
+from fuse_index.cli import _console, _flags, _pictures, _run
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -29,12 +28,12 @@ def demo_command(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the report goes.")
     ] = Path(),
-    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    seed: _flags.Seed = 0,
     scenes: Annotated[int, typer.Option(help="Pictures to caption.")] = 6,
     picture: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Save the captions as a picture too.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: _flags.Json = False,
 ) -> None:
     """Caption pictures that no model was trained on: plainly, with liking, with dislike.
 
@@ -58,10 +57,8 @@ def demo_command(
     _write(path, report_html(showcase).encode())
     if picture:
         _write(picture, _as_png(showcase))
-    if json:
-        _console.print_json(showcase.to_json() | {"report": str(path)})
-    else:
-        _sum_up(showcase, path)
+    report = showcase.to_json() | {"report": str(path)}
+    _console.answer(json, report, lambda: _sum_up(showcase, path))
     if showcase.interrupted:
         raise _console.StoppedEarlyError(
             f"interrupted: {len(showcase.findings)} captions were finished; they are in {path}"
@@ -70,14 +67,8 @@ def demo_command(
 
 def _place(folder: Path) -> Path:
     """Make the folder and return the report's path, before any work is done."""
-    try:
+    with _run.writing(f"--out {folder}", "name another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"--out {folder}: {error.strerror or error}",
-            expected="a folder that can be written",
-            remedy="name another folder",
-        ) from error
     path = folder / REPORT
     _run.require_writable(path, "--out")
     return path
@@ -96,30 +87,13 @@ def _as_png(showcase: Showcase) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     from fuse_index.common.files import write_atomically
 
-    try:
+    with _run.writing(path, "name another folder with --out"):
         write_atomically(path, content)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: {error.strerror or error}",
-            expected="a file that can be written",
-            remedy="name another folder with --out",
-        ) from error
 
 
 def _sum_up(showcase: Showcase, path: Path) -> None:
-    rows = [
-        [
-            request,
-            str(found["captions"]),
-            f"{found['f1']:.2f}",
-            f"{found['clip']:.2f}",
-            f"{found['kept']:.0%}",
-        ]
-        for request, found in showcase.summary().items()
-    ]
-    if rows:
-        header = ["request", "captions", "F1", "CLIP cosine", "judge agrees"]
-        _console.print_table(header, rows)
+    header = ["request", "captions", "F1", "CLIP cosine", "judge agrees"]
+    _console.print_table(header, showcase.summary_rows())
     typer.echo(f"{showcase.seconds['all']:.1f} s; the report is {path}")
 
 
@@ -149,18 +123,17 @@ def plain_stage(bar: _console.ProgressBar, *, show: bool) -> Audience:
 
         def found(self, finding: Finding) -> None:
             if show:
-                line = f"scene {finding.scene + 1}  {_line(finding)}"
+                said = f"{finding.request.value:<8}  {finding.text}"
+                line = f"scene {finding.scene + 1}  {said}  ({_figures(finding)})"
                 sys.stdout.write(_console.clean(line) + "\n")
                 sys.stdout.flush()
 
     return PlainStage()
 
 
-def _line(finding: Finding) -> str:
-    return (
-        f"{finding.request.value:<8}  {finding.text}  "
-        f"(F1 {finding.agreement.f1:.2f}, CLIP {finding.likeness:.2f}, judge: {finding.verdict})"
-    )
+def _figures(finding: Finding) -> str:
+    figures = f"F1 {finding.agreement.f1:.2f}, CLIP {finding.likeness:.2f}"
+    return f"{figures}, judge: {finding.verdict}"
 
 
 @contextlib.contextmanager
@@ -245,9 +218,7 @@ def scene_table(
         request = finding.request.value
         captions.append(f"{request}\n", f"bold {_COLOURS[request]}")
         captions.append(f"{_console.clean(finding.text)}\n")
-        judged = f"CLIP {finding.likeness:.2f}, judge: {finding.verdict}"
-        figures = f"F1 {finding.agreement.f1:.2f}, {judged}"
-        captions.append(f"{figures}, {finding.seconds:.1f} s\n", "dim")
+        captions.append(f"{_figures(finding)}, {finding.seconds:.1f} s\n", "dim")
     if doing is not None:
         captions.append(f"{doing[0]}\n", f"bold {_COLOURS[doing[0]]}")
         captions.append(_console.clean(doing[1]), "italic")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.cli._storage import Json, Offline
+from fuse_index.cli import _console, _flags
 
 if TYPE_CHECKING:
     from fuse_index.share.compare import Comparison
@@ -21,8 +20,8 @@ _PLACE = "A folder, a Hub id such as owner/name[@revision], or a URL."
 def diff_command(
     first: Annotated[str, typer.Argument(metavar="BUNDLE", help=_PLACE)],
     second: Annotated[str, typer.Argument(metavar="BUNDLE", help=_PLACE)],
-    offline: Offline = False,
-    json: Json = False,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Show what changed from the first BUNDLE to the second.
 
@@ -40,10 +39,8 @@ def diff_command(
             for name in (first, second)
         ]
     found = compare_bundles(*(read_bundle(path) for path in paths))
-    if json:
-        _console.print_json({"first": first, "second": second, **asdict(found)})
-    else:
-        _show(first, second, found)
+    report = {"first": first, "second": second, **asdict(found)}
+    _console.answer(json, report, lambda: _show(first, second, found))
     if not found.same:
         raise typer.Exit(DIFFERENT)
 
@@ -58,12 +55,8 @@ def _show(first: str, second: str, found: Comparison) -> None:
     _pairs("Options", found.options)
     _words(found)
     _pairs("Words of a group", found.groups)
-    if found.adapters:
-        rows = [
-            [name, "-" if value is None else f"{value:.2e}"]
-            for name, value in found.adapters.items()
-        ]
-        _console.print_table(["group", "relative difference"], rows, title="Adapters")
+    rows = [[name, "-" if v is None else f"{v:.2e}"] for name, v in found.adapters.items()]
+    _console.print_table(["group", "relative difference"], rows, "Adapters")
     _quality(found)
     _pairs("Manifest", found.other)
     _pairs("Files", found.files)
@@ -92,12 +85,8 @@ def _quality(found: Comparison) -> None:
         pairs = [figures.get(name) for name in columns]
         if any(pairs):
             rows.append([group, *(_cell(v) if p else "=" for p in pairs for v in p or ("", ""))])
-    if rows:
-        header = [
-            "group",
-            *(f"{name.replace('_', ' ')}{n}" for name in columns for n in (" 1", " 2")),
-        ]
-        _console.print_table(header, rows, title="Quality on held-out words")
+    header = [f"{name.replace('_', ' ')} {n}" for name in columns for n in (1, 2)]
+    _console.print_table(["group", *header], rows, "Quality on held-out words")
 
 
 def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
@@ -110,8 +99,7 @@ def _pairs(title: str, pairs: Mapping[str, Any]) -> None:
                     rows.append([f"{name}: {key}", _cell(one.get(key)), _cell(other.get(key))])
         else:
             rows.append([name, _cell(one), _cell(other)])
-    if rows:
-        _console.print_table(["", "first", "second"], rows, title=title, justify="left")
+    _console.print_table(["", "first", "second"], rows, title, justify="left")
 
 
 def _cell(value: Any) -> str:

@@ -16,21 +16,9 @@ from typing import Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console, _preflight
+from fuse_index.cli import _console, _flags, _preflight
 from fuse_index.cli._probe import MODULES
-from fuse_index.cli._words import (
-    CorpusFlag,
-    EncodingFlag,
-    GroupsFlag,
-    JsonFlag,
-    LowercaseFlag,
-    MaxTokensFlag,
-    MaxWordsFlag,
-    MinCountFlag,
-    OfflineFlag,
-    WordsFlag,
-    corpus_options,
-)
+from fuse_index.cli._words import TextFlags
 from fuse_index.errors import OptionError
 
 PACKAGES = (
@@ -51,6 +39,7 @@ _TIMEOUT = 300.0
 _LITTLE_SPACE = 1e9
 
 
+@_flags.with_flags
 def doctor_command(
     source: Annotated[
         str | None,
@@ -59,16 +48,11 @@ def doctor_command(
     target: Annotated[
         str | None, typer.Argument(metavar="TARGET]", help="The model whose loss will be used.")
     ] = None,
-    corpus: CorpusFlag = None,
-    words: WordsFlag = None,
-    encoding: EncodingFlag = "utf-8",
-    min_count: MinCountFlag = None,
-    max_words: MaxWordsFlag = None,
-    lowercase: LowercaseFlag = False,
-    max_tokens: MaxTokensFlag = 4,
-    groups: GroupsFlag = True,
-    offline: OfflineFlag = False,
-    json: JsonFlag = False,
+    *,
+    text: TextFlags,
+    groups: _flags.Groups = True,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Check this installation, or look at two models before a build.
 
@@ -82,24 +66,9 @@ def doctor_command(
     its use takes, and whether the native core will do it. A corpus of more than 67 MB is sampled.
     """
     if source is not None and target is not None:
-        text = corpus_options(
-            words,
-            encoding=encoding,
-            min_count=min_count,
-            max_words=max_words,
-            lowercase=lowercase,
-        )
-        report = _preflight.examine_pair(
-            (source, target),
-            corpus or [],
-            words,
-            text,
-            max_tokens=max_tokens,
-            groups=groups,
-            offline=offline,
-        )
+        report = _preflight.examine_pair((source, target), text, groups=groups, offline=offline)
         show = _preflight.show
-    elif source is not None or corpus or words is not None:
+    elif source is not None or text.corpus or text.words is not None:
         raise OptionError(
             "doctor: " + ("one model" if source is not None else "words but no models"),
             expected="SOURCE and TARGET, or neither",
@@ -107,10 +76,7 @@ def doctor_command(
         )
     else:
         report, show = examine(), _show
-    if json:
-        _console.print_json(report)
-    else:
-        show(report)
+    _console.answer(json, report, lambda: show(report))
 
 
 def examine() -> dict[str, Any]:
@@ -224,13 +190,8 @@ def _show(report: dict[str, Any]) -> None:
     typer.echo(
         f"fuse_index {report['fuse_index']}, Python {report['python']}, {report['platform']}"
     )
-    native = report["native"]
-    if native is not None:
-        _console.print_table(
-            ["native core", ""],
-            [[key, _text(value)] for key, value in native.items()],
-            justify="left",
-        )
+    if report["native"] is not None:
+        _show_pairs(["native core", ""], report["native"])
     _console.print_table(
         ["device", "name", "memory", "capability"],
         [
@@ -243,19 +204,18 @@ def _show(report: dict[str, Any]) -> None:
             for device in report["devices"]
         ],
     )
-    _console.print_table(
-        ["package", "version"], [[key, _text(value)] for key, value in report["packages"].items()]
-    )
-    _console.print_table(
-        ["import", "seconds it adds"],
-        [[key, _text(value)] for key, value in report["imports"].items()],
-    )
+    _show_pairs(["package", "version"], report["packages"])
+    _show_pairs(["import", "seconds it adds"], report["imports"])
     cache = report["cache"]
     typer.echo(f"Hub cache: {cache['folder']}, {cache['free_gb']} GB free")
     for problem in report["problems"]:
         typer.echo(f"problem: {_console.one_line(problem)}")
     if not report["problems"]:
         typer.echo("no problems found")
+
+
+def _show_pairs(header: list[str], pairs: dict[str, Any]) -> None:
+    _console.print_table(header, [[key, _text(value)] for key, value in pairs.items()])
 
 
 def _text(value: Any) -> str:

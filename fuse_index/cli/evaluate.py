@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console, _run
-from fuse_index.errors import MissingDependencyError, OptionError, StorageError
+from fuse_index.cli import _console, _flags, _run
+from fuse_index.errors import MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
-    from fuse_index.evaluate import BootstrapOptions, CaptionMetric, Score, Tokenization
-    from fuse_index.evaluate.coco import CaptionPairs, References
+    from fuse_index.evaluate import BootstrapOptions, CaptionMetric, Score
+    from fuse_index.evaluate.coco import CaptionPairs
 
 
 def evaluate_command(
@@ -62,12 +61,10 @@ def evaluate_command(
         Path | None,
         typer.Option("--csv", help="File for the scores of every image.", metavar="FILE"),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where CLIP runs.  [default: the GPU if there is one]")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures or texts of one forward pass.")] = 64,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    device: _flags.Device = None,
+    batch_size: _flags.BatchSize = 64,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Score predicted captions against reference captions.
 
@@ -79,52 +76,62 @@ def evaluate_command(
     """
     from fuse_index.common.reading import choose
     from fuse_index.evaluate import BootstrapOptions, Tokenization
-    from fuse_index.evaluate.coco import pair, read_predictions, read_references
+    from fuse_index.evaluate.captions import CaptionMetric, CaptionOptions, score_captions
+    from fuse_index.evaluate.coco import image_paths, pair, read_predictions, read_references
 
     metrics = _metrics(metric, images, clip)
+    by_text = tuple(item for item in metrics if item is not CaptionMetric.CLIPSCORE)
     words = None if tokenizer is None else choose(Tokenization, tokenizer, "--tokenizer")
     options = BootstrapOptions(resamples, seed=seed)
     _run.require_writable(csv_file, "--csv")
+    scores: dict[str, Score] = {}
+    left_out: dict[str, str] = {}
+    tokenization = None
     with _console.ProgressBar() as bar:
         bar("reading captions", 0, None)
         known = read_references(references)
         pairs = pair(read_predictions(predictions), known, predicted_only=predicted_only)
-        eyes = _Eyes(images, clip, clip_prompt, device, batch_size, offline)
-        result = _score(pairs, known, metrics, words=words, eyes=eyes, bar=bar)
+        paths = None if images is None else image_paths(images, known, pairs.ids)
+        if by_text:
+            text_options = CaptionOptions(by_text, words)
+            found = score_captions(pairs.candidates, pairs.references, text_options, bar)
+            scores, tokenization = dict(found.scores), found.tokenization
+            left_out = {item.value: reason for item, reason in found.left_out.items()}
+        if clip is not None and paths is not None:
+            scores |= _clip_scores(
+                clip,
+                pairs,
+                paths,
+                bar,
+                prompt=clip_prompt,
+                batch_size=batch_size,
+                device=device,
+                offline=offline,
+            )
+        if not scores:
+            reasons = "; ".join(dict.fromkeys(left_out.values()))
+            raise MissingDependencyError(f"no metric can be computed: {reasons}")
         bar("bootstrap", 0, None)
-        report = _report(result, pairs, options, eyes)
+        intervals = {name: _with_interval(score, options) for name, score in scores.items()}
+    report = {
+        "predictions": str(predictions),
+        "references": str(references),
+        "images": len(pairs.ids),
+        "reference_captions": sum(map(len, pairs.references)),
+        "tokenization": tokenization,
+        "scores": intervals,
+        "left_out": left_out,
+        "bootstrap": asdict(options),
+        "clip": None if clip is None else {"model": clip, "prompt": clip_prompt},
+        "versions": {"fuse-index": fuse_index.__version__, "pycocoevalcap": _installed()},
+    }
     if csv_file is not None:
-        _write_csv(csv_file, pairs, result.scores)
+        _run.write_csv(csv_file, ["image_id", "caption", *scores], _csv_rows(pairs, scores))
         _console.note(f"scores of every image: {csv_file}")
-    if json:
-        paths = {"predictions": str(predictions), "references": str(references)}
-        _console.print_json({**paths, **report})
-    else:
-        _show(report)
-    if metric and result.left_out:
-        _console.error(_console.one_line("left out: " + "; ".join(result.left_out.values())))
+    _console.answer(json, report, lambda: _show(report))
+    if metric and left_out:
+        _console.error(_console.one_line("left out: " + "; ".join(left_out.values())))
         raise typer.Exit(2)
-
-
-@dataclass(frozen=True)
-class _Eyes:
-    """What CLIPScore needs."""
-
-    folder: Path | None
-    model: str | None
-    prompt: str
-    device: str | None
-    batch_size: int
-    offline: bool
-
-
-@dataclass(frozen=True)
-class _Result:
-    """All scores, by name, what was left out, and on which words."""
-
-    scores: dict[str, Score]
-    left_out: dict[str, str]
-    tokenization: Tokenization | None
 
 
 def _metrics(
@@ -148,78 +155,36 @@ def _metrics(
     return metrics
 
 
-def _score(
-    pairs: CaptionPairs,
-    known: References,
-    metrics: Sequence[CaptionMetric],
-    *,
-    words: Tokenization | None,
-    eyes: _Eyes,
-    bar: _console.ProgressBar,
-) -> _Result:
-    from fuse_index.evaluate.captions import CaptionMetric, CaptionOptions, score_captions
-    from fuse_index.evaluate.coco import image_paths
-
-    by_text = tuple(metric for metric in metrics if metric is not CaptionMetric.CLIPSCORE)
-    paths = None
-    if CaptionMetric.CLIPSCORE in metrics:
-        assert eyes.folder is not None
-        paths = image_paths(eyes.folder, known, pairs.ids)
-    scores: dict[str, Score] = {}
-    left_out: dict[str, str] = {}
-    tokenization = None
-    if by_text:
-        options = CaptionOptions(by_text, words)
-        report = score_captions(pairs.candidates, pairs.references, options, bar)
-        scores, tokenization = report.scores, report.tokenization
-        left_out = {metric.value: reason for metric, reason in report.left_out.items()}
-    if paths is not None:
-        scores = {**scores, **_clip_scores(pairs, paths, eyes, bar)}
-    if not scores:
-        reasons = dict.fromkeys(left_out.values())
-        raise MissingDependencyError("no metric can be computed: " + "; ".join(reasons))
-    return _Result(scores, left_out, tokenization)
-
-
 def _clip_scores(
-    pairs: CaptionPairs, paths: Sequence[Path], eyes: _Eyes, bar: _console.ProgressBar
+    name: str,
+    pairs: CaptionPairs,
+    paths: Sequence[Path],
+    bar: _console.ProgressBar,
+    *,
+    prompt: str,
+    batch_size: int,
+    device: str | None,
+    offline: bool,
 ) -> dict[str, Score]:
     from fuse_index.evaluate import score_clip
     from fuse_index.models import load_model
 
-    assert eyes.model is not None
     bar("loading CLIP", 0, None)
-    model = load_model(eyes.model, kind="clip", device=eyes.device, local_files_only=eyes.offline)
     return score_clip(
-        model,
+        load_model(name, kind="clip", device=device, local_files_only=offline),
         paths,
         pairs.candidates,
         pairs.references,
-        prompt=eyes.prompt,
-        batch_size=eyes.batch_size,
+        prompt=prompt,
+        batch_size=batch_size,
         progress=bar.stage("looking at pictures"),
     )
 
 
-def _report(
-    result: _Result, pairs: CaptionPairs, options: BootstrapOptions, eyes: _Eyes
-) -> dict[str, Any]:
-    """Return what ``--json`` prints."""
-    scores: dict[str, dict[str, float | None]] = {}
-    for name, score in result.scores.items():
-        interval = score.interval(options)
-        ends = {"low": None, "high": None} if interval is None else asdict(interval)
-        scores[name] = {"value": score.value, **ends}
-    return {
-        "images": len(pairs.ids),
-        "reference_captions": sum(map(len, pairs.references)),
-        "tokenization": result.tokenization,
-        "scores": scores,
-        "left_out": result.left_out,
-        "bootstrap": asdict(options),
-        "clip": None if eyes.model is None else {"model": eyes.model, "prompt": eyes.prompt},
-        "versions": {"fuse-index": fuse_index.__version__, "pycocoevalcap": _installed()},
-    }
+def _with_interval(score: Score, options: BootstrapOptions) -> dict[str, float | None]:
+    interval = score.interval(options)
+    ends = {"low": None, "high": None} if interval is None else asdict(interval)
+    return {"value": score.value, **ends}
 
 
 def _installed() -> str | None:
@@ -229,20 +194,10 @@ def _installed() -> str | None:
         return None
 
 
-def _write_csv(path: Path, pairs: CaptionPairs, scores: Mapping[str, Score]) -> None:
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image_id", "caption", *scores])
-            for index, (image, caption) in enumerate(zip(pairs.ids, pairs.candidates, strict=True)):
-                values = [repr(float(score.items[index])) for score in scores.values()]
-                writer.writerow([image, caption, *values])
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({error.strerror or error})",
-            expected="a writable file",
-            remedy="name another file",
-        ) from error
+def _csv_rows(pairs: CaptionPairs, scores: Mapping[str, Score]) -> Iterator[list[Any]]:
+    for index, (image, caption) in enumerate(zip(pairs.ids, pairs.candidates, strict=True)):
+        values = [repr(float(score.items[index])) for score in scores.values()]
+        yield [image, caption, *values]
 
 
 def _show(report: Mapping[str, Any]) -> None:
@@ -261,6 +216,4 @@ def _show(report: Mapping[str, Any]) -> None:
     level = f"{report['bootstrap']['level']:.0%}".replace("%", " %")
     typer.echo(_console.clean(title) + "\n")
     _console.print_table(["metric", "value", f"{level} interval"], rows)
-    if report["left_out"]:
-        left_out = [[name, reason] for name, reason in report["left_out"].items()]
-        _console.print_table(["left out", "why"], left_out, justify="left")
+    _console.print_table(["left out", "why"], report["left_out"].items(), justify="left")

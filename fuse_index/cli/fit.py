@@ -8,20 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.cli._words import (
-    GroupingFlag,
-    HoldoutFlag,
-    JsonFlag,
-    MaxGroupFlag,
-    MinGroupFlag,
-    OverwriteFlag,
-    ResumeFlag,
-    RidgeFlag,
-    SeedFlag,
-    WorkDirFlag,
-    fit_changes,
-)
+from fuse_index.cli import _console, _flags
+from fuse_index.cli._words import fit_changes
 from fuse_index.cli.build import report
 
 
@@ -35,16 +23,16 @@ def fit_command(
             "--out", "-o", metavar="FOLDER", help="Folder to make.  [default: BUNDLE itself]"
         ),
     ] = None,
-    grouping: GroupingFlag = None,
-    ridge: RidgeFlag = None,
-    min_group: MinGroupFlag = None,
-    max_group: MaxGroupFlag = None,
-    holdout: HoldoutFlag = None,
-    seed: SeedFlag = None,
-    overwrite: OverwriteFlag = False,
-    resume: ResumeFlag = False,
-    work_dir: WorkDirFlag = None,
-    json: JsonFlag = False,
+    grouping: _flags.Grouping = None,
+    ridge: _flags.Ridge = None,
+    min_group: _flags.MinGroup = None,
+    max_group: _flags.MaxGroup = None,
+    holdout: _flags.Holdout = None,
+    seed: _flags.FitSeed = None,
+    overwrite: _flags.Overwrite = False,
+    resume: _flags.Resume = False,
+    work_dir: _flags.WorkDir = None,
+    json: _flags.Json = False,
 ) -> None:
     """Fit the adapters of BUNDLE again with other options, without its models.
 

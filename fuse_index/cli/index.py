@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.cli._storage import Json, Offline
-
-if TYPE_CHECKING:
-    from fuse_index.build import IndexResult
+from fuse_index.cli import _console, _flags
 
 
 def index_command(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
-    ],
-    kind: Annotated[
-        str,
-        typer.Option(help="auto, flat, tokens or pq."),
-    ] = "auto",
-    model: Annotated[
-        str, typer.Option(help="Over whose vectors: source, target or joint.")
-    ] = "target",
+    bundle: _flags.Bundle,
+    kind: Annotated[str, typer.Option(help="auto, flat, tokens or pq.")] = "auto",
+    model: _flags.Vectors = "target",
     metric: Annotated[str, typer.Option(help="ip (for gradients), cosine or l2.")] = "ip",
     representation: Annotated[
         str, typer.Option(help="A word of several tokens is their mean, or padded.")
@@ -34,17 +22,11 @@ def index_command(
     ] = 0.95,
     best: Annotated[int, typer.Option(help="How many best words the recall is about.")] = 100,
     seed: Annotated[int, typer.Option(help="Of training and of the sample queries.")] = 0,
-    source: Annotated[
-        str | None, typer.Option(help="Where the source is now, if not where it was built from.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Where the target is now, if not where it was built from.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Where gradients are taken.  [default: the GPU if any]")
-    ] = None,
-    offline: Offline = False,
-    json: Json = False,
+    source: _flags.SourcePlace = None,
+    target: _flags.TargetPlace = None,
+    device: _flags.Device = None,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Build a word index and put it into BUNDLE, in place of one over the same model.
 
@@ -74,38 +56,17 @@ def index_command(
             local_files_only=offline,
             progress=bar.stage("building the word index"),
         )
-    if json:
-        _console.print_json(as_json(bundle, result))
-    else:
-        _show(bundle, result)
-
-
-def as_json(bundle: Path, result: IndexResult) -> dict[str, Any]:
-    """Return what ``--json`` prints: the report of the index, its name and its files."""
-    return {
-        "bundle": str(bundle),
-        "index": result.name,
-        "bytes_on_disk": _bytes_on_disk(result),
-        **result.index.report,
-    }
-
-
-def _bytes_on_disk(result: IndexResult) -> int:
-    prefix = f"index/{result.name}."
     files = result.manifest.files.items()
-    return sum(record.size for name, record in files if name.startswith(prefix))
+    size = sum(record.size for name, record in files if name.startswith(f"index/{result.name}."))
+    found = {"bundle": str(bundle), "index": result.name, "bytes_on_disk": size}
+    report = found | result.index.report
+    _console.answer(json, report, lambda: _show(report))
 
 
-def _kind(trial: dict[str, Any]) -> str:
-    reduced = f" in {size} dimensions" if (size := trial["reduced_to"]) else ""
-    return f"{trial['kind']}{reduced}"
-
-
-def _show(bundle: Path, result: IndexResult) -> None:
-    report = result.index.report
+def _show(report: dict[str, Any]) -> None:
     rows = [
         [
-            _kind(trial),
+            trial["kind"] + (f" in {width} dimensions" if (width := trial["reduced_to"]) else ""),
             f"{trial['recall']:.3f}",
             f"{trial['seconds'] * 1e3:.2f}",
             f"{trial['bytes'] / 1e6:,.1f}",
@@ -113,8 +74,7 @@ def _show(bundle: Path, result: IndexResult) -> None:
         for trial in (report, *report["tried"])
     ]
     title = f"{report['words']:,} words of width {report['width']}, the first kind is taken"
-    _console.print_table(
-        ["kind", f"recall@{report['recall_at']}", "ms a query", "MB"], rows, title=title
-    )
-    size = _bytes_on_disk(result) / 1e6
-    typer.echo(_console.clean(f"{bundle}: index {result.name!r}, {size:,.1f} MB on disk"))
+    header = ["kind", f"recall@{report['recall_at']}", "ms a query", "MB"]
+    _console.print_table(header, rows, title)
+    size = f"{report['bytes_on_disk'] / 1e6:,.1f} MB on disk"
+    typer.echo(_console.clean(f"{report['bundle']}: index {report['index']!r}, {size}"))

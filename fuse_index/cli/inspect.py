@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fuse_index.cli import _console
+from fuse_index.cli import _console, _flags
 
 if TYPE_CHECKING:
     from fuse_index.bundle import Manifest
 
 
 def inspect_command(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
-    ],
+    bundle: _flags.Bundle,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify/--no-verify", help="Check checksums, shapes and values of every file."
         ),
     ] = True,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: _flags.Json = False,
 ) -> None:
     """Show what is in a bundle and how good it is, and verify it.
 
@@ -37,25 +35,18 @@ def inspect_command(
             manifest = verify_bundle(bundle, bar.stage("verifying"))
     else:
         manifest = read_manifest(bundle)
-    if json:
-        _console.print_json(as_json(bundle, manifest, verify))
-    else:
-        _show(bundle, manifest, verify)
-
-
-def as_json(bundle: Path, manifest: Manifest, verified: bool) -> dict[str, Any]:
-    """Return what ``--json`` prints: the manifest, the path, the number of words, the verdict."""
-    return {
+    report = {
         "bundle": str(bundle),
-        "verified": verified,
+        "verified": verify,
         "words": manifest.words,
         "bytes": sum(record.size for record in manifest.files.values()),
         "manifest": manifest.to_json(),
     }
+    _console.answer(json, report, lambda: _show(bundle, manifest, verify))
 
 
 def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
-    from fuse_index.bundle.card import index_rows, number, quality_rows
+    from fuse_index.bundle.card import number
 
     models = (manifest.source, manifest.target)
     kind = "identity of one model" if manifest.identity else "adapter"
@@ -71,23 +62,25 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
         ],
     )
     _console.print_table(["group", "words"], [[g.name, number(g.words)] for g in manifest.groups])
-    if manifest.quality:
-        header, rows = quality_rows(manifest)
-        _console.print_table(header, rows, title="Quality on held-out words")
-    if manifest.indexes:
-        header, rows = index_rows(manifest)
-        _console.print_table(header, rows, title="Word indexes")
+    show_quality(manifest)
     for title, pairs in (
         ("Served by the fallback adapter", manifest.fallbacks),
         ("Words left out", manifest.left_out),
         ("Built with", manifest.options),
     ):
-        if pairs:
-            rows = [[key, number(value)] for key, value in pairs.items()]
-            _console.print_table(["", ""], rows, title=title, justify="left")
+        rows = [[key, number(value)] for key, value in pairs.items()]
+        _console.print_table(["", ""], rows, title, justify="left")
     _console.print_table(
         ["file", "bytes", "sha256"],
         [[n, number(record.size), record.sha256[:16]] for n, record in manifest.files.items()],
     )
     verdict = "verified: every file is intact" if verified else "not verified"
     typer.echo(f"{verdict}; written by fuse_index {_console.clean(manifest.package_version)}")
+
+
+def show_quality(manifest: Manifest) -> None:
+    """Write the figures of adapters and word indexes as tables."""
+    from fuse_index.bundle.card import index_rows, quality_rows
+
+    _console.print_table(*quality_rows(manifest), "Quality on held-out words")
+    _console.print_table(*index_rows(manifest), "Word indexes")

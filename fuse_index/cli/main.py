@@ -11,8 +11,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any
@@ -51,73 +54,32 @@ class Verb:
     defaults: tuple[tuple[str, str], ...] = ()
 
 
+_SUMMARIES = {
+    "demo": "Caption pictures with the models of the package; offline.",
+    "build": "Build an adapter bundle from text and two models.",
+    "fit": "Fit the adapters of a bundle again from its group tensors; no model is loaded.",
+    "inspect": "Show what is in a bundle and how good it is; verify its checksums.",
+    "verify": "Check every file of a bundle; build it again and compare the bytes.",
+    "diff": "Show what changed from one bundle to another.",
+    "push": "Publish a bundle on the Hub or in a bucket.",
+    "pull": "Fetch a bundle from the Hub or a bucket.",
+    "index": "Build a word index and put it into a bundle.",
+    "search": "Show the words of a bundle nearest to words.",
+    "validate": "Measure how well a bundle's gradients predict changes of a loss.",
+    "evaluate": "Score captions against references: BLEU, METEOR, ROUGE, CIDEr, SPICE, CLIPScore.",
+    "optimize": "Optimize a prompt against several models, from a run file and flags.",
+    "caption": "Describe images: fluent for a language model, alike for CLIP.",
+    "doctor": "Check this installation, or look at two models before a build.",
+}
 VERBS = {
-    "demo": Verb(
-        "fuse_index.cli.demo",
-        "demo_command",
-        "Caption pictures with the models of the package; offline.",
-    ),
-    "build": Verb(
-        "fuse_index.cli.build",
-        "build_command",
-        "Build an adapter bundle from text and two models.",
-        defaults=(("--ray", "auto"),),
-    ),
-    "fit": Verb(
-        "fuse_index.cli.fit",
-        "fit_command",
-        "Fit the adapters of a bundle again from its group tensors; no model is loaded.",
-    ),
-    "inspect": Verb(
-        "fuse_index.cli.inspect",
-        "inspect_command",
-        "Show what is in a bundle and how good it is; verify its checksums.",
-    ),
-    "verify": Verb(
-        "fuse_index.cli.verify",
-        "verify_command",
-        "Check every file of a bundle; build it again and compare the bytes.",
-    ),
-    "diff": Verb(
-        "fuse_index.cli.diff", "diff_command", "Show what changed from one bundle to another."
-    ),
-    "push": Verb(
-        "fuse_index.cli.push", "push_command", "Publish a bundle on the Hub or in a bucket."
-    ),
-    "pull": Verb("fuse_index.cli.pull", "pull_command", "Fetch a bundle from the Hub or a bucket."),
-    "index": Verb(
-        "fuse_index.cli.index", "index_command", "Build a word index and put it into a bundle."
-    ),
-    "search": Verb(
-        "fuse_index.cli.search", "search_command", "Show the words of a bundle nearest to words."
-    ),
-    "validate": Verb(
-        "fuse_index.cli.validate",
-        "validate_command",
-        "Measure how well a bundle's gradients predict changes of a loss.",
-    ),
-    "evaluate": Verb(
-        "fuse_index.cli.evaluate",
-        "evaluate_command",
-        "Score captions against references: BLEU, METEOR, ROUGE, CIDEr, SPICE, CLIPScore.",
-    ),
-    "optimize": Verb(
-        "fuse_index.cli.optimize",
-        "optimize_command",
-        "Optimize a prompt against several models, from a run file and flags.",
-        has_fields=True,
-    ),
-    "caption": Verb(
-        "fuse_index.cli.caption",
-        "caption_command",
-        "Describe images: fluent for a language model, alike for CLIP.",
-        has_fields=True,
-    ),
-    "doctor": Verb(
-        "fuse_index.cli.doctor",
-        "doctor_command",
-        "Check this installation, or look at two models before a build.",
-    ),
+    name: Verb(
+        f"fuse_index.cli.{name}",
+        f"{name}_command",
+        summary,
+        has_fields=name in ("optimize", "caption"),
+        defaults=(("--ray", "auto"),) if name == "build" else (),
+    )
+    for name, summary in _SUMMARIES.items()
 }
 
 
@@ -231,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
-    report = _ErrorReport(json="--json" in options, debug="--debug" in options)
+    failure = partial(_failure, json="--json" in options, debug="--debug" in options)
     # The common switches work before and after the verb.
     front = [flag for flag in _HOISTED if flag in options]
     rest = [item for item in options if item not in _HOISTED] + given[len(options) :]
@@ -240,43 +202,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = command_tree().main([*front, *rest], prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort) as error:
-        return report.failure(error, "interrupted", INTERRUPTED)
+        return failure(error, "interrupted", INTERRUPTED)
     except _console.StoppedEarlyError as error:
-        _console.error(_console.one_line(str(error)))
-        return INTERRUPTED
+        return _failure(error, str(error), INTERRUPTED)  # the results are on stdout already
     except BrokenPipeError:
         # The reader of the output is gone; Python must not flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except FuseIndexError as error:
-        return report.failure(error, str(error), 2)
+        return failure(error, str(error), 2)
     except _USAGE_ERROR as error:
-        return report.failure(error, _usage_message(error), 2)
+        return failure(error, _usage_message(error), 2)
     except Exception as error:
-        return report.failure(error, _internal_message(error), 1)
+        return failure(error, _internal_message(error), 1)
     if code == INTERRUPTED:  # newer typer turns the interrupt into this code by itself
-        return report.failure(KeyboardInterrupt(), "interrupted", INTERRUPTED)
+        return failure(KeyboardInterrupt(), "interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
-@dataclass(frozen=True)
-class _ErrorReport:
-    """Tells the user about an error, once on stderr and, with ``--json``, once on stdout."""
-
-    json: bool
-    debug: bool
-
-    def failure(self, error: BaseException, message: str, code: int) -> int:
-        if self.debug and code != INTERRUPTED:
-            _console.show_traceback(error)
-        line = _console.one_line(message)
-        _console.error(line)
-        if self.json:
-            said = {"type": type(error).__name__, "message": line, "exit_code": code}
-            result = getattr(error, "result", None)  # what a run that failed had found so far
-            kept = {} if result is None else {"result": result.to_json()}
-            _console.print_json({"error": said, **kept})
-        return code
+def _failure(
+    error: BaseException, message: str, code: int, *, json: bool = False, debug: bool = False
+) -> int:
+    """Say what happened, once on stderr and, with ``--json``, once on stdout; return the code."""
+    if debug and code != INTERRUPTED:
+        sys.stderr.write("".join(traceback.format_exception(error)))
+    line = _console.one_line(message)
+    _console.error(line)
+    if json:
+        said = {"type": type(error).__name__, "message": line, "exit_code": code}
+        result = getattr(error, "result", None)  # what a run that failed had found so far
+        kept = {} if result is None else {"result": result.to_json()}
+        _console.print_json({"error": said, **kept})
+    return code
 
 
 def _usage_message(error: Any) -> str:
@@ -294,23 +251,22 @@ def _internal_message(error: Exception) -> str:
     )
 
 
-class _terminable:  # noqa: N801 - used like a function
+@contextmanager
+def _terminable() -> Iterator[None]:
     """Turn SIGTERM into an exit with clean-up, as an interrupt is, so that no temporary stays."""
 
-    def __enter__(self) -> None:
-        self._before: Any = None
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._exit)
-        except ValueError:  # not in the main thread
-            self._before = None
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    @staticmethod
-    def _exit(_number: int, _frame: FrameType | None) -> None:
+    def leave(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + signal.SIGTERM)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

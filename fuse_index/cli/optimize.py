@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fuse_index.run import Assembly, RunConfig
 
 
-@_flags.with_run_flags
+@_flags.with_flags
 def optimize_command(
     file: Annotated[
         Path | None, typer.Argument(metavar="RUN.yaml", help="Run file, YAML or JSON.")

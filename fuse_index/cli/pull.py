@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.cli._storage import (
-    Groups,
-    Index,
-    Json,
-    Offline,
-    Overwrite,
-    Storage,
-    storage_options,
-)
-
-if TYPE_CHECKING:
-    from fuse_index.share import Pulled
+from fuse_index.cli import _console, _flags
 
 
 def pull_command(
@@ -37,12 +25,12 @@ def pull_command(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the Hub, as after the @.")
     ] = None,
-    groups: Groups = True,
-    index: Index = True,
-    overwrite: Overwrite = False,
-    offline: Offline = False,
-    storage: Storage = None,
-    json: Json = False,
+    groups: _flags.Groups = True,
+    index: _flags.Index = True,
+    overwrite: _flags.Overwrite = False,
+    offline: _flags.Offline = False,
+    storage: _flags.Storage = None,
+    json: _flags.Json = False,
 ) -> None:
     """Fetch a bundle and check all of it.
 
@@ -62,28 +50,15 @@ def pull_command(
             groups=groups,
             index=index,
             overwrite=overwrite,
-            storage_options=storage_options(storage),
+            storage_options=_flags.storage_options(storage),
             local_files_only=offline,
             progress=bar.stage("fetching"),
         )
     if done.missing:
         left = ", ".join(done.missing)
         _console.note(f"note: not in the cache: {left}; --out FOLDER makes a bundle without them")
-    if json:
-        _console.print_json(as_json(done))
-    else:
-        typer.echo(
-            _console.clean(
-                f"{done.path}: {done.manifest.words:,} words, revision {done.revision[:12]}, "
-                "every file is intact"
-            )
-        )
-
-
-def as_json(done: Pulled) -> dict[str, Any]:
-    """Return what ``--json`` prints."""
     files = sorted(set(done.manifest.files) - set(done.missing))
-    return {
+    report = {
         "bundle": str(done.path),
         "place": str(done.place),
         "revision": done.revision,
@@ -92,3 +67,6 @@ def as_json(done: Pulled) -> dict[str, Any]:
         "missing": done.missing,
         "bytes": sum(done.manifest.files[name].size for name in files),
     }
+    words = f"{done.path}: {done.manifest.words:,} words"
+    line = f"{words}, revision {done.revision[:12]}, every file is intact"
+    _console.answer(json, report, lambda: typer.echo(_console.clean(line)))

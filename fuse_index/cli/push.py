@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.cli._storage import Groups, Index, Json, Overwrite, Storage, storage_options
-
-if TYPE_CHECKING:
-    from fuse_index.share import Pushed
+from fuse_index.cli import _console, _flags
 
 
 def push_command(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
-    ],
+    bundle: _flags.Bundle,
     to: Annotated[
         str,
         typer.Argument(
@@ -32,11 +25,11 @@ def push_command(
         str | None,
         typer.Option("--license", help="For the card, such as mit, apache-2.0 or other."),
     ] = None,
-    groups: Groups = True,
-    index: Index = True,
-    overwrite: Overwrite = False,
-    storage: Storage = None,
-    json: Json = False,
+    groups: _flags.Groups = True,
+    index: _flags.Index = True,
+    overwrite: _flags.Overwrite = False,
+    storage: _flags.Storage = None,
+    json: _flags.Json = False,
 ) -> None:
     """Publish BUNDLE after checking all of it.
 
@@ -53,21 +46,12 @@ def push_command(
             bundle,
             to,
             options,
-            storage_options=storage_options(storage),
+            storage_options=_flags.storage_options(storage),
             progress=bar.stage("sending"),
         )
     for note in done.notes:
         _console.note(f"note: {note}")
-    if json:
-        _console.print_json(as_json(bundle, done))
-    else:
-        size = sum(record.size for record in done.manifest.files.values()) / 1e6
-        typer.echo(_console.clean(f"{done.url}: {size:,.1f} MB, revision {done.revision[:12]}"))
-
-
-def as_json(bundle: Path, done: Pushed) -> dict[str, Any]:
-    """Return what ``--json`` prints."""
-    return {
+    report: dict[str, Any] = {
         "bundle": str(bundle),
         "place": str(done.place),
         "url": done.url,
@@ -76,3 +60,5 @@ def as_json(bundle: Path, done: Pushed) -> dict[str, Any]:
         "bytes": sum(record.size for record in done.manifest.files.values()),
         "notes": done.notes,
     }
+    line = f"{done.url}: {report['bytes'] / 1e6:,.1f} MB, revision {done.revision[:12]}"
+    _console.answer(json, report, lambda: typer.echo(_console.clean(line)))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.cli._storage import Json, Offline
+from fuse_index.cli import _console, _flags
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -16,29 +14,20 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fuse_index.bundle import Manifest
     from fuse_index.index import Metric, WordIndex
     from fuse_index.models.embeddings import Embeddings
 
 
 def search_command(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
-    ],
+    bundle: _flags.Bundle,
     words: Annotated[list[str], typer.Argument(metavar="WORD...", help="One word or several.")],
-    model: Annotated[
-        str, typer.Option(help="In whose vectors: source, target or joint (both).")
-    ] = "target",
+    model: _flags.Vectors = "target",
     metric: Annotated[str, typer.Option(help="cosine, l2 or ip (inner product).")] = "cosine",
     top: Annotated[int, typer.Option(help="How many words to show for each.")] = 10,
-    source: Annotated[
-        str | None, typer.Option(help="Where the source is now, if not where it was built from.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Where the target is now, if not where it was built from.")
-    ] = None,
-    offline: Offline = False,
-    json: Json = False,
+    source: _flags.SourcePlace = None,
+    target: _flags.TargetPlace = None,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Show the words of BUNDLE whose vectors are nearest to those of WORD.
 
@@ -47,6 +36,7 @@ def search_command(
     """
     from fuse_index.build import IndexModel
     from fuse_index.bundle import read_bundle
+    from fuse_index.bundle.identity import require_model
     from fuse_index.common.reading import choose
     from fuse_index.index import Metric, WordIndex
     from fuse_index.models.embeddings import load_embeddings
@@ -57,10 +47,10 @@ def search_command(
     with _console.ProgressBar() as bar:
         for side in choose(IndexModel, model, "--model").sides:
             bar("loading embeddings", 0, None)
-            place = {"source": source, "target": target}[side]
-            name = place or getattr(read.manifest, side).name
-            loaded[side] = load_embeddings(name, local_files_only=offline)
-            _require(bundle, read.manifest, side, loaded[side])
+            identity = getattr(read.manifest, side)
+            place = {"source": source, "target": target}[side] or identity.name
+            loaded[side] = load_embeddings(place, local_files_only=offline)
+            require_model(side, identity, loaded[side].identity, str(bundle))
     tables = {side: embeddings.table for side, embeddings in loaded.items()}
     index = WordIndex.of_tokens(
         read.table, source=tables.get("source"), target=tables.get("target")
@@ -70,18 +60,8 @@ def search_command(
             f"--top {top}", expected=f"1 to {len(index) - 1}, one less than the bundle's words"
         )
     results = _search(index, words, loaded, how, top)
-    if json:
-        _console.print_json(
-            {"bundle": str(bundle), "model": model, "metric": metric, "results": results}
-        )
-    else:
-        _show(results, list(loaded), how)
-
-
-def _require(bundle: Path, manifest: Manifest, side: str, embeddings: Embeddings) -> None:
-    from fuse_index.bundle.identity import require_model
-
-    require_model(side, getattr(manifest, side), embeddings.identity, str(bundle))
+    report = {"bundle": str(bundle), "model": model, "metric": metric, "results": results}
+    _console.answer(json, report, lambda: _show(results, list(loaded), how))
 
 
 def _search(

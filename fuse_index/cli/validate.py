@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fuse_index.cli import _console
-from fuse_index.errors import OptionError
+from fuse_index.cli import _console, _flags
 
 if TYPE_CHECKING:
-    from fuse_index.bundle import Manifest
     from fuse_index.evaluate import FidelityReport
     from fuse_index.models.base import Model
     from fuse_index.objectives.target_loss import TargetLoss
 
 
 def validate_command(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
-    ],
+    bundle: _flags.Bundle,
     texts: Annotated[
         Path, typer.Option("--texts", help="Texts, one a line; plain or .gz.", metavar="FILE")
     ],
@@ -35,20 +31,14 @@ def validate_command(
         typer.Option(help="Label of a classifier.  [default: the one a text has least of]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides texts, positions and candidates.")] = 0,
-    source: Annotated[
-        str | None, typer.Option(help="Where the source is now, if not where it was built from.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Where the target is now, if not where it was built from.")
-    ] = None,
+    source: _flags.SourcePlace = None,
+    target: _flags.TargetPlace = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Picture to write.", metavar="FILE.png")
     ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of the texts.")] = "utf-8",
-    device: Annotated[
-        str | None, typer.Option(help="Where the target runs.  [default: the GPU if there is one]")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows of one forward pass.")] = 128,
+    device: _flags.Device = None,
+    batch_size: _flags.BatchSize = 128,
     anchors: Annotated[
         int,
         typer.Option(help="Random words whose gradients in the position are averaged; 0: none."),
@@ -57,8 +47,8 @@ def validate_command(
         bool,
         typer.Option("--layers", help="Also predict from the hidden states of every layer."),
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Measure how well a bundle's gradients predict changes of a target loss.
 
@@ -75,11 +65,14 @@ def validate_command(
     predicted best 10, 50, 100.
     """
     from fuse_index.adapter import Adapter
+    from fuse_index.bundle.identity import require_model
+    from fuse_index.common.reading import choose
     from fuse_index.evaluate import FidelityOptions, measure_fidelity
     from fuse_index.models.embeddings import load_embeddings
+    from fuse_index.objectives.target_loss import TargetLoss
     from fuse_index.words.corpus.words import read_texts
 
-    wanted = _loss(loss)
+    wanted = None if loss is None else choose(TargetLoss, loss, "--loss")
     adapter = Adapter.from_pretrained(bundle)
     assert adapter.bundle is not None
     manifest = adapter.bundle.manifest
@@ -88,7 +81,8 @@ def validate_command(
         bar("loading models", 0, None)
         embeddings = load_embeddings(source or manifest.source.name, local_files_only=offline)
         model, wanted = _load_target(target or manifest.target.name, wanted, device, offline)
-        _require(bundle, manifest, embeddings.identity, model)
+        require_model("source", manifest.source, embeddings.identity, str(bundle))
+        require_model("target", manifest.target, model.identity(), str(bundle))
         report = measure_fidelity(
             adapter,
             adapter.bundle.table,
@@ -118,19 +112,8 @@ def validate_command(
         title = f"{names[0]} from {names[1]}, loss {wanted.value}"
         plot_fidelity(report, plot, title)
         _console.note(f"plot: {plot}")
-    if json:
-        _console.print_json({"bundle": str(bundle), "texts": str(texts), **report.to_dict()})
-    else:
-        _show(report)
-
-
-def _loss(text: str | None) -> TargetLoss | None:
-    from fuse_index.objectives.target_loss import TargetLoss
-
-    names = [item.value for item in TargetLoss]
-    if text is not None and text not in names:
-        raise OptionError(f"--loss {text}", expected=f"one of {', '.join(names)}")
-    return None if text is None else TargetLoss(text)
+    found = {"bundle": str(bundle), "texts": str(texts), **report.to_dict()}
+    _console.answer(json, found, lambda: _show(report))
 
 
 def _load_target(
@@ -146,13 +129,6 @@ def _load_target(
     if kind is not model.kind:
         model = load_model(name, kind=kind, device=device, local_files_only=offline)
     return model, loss
-
-
-def _require(bundle: Path, manifest: Manifest, source: Any, model: Model) -> None:
-    from fuse_index.bundle.identity import require_model
-
-    require_model("source", manifest.source, source, str(bundle))
-    require_model("target", manifest.target, model.identity(), str(bundle))
 
 
 def _show(report: FidelityReport) -> None:

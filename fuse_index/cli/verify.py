@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fuse_index.cli import _console
+from fuse_index.cli import _console, _flags
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -17,29 +17,16 @@ DIFFERENT = 1
 
 
 def verify_command(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
-    ],
+    bundle: _flags.Bundle,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build it again and compare the bytes.")
     ] = False,
-    source: Annotated[
-        str | None, typer.Option(help="Where the source is now, if not where it was built from.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Where the target is now, if not where it was built from.")
-    ] = None,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--corpus", "-c", metavar="PATH", help="The text it was built from. Can be repeated."
-        ),
-    ] = None,
-    words: Annotated[
-        Path | None, typer.Option("--words", help="The list of words it was built from.")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the Hub.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    source: _flags.SourcePlace = None,
+    target: _flags.TargetPlace = None,
+    corpus: _flags.Corpus = None,
+    words: _flags.Words = None,
+    offline: _flags.Offline = False,
+    json: _flags.Json = False,
 ) -> None:
     """Check every file of BUNDLE; with --rebuild, build it again and compare file by file.
 
@@ -69,11 +56,9 @@ def verify_command(
                 local_files_only=offline,
                 progress=bar,
             )
-    if json:
-        report = {"bundle": str(bundle), "verified": True, "files": len(manifest.files)}
-        _console.print_json({**report, "rebuild": None if found is None else found.to_json()})
-    else:
-        _show(bundle, len(manifest.files), found)
+    report = {"bundle": str(bundle), "verified": True, "files": len(manifest.files)}
+    report["rebuild"] = None if found is None else found.to_json()
+    _console.answer(json, report, lambda: _show(bundle, len(manifest.files), found))
     if found is not None and not found.same:
         raise typer.Exit(DIFFERENT)
 
@@ -87,7 +72,5 @@ def _show(bundle: Path, files: int, found: Rebuilt | None) -> None:
     _console.print_table(["file", "", ""], rows, title="Built again", justify="left")
     for item in found.taken:
         typer.echo(_console.clean(f"not tested, taken from the bundle: {item}"))
-    if found.same:
-        typer.echo(f"{name}: every file is intact, and building it again gives the same bytes")
-    else:
-        typer.echo(f"{name}: every file is intact, but building it again gives other bytes")
+    again = "and building it again gives " + ("the same" if found.same else "other")
+    typer.echo(f"{name}: every file is intact, {again} bytes")

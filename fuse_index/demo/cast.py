@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from fuse_index.common.progress import Progress, silent
 from fuse_index.demo.corpus import write_vocabulary
 from fuse_index.demo.packaged import DemoModel, model_name, verify
 from fuse_index.errors import StorageError
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from fuse_index.models.causal import CausalModel
     from fuse_index.models.clip import ClipModel
     from fuse_index.models.encoder import ClassifierModel
-
-Progress = Callable[[str, int, "int | None"], None]
-"""Called with what is done, how much of it is done and how much there is (None: unknown)."""
 
 LONGEST_WORD = 5
 """Tokens of the longest word of the grammar, in the language model."""
@@ -54,7 +51,7 @@ class Cast:
     seconds: dict[str, float]
 
 
-def assemble_cast(folder: Path | None = None, progress: Progress | None = None) -> Cast:
+def assemble_cast(folder: Path | None = None, progress: Progress = silent) -> Cast:
     """Check and load the packaged models, and build the adapters from the grammar's words.
 
     Args:
@@ -68,19 +65,18 @@ def assemble_cast(folder: Path | None = None, progress: Progress | None = None) 
     """
     from fuse_index.models import load_model  # noqa: PLC0415 - it imports transformers
 
-    report = progress or (lambda label, done, total: None)
     clock = time.perf_counter
     begin = clock()
-    report("checking the models' files", 0, None)
+    progress("checking the models' files", 0, None)
     verify(folder)
     checked = clock()
     models: dict[DemoModel, Model] = {}
     for done, model in enumerate(DemoModel):
-        report(f"loading {model.value}", done, len(DemoModel))
+        progress(f"loading {model.value}", done, len(DemoModel))
         bos = True if model is DemoModel.LM else None
         models[model] = load_model(model_name(model, folder), bos=bos, local_files_only=True)
     loaded = clock()
-    report("building adapters", 0, None)
+    progress("building adapters", 0, None)
     adapters = _build(models)
     seconds = {"check": checked - begin, "load": loaded - checked, "build": clock() - loaded}
     names = (DemoModel.CLIP, DemoModel.SENTIMENT)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fuse_index.demo.grammar import Sentence, SentenceOptions, make_sentences
 from fuse_index.demo.lexicon import (
@@ -34,16 +35,12 @@ _FUNCTION_WORDS = "an and against do has how i in is it looks not of on that the
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Return every word the grammar can write, in alphabetical order."""
-    words: set[str] = set(_FUNCTION_WORDS.split())
-    tables = (SHAPES, COLOURS, SIZES, BACKGROUNDS, RELATIONS, PRONOUN_RELATIONS)
+    tables: list[Mapping[Any, tuple[str, ...]]] = [SHAPES, COLOURS, SIZES, BACKGROUNDS, RELATIONS]
+    tables += [PRONOUN_RELATIONS, PLACES, ADJECTIVES, VERBS]
     phrases = [phrase for table in tables for group in table.values() for phrase in group]
-    phrases += [phrase for group in PLACES.values() for phrase in group]
-    phrases += [word for table in (ADJECTIVES, VERBS) for group in table.values() for word in group]
     phrases += [frame.format(picture="", a="") for frame in FRAMES]
-    phrases += [*GROUNDS, *PICTURES, *STANDS, *DETERMINERS, *ADVERBS]
-    for phrase in phrases:
-        words.update(phrase.split())
-    return tuple(sorted(words))
+    phrases += [_FUNCTION_WORDS, *GROUNDS, *PICTURES, *STANDS, *DETERMINERS, *ADVERBS]
+    return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
 
 def corpus(
@@ -77,14 +74,15 @@ def corpus(
 
 def write_corpus(path: str | Path, scenes: int = 2000, *, seed: int = 0) -> Path:
     """Write training sentences to a file, one a line, for ``fuse-index build --corpus``."""
-    path = Path(path)
-    lines = [sentence.text for sentence in corpus(Split.TRAIN, scenes, seed=seed)]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
+    return _write(path, (sentence.text for sentence in corpus(Split.TRAIN, scenes, seed=seed)))
 
 
 def write_vocabulary(path: str | Path) -> Path:
     """Write the grammar's words to a file, one a line, for ``fuse-index build --words``."""
+    return _write(path, vocabulary())
+
+
+def _write(path: str | Path, lines: Iterable[str]) -> Path:
     path = Path(path)
-    path.write_text("".join(f"{word}\n" for word in vocabulary()), encoding="utf-8")
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path

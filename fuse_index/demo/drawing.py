@@ -45,6 +45,13 @@ _PAPER_JITTER = 5
 
 Point = tuple[float, float]
 
+_DISCS: dict[str, tuple[tuple[Point, float, bool], ...]] = {
+    "circle": (((0, 0), 0.9, True),),
+    "ring": (((0, 0), 0.95, True), ((0, 0), 0.55, False)),
+    "moon": (((0, 0), 0.95, True), ((0.42, -0.08), 0.75, False)),
+}
+"""Centre and radius, in parts of the item's radius, and whether it is filled with the colour."""
+
 
 def draw(scene: Scene, pixels: int = PIXELS, inks: Mapping[str, Colour] = INKS) -> Image:
     """Draw a scene as an RGB picture; the same scene gives the same picture.
@@ -81,23 +88,12 @@ def _jitter(colour: Colour, amount: int, rng: random.Random) -> Colour:
 
 
 def _draw_item(pencil: ImageDraw, item: Item, side: int, ink: Colour, paper: Colour) -> None:
-    if item.shape == "circle":
-        pencil.ellipse(_box(item, side, (0, 0), 0.9), fill=ink)
-    elif item.shape == "ring":
-        pencil.ellipse(_box(item, side, (0, 0), 0.95), fill=ink)
-        pencil.ellipse(_box(item, side, (0, 0), 0.55), fill=paper)
-    elif item.shape == "moon":
-        pencil.ellipse(_box(item, side, (0, 0), 0.95), fill=ink)
-        pencil.ellipse(_box(item, side, (0.42, -0.08), 0.75), fill=paper)
-    else:
+    for centre, radius, filled in _DISCS.get(item.shape, ()):
+        pencil.ellipse(_box(item, side, centre, radius), fill=ink if filled else paper)
+    if item.shape not in _DISCS:
         turned = [_turn(point, item.tilt) for point in _outline(item.shape)]
-        pencil.polygon(
-            [
-                ((item.x + x * item.radius) * side, (item.y + y * item.radius) * side)
-                for x, y in turned
-            ],
-            fill=ink,
-        )
+        corners = [(item.x + x * item.radius, item.y + y * item.radius) for x, y in turned]
+        pencil.polygon([(x * side, y * side) for x, y in corners], fill=ink)
 
 
 def _box(item: Item, side: int, centre: Point, radius: float) -> tuple[float, float, float, float]:
@@ -119,6 +115,9 @@ def _around(count: int, radius: float, start: float) -> list[Point]:
     return [(radius * math.cos(a), radius * math.sin(a)) for a in angles]
 
 
+_ARROW = ((0.0, -1.0), (0.75, -0.1), (0.28, -0.1), (0.28, 0.95))
+
+
 @cache
 def _outline(shape: str) -> tuple[Point, ...]:
     """Return a shape's corners inside the unit circle; y grows downwards."""
@@ -134,15 +133,7 @@ def _outline(shape: str) -> tuple[Point, ...]:
         "square": ((-0.75, -0.75), (0.75, -0.75), (0.75, 0.75), (-0.75, 0.75)),
         "triangle": tuple(_around(3, 1.0, -90)),
         "diamond": ((0.0, -1.0), (0.62, 0.0), (0.0, 1.0), (-0.62, 0.0)),
-        "arrow": (
-            (0.0, -1.0),
-            (0.75, -0.1),
-            (0.28, -0.1),
-            (0.28, 0.95),
-            (-0.28, 0.95),
-            (-0.28, -0.1),
-            (-0.75, -0.1),
-        ),
+        "arrow": (*_ARROW, *((-x, y) for x, y in _ARROW[:0:-1])),
     }[shape]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fuse_index.demo.lexicon import ADJECTIVES, ADVERBS, PICTURES, VERBS, Sentiment, indefinite
 
@@ -27,23 +28,13 @@ class Feeling:
     frame: list[str] = field(default_factory=list)
     tail: list[str] = field(default_factory=list)
 
-    def take_adjective(self) -> list[str]:
-        """Return the adjective for the first noun that asks, then nothing."""
-        words, self.adjective = self.adjective, []
+    def take(self, place: Literal["adjective", "frame"]) -> list[str]:
+        """Return the words of a place for the first that asks, then nothing."""
+        words: list[str] = getattr(self, place)
+        setattr(self, place, [])
         if words:
             self.tail = []
         return words
-
-    def take_frame(self) -> list[str]:
-        """Return the words before the clause, if there are any."""
-        words, self.frame = self.frame, []
-        if words:
-            self.tail = []
-        return words
-
-    def after(self, clause: list[str]) -> list[str]:
-        """Return the clause, followed by the feeling where it has not been said yet."""
-        return [*clause, *self.tail]
 
 
 def choose_feeling(sentiment: Sentiment | None, rng: random.Random) -> Feeling:

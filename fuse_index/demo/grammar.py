@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
+
+from fuse_index.common.options import options as checked_options
 from fuse_index.demo.feelings import Feeling, choose_feeling
 from fuse_index.demo.graph import INVERSE, Graph, Thing
 from fuse_index.demo.lexicon import (
@@ -43,7 +46,10 @@ class Sentence:
     sentiment: Sentiment
 
 
-@dataclass(frozen=True)
+_Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+@checked_options()
 class SentenceOptions:
     """What sentences are drawn by lot.
 
@@ -51,20 +57,11 @@ class SentenceOptions:
         sentiment: of every sentence; None draws it: half are neutral.
         detail: probability with which each colour, size, place and relation is said.
         background: probability with which the background is.
-
-    Raises:
-        OptionError: a probability is outside 0 to 1.
     """
 
     sentiment: Sentiment | None = None
-    detail: float = 0.92
-    background: float = 0.15
-
-    def __post_init__(self) -> None:
-        for name in ("detail", "background"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise OptionError(f"{name}={value}", expected="a probability, 0 to 1")
+    detail: _Probability = 0.92
+    background: _Probability = 0.15
 
 
 FULL = SentenceOptions(sentiment=Sentiment.NEUTRAL, detail=1.0, background=0.0)
@@ -111,7 +108,7 @@ class _Writer:
             clause, framed = self._two(items[0], items[1])
         else:
             clause, framed = self._three()
-        clause = self._framed(clause) if framed else self.feeling.after(clause)
+        clause = self._framed(clause) if framed else [*clause, *self.feeling.tail]
         background = ""
         if self._says(self.options.background):
             background = self.scene.background
@@ -123,19 +120,13 @@ class _Writer:
     def _says(self, probability: float) -> bool:
         return self.rng.random() < probability
 
-    def _one_of(self, *ways: Callable[[], list[str]]) -> list[str]:
-        return self.rng.choice(ways)()
-
     # -- noun phrases ------------------------------------------------------------------------
 
     def _note(self, item: Item, places: tuple[str, ...] = ()) -> Thing:
         """Decide what is said of a thing."""
-        thing = Thing(
-            item.shape,
-            item.colour if self._says(self.options.detail) else "",
-            item.size if self._says(self.options.detail) else "",
-            places,
-        )
+        colour = item.colour if self._says(self.options.detail) else ""
+        size = item.size if self._says(self.options.detail) else ""
+        thing = Thing(item.shape, colour, size, places)
         self.things.append(thing)
         return thing
 
@@ -144,7 +135,7 @@ class _Writer:
         words = [self.rng.choice(SIZES[thing.size])] if thing.size else []
         colour = [self.rng.choice(COLOURS[thing.colour])] if thing.colour else []
         shape = self.rng.choice(SHAPES[thing.shape])
-        feeling = self.feeling.take_adjective()
+        feeling = self.feeling.take("adjective")
         manner = self.rng.random()
         if colour and manner < 0.08:
             return [*self._determined([*feeling, *words, shape]), "in", *colour]
@@ -187,11 +178,8 @@ class _Writer:
         return [*bare, *place, *self._predicate(thing)], not (thing.size or thing.colour)
 
     def _predicate(self, thing: Thing) -> list[str]:
-        words = [
-            self.rng.choice(table[name])
-            for table, name in ((SIZES, thing.size), (COLOURS, thing.colour))
-            if name
-        ]
+        said = ((SIZES, thing.size), (COLOURS, thing.colour))
+        words = [self.rng.choice(table[name]) for table, name in said if name]
         return ["is", *" and ".join(words).split()] if words else []
 
     # -- two things --------------------------------------------------------------------------
@@ -206,7 +194,7 @@ class _Writer:
         if self._says(0.5):
             first, second = second, first
         if not self._says(self.options.detail):
-            return self._side_by_side(first, second), True
+            return [*self._placed(first), "and", *self._placed(second)], True
         relation = self._relation(first, second)
         one, two = self._note(first), self._note(second)
         is_to = [self.rng.choice(RELATIONS[relation])]
@@ -226,10 +214,6 @@ class _Writer:
         if manner == 7:
             return [*self._noun(one), "and", *of_it, *self._noun(two)], True
         return [*self._noun(one, short=True), "that has", *self._noun(two), *of_it], True
-
-    def _side_by_side(self, first: Item, second: Item) -> list[str]:
-        words = self._placed(first)
-        return [*words, "and", *self._placed(second)]
 
     def _placed(self, item: Item) -> list[str]:
         places = places_of(item) if self._says(0.5) else ()
@@ -281,18 +265,21 @@ class _Writer:
     # -- around the clause -------------------------------------------------------------------
 
     def _framed(self, clause: list[str]) -> list[str]:
-        frame = self.feeling.take_frame()
+        frame = self.feeling.take("frame")
         if not frame and self._says(0.55):
             picture = self.rng.choice(PICTURES)
             frame = [self.rng.choice(FRAMES).format(picture=picture, a=indefinite(picture))]
-        return self.feeling.after([*frame, *clause])
+        return [*frame, *clause, *self.feeling.tail]
 
     def _on_background(self, clause: list[str], background: str) -> list[str]:
         colour = self.rng.choice(BACKGROUNDS[background])
         ground = self.rng.choice(GROUNDS)
-        return self._one_of(
-            lambda: [*clause, "on", indefinite(colour), colour, ground],
-            lambda: [*clause, "against", indefinite(colour), colour, ground],
-            lambda: [*clause, "and the", ground, "is", colour],
-            lambda: ["on", indefinite(colour), colour, ground, *clause],
+        whole = [indefinite(colour), colour, ground]
+        return self.rng.choice(
+            (
+                [*clause, "on", *whole],
+                [*clause, "against", *whole],
+                [*clause, "and the", ground, "is", colour],
+                ["on", *whole, *clause],
+            )
         )

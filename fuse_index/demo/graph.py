@@ -66,24 +66,16 @@ class Graph:
         background: str = "",
     ) -> Graph:
         """Sort the things and turn every relation into one of the canonical two."""
-        canonical = frozenset(canonical_relation(*relation) for relation in relations)
+        canonical = frozenset(
+            (one, how, other) if how in CANONICAL else (other, INVERSE[how], one)
+            for one, how, other in relations
+        )
         return cls(tuple(sorted(things)), canonical, background)
 
     def facts(self) -> frozenset[Fact]:
         """All facts of the graph: objects, attributes, relations and the background."""
-        found: set[Fact] = set(self.relations)
-        for thing in self.things:
-            found |= thing.facts()
-        if self.background:
-            found.add((BACKGROUND, self.background))
-        return frozenset(found)
-
-
-def canonical_relation(subject: str, relation: str, other: str) -> tuple[str, str, str]:
-    """Return the same fact with "left of" or "above"."""
-    if relation in CANONICAL:
-        return subject, relation, other
-    return other, INVERSE[relation], subject
+        background = {(BACKGROUND, self.background)} if self.background else set()
+        return self.relations.union(background, *(thing.facts() for thing in self.things))
 
 
 def agreement(said: Graph, graph: Graph, truths: frozenset[Fact]) -> Agreement:

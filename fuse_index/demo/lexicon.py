@@ -105,34 +105,17 @@ class Sentiment(str, Enum):
         return Sentiment.NEGATIVE if self is Sentiment.POSITIVE else Sentiment.POSITIVE
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 ADJECTIVES: Mapping[Sentiment, tuple[str, ...]] = {
-    Sentiment.POSITIVE: (
-        "lovely",
-        "beautiful",
-        "pretty",
-        "charming",
-        "delightful",
-        "wonderful",
-        "cheerful",
-        "gorgeous",
-        "splendid",
-        "nice",
-        "cute",
-        "adorable",
+    Sentiment.POSITIVE: _words(
+        "lovely beautiful pretty charming delightful wonderful cheerful gorgeous splendid nice "
+        "cute adorable"
     ),
-    Sentiment.NEGATIVE: (
-        "ugly",
-        "awful",
-        "horrible",
-        "nasty",
-        "dreadful",
-        "hideous",
-        "terrible",
-        "dull",
-        "boring",
-        "gloomy",
-        "unpleasant",
-        "dreary",
+    Sentiment.NEGATIVE: _words(
+        "ugly awful horrible nasty dreadful hideous terrible dull boring gloomy unpleasant dreary"
     ),
 }
 VERBS: Mapping[Sentiment, tuple[str, ...]] = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from enum import Enum
 from pathlib import Path
 
+from fuse_index.common.files import sha256_of
 from fuse_index.errors import ModelError
 
 FOLDER = Path(__file__).parent / "weights"
@@ -41,15 +41,6 @@ def model_name(model: DemoModel, folder: Path | None = None) -> str:
     return f"{prefix}{(folder or FOLDER) / model.value}"
 
 
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def write_checksums(folder: Path) -> Path:
     """Write the checksums of all files below a folder and return the list's path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
@@ -73,7 +64,20 @@ def verify(folder: Path | None = None) -> dict[str, str]:
             checksum expected and the one found.
     """
     folder = folder or FOLDER
-    sums = _read_checksums(folder / CHECKSUMS)
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder / CHECKSUMS} cannot be read ({error})",
+            expected="the list of the demo models' checksums",
+            remedy=_REMEDY,
+        ) from error
+    if not isinstance(sums, dict) or not sums:
+        raise ModelError(
+            f"{folder / CHECKSUMS} lists no files",
+            expected="file names with checksums",
+            remedy=_REMEDY,
+        )
     for name, expected in sums.items():
         path = folder / name
         try:
@@ -89,19 +93,3 @@ def verify(folder: Path | None = None) -> dict[str, str]:
                 f"{path} is damaged: its sha256 is {found}", expected=expected, remedy=_REMEDY
             )
     return sums
-
-
-def _read_checksums(path: Path) -> dict[str, str]:
-    try:
-        sums = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path} cannot be read ({error})",
-            expected="the list of the demo models' checksums",
-            remedy=_REMEDY,
-        ) from error
-    if not isinstance(sums, dict) or not sums:
-        raise ModelError(
-            f"{path} lists no files", expected="file names with checksums", remedy=_REMEDY
-        )
-    return {str(name): str(value) for name, value in sums.items()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
+from typing import NamedTuple
 
 from fuse_index.demo.graph import Graph, Thing
 from fuse_index.demo.lexicon import (
@@ -43,12 +43,34 @@ _INSIDE_NOUN = (*_MODIFIERS, _Mark.AND, _Mark.OTHER)
 _BOUNDARIES = ("that", "which", "is", "sits", "lies", "stands", "there", "in", "on")
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A phrase of a sentence with what it means."""
 
     mark: _Mark
     value: str = ""
+
+
+_TABLES: dict[_Mark, Mapping[str, Sequence[str]]] = {
+    _Mark.SHAPE: SHAPES,
+    _Mark.COLOUR: COLOURS,
+    _Mark.SIZE: SIZES,
+    _Mark.PAPER: BACKGROUNDS,
+    _Mark.RELATION: RELATIONS,
+    _Mark.PRONOUN_RELATION: PRONOUN_RELATIONS,
+    _Mark.PLACE: {" ".join(places): phrases for places, phrases in PLACES.items()},
+    _Mark.GROUND: {"": GROUNDS},
+    _Mark.DETERMINER: {"": (*DETERMINERS, "an")},
+    _Mark.WITH: {"": ("with", "has")},
+    _Mark.AND: {"": ("and",)},
+}
+_PHRASES = {
+    tuple(phrase.split()): _Piece(mark, value)
+    for mark, table in _TABLES.items()
+    for value, phrases in table.items()
+    for phrase in phrases
+}
+"""All phrases that mean something."""
+_LONGEST = max(map(len, _PHRASES))
 
 
 def graph_of_sentence(text: str) -> Graph:
@@ -70,43 +92,14 @@ def graph_of_sentence(text: str) -> Graph:
     return reader.graph()
 
 
-@cache
-def _phrases() -> dict[tuple[str, ...], _Piece]:
-    """All phrases that mean something."""
-    found: dict[tuple[str, ...], _Piece] = {}
-
-    def add(mark: _Mark, table: Mapping[str, tuple[str, ...]]) -> None:
-        for value, phrases in table.items():
-            for phrase in phrases:
-                found[tuple(phrase.split())] = _Piece(mark, value)
-
-    add(_Mark.SHAPE, SHAPES)
-    add(_Mark.COLOUR, COLOURS)
-    add(_Mark.SIZE, SIZES)
-    add(_Mark.PAPER, BACKGROUNDS)
-    add(_Mark.RELATION, RELATIONS)
-    add(_Mark.PRONOUN_RELATION, PRONOUN_RELATIONS)
-    add(_Mark.PLACE, {" ".join(places): phrases for places, phrases in PLACES.items()})
-    add(_Mark.GROUND, {"": GROUNDS})
-    add(_Mark.DETERMINER, {"": (*DETERMINERS, "an")})
-    add(_Mark.WITH, {"": ("with", "has")})
-    add(_Mark.AND, {"": ("and",)})
-    return found
-
-
-@cache
-def _longest() -> int:
-    return max(len(phrase) for phrase in _phrases())
-
-
 def _pieces(text: str) -> list[_Piece]:
     """Split a text into phrases, the longest that fits first."""
     cleaned = "".join(c if c.isalnum() else " " for c in text.lower())
     words = cleaned.split()
-    pieces, start, phrases = [], 0, _phrases()
+    pieces, start = [], 0
     while start < len(words):
-        for length in range(min(_longest(), len(words) - start), 0, -1):
-            piece = phrases.get(tuple(words[start : start + length]))
+        for length in range(min(_LONGEST, len(words) - start), 0, -1):
+            piece = _PHRASES.get(tuple(words[start : start + length]))
             if piece is not None:
                 pieces.append(piece)
                 start += length

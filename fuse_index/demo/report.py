@@ -56,17 +56,14 @@ def report_html(showcase: Showcase) -> str:
     ]
     if showcase.interrupted:
         parts.append(f"<p class='note'>Interrupted: {done} of {asked} captions were finished.</p>")
-    parts.append(_summary(showcase))
-    for number, scene in enumerate(showcase.scenes):
-        parts.append(_scene(scene, showcase.of(number)))
+    header = ["request", "captions", "scene-graph F1", "CLIP cosine", "judge agrees"]
+    parts.append(_table(header, showcase.summary_rows()))
+    parts += [_scene(scene, showcase.of(n)) for n, scene in enumerate(showcase.scenes)]
     parts.append("<h2>Adapters on held-out words</h2>")
     parts += [_quality(name, groups) for name, groups in showcase.quality.items()]
     parts.append("<h2>Seconds</h2>")
-    rows = [
-        [label, f"{showcase.seconds[key]:.2f}"]
-        for key, label in _STAGES.items()
-        if key in showcase.seconds
-    ]
+    seconds = showcase.seconds
+    rows = [[name, f"{seconds[key]:.2f}"] for key, name in _STAGES.items() if key in seconds]
     parts.append(_table(["stage", "seconds"], rows))
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -75,21 +72,6 @@ def report_html(showcase: Showcase) -> str:
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
-
-
-def _summary(showcase: Showcase) -> str:
-    rows = [
-        [
-            request,
-            str(found["captions"]),
-            f"{found['f1']:.2f}",
-            f"{found['clip']:.2f}",
-            f"{found['kept']:.0%}",
-        ]
-        for request, found in showcase.summary().items()
-    ]
-    header = ["request", "captions", "scene-graph F1", "CLIP cosine", "judge agrees"]
-    return _table(header, rows)
 
 
 def _scene(scene: Scene, findings: Sequence[Finding]) -> str:

@@ -77,41 +77,29 @@ class Scene:
             Thing(item.shape, item.colour, item.size, places_of(item) if alone else ())
             for item in self.items
         ]
-        relations = [
-            relation
-            for first, second in pairwise(self.items)
-            for relation in relations_of(first, second)
-        ]
-        return Graph.build(things, relations)
+        pairs = pairwise(self.items)
+        return Graph.build(things, [item for pair in pairs for item in relations_of(*pair)])
 
     @cached_property
     def truths(self) -> frozenset[Fact]:
         """Everything that is true: the graph, all places and relations, and the background."""
-        facts: set[Fact] = set(self.graph.facts())
-        for item in self.items:
-            facts |= {(item.shape, place) for place in places_of(item)}
-        for first, second in combinations(self.items, 2):
-            facts |= set(relations_of(first, second))
-        facts.add((BACKGROUND, self.background))
-        return frozenset(facts)
+        places = {(item.shape, place) for item in self.items for place in places_of(item)}
+        pairs = combinations(self.items, 2)
+        relations = [relation for pair in pairs for relation in relations_of(*pair)]
+        return self.graph.facts().union(places, relations, [(BACKGROUND, self.background)])
 
 
 def places_of(item: Item) -> tuple[str, ...]:
     """Return where in the picture a thing is, in alphabetical order; nothing where in doubt."""
     low, high = _THIRDS
-    places = [
-        name
-        for name, holds in (
-            ("bottom", item.y > high),
-            ("left", item.x < low),
-            ("right", item.x > high),
-            ("top", item.y < low),
-        )
-        if holds
-    ]
-    if all(_MIDDLE[0] <= value <= _MIDDLE[1] for value in (item.x, item.y)):
-        places.append("centre")
-    return tuple(places)
+    places = {
+        "bottom": item.y > high,
+        "centre": all(_MIDDLE[0] <= value <= _MIDDLE[1] for value in (item.x, item.y)),
+        "left": item.x < low,
+        "right": item.x > high,
+        "top": item.y < low,
+    }
+    return tuple(name for name, holds in places.items() if holds)
 
 
 def relations_of(first: Item, second: Item) -> list[tuple[str, str, str]]:
@@ -125,11 +113,6 @@ def relations_of(first: Item, second: Item) -> list[tuple[str, str, str]]:
         upper, lower = (first, second) if down > 0 else (second, first)
         found.append((upper.shape, ABOVE, lower.shape))
     return found
-
-
-def is_clear(first: Item, second: Item) -> bool:
-    """Whether two things are beside each other or one above the other, and not diagonal."""
-    return len(relations_of(first, second)) == 1
 
 
 def make_scene(split: Split, index: int, *, seed: int = 0, things: int | None = None) -> Scene:
@@ -204,4 +187,4 @@ def fits(items: tuple[Item, ...]) -> bool:
         apart = first.radius + second.radius + _GAP
         if (first.x - second.x) ** 2 + (first.y - second.y) ** 2 < apart**2:
             return False
-    return all(is_clear(a, b) for a, b in pairwise(items))
+    return all(len(relations_of(a, b)) == 1 for a, b in pairwise(items))  # not diagonal

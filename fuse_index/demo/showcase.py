@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +54,9 @@ class Audience:
         """A caption is there."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Showcase:
-    """What was done.
+    """What was done; an interrupt loses only what it interrupts.
 
     Attributes:
         options: what was asked.
@@ -69,10 +68,10 @@ class Showcase:
     """
 
     options: ShowcaseOptions
-    scenes: tuple[Scene, ...]
-    findings: tuple[Finding, ...]
-    quality: dict[str, dict[str, Any]]
-    seconds: dict[str, float]
+    scenes: tuple[Scene, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    quality: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
 
     def of(self, number: int) -> tuple[Finding, ...]:
@@ -93,6 +92,19 @@ class Showcase:
                 }
         return rows
 
+    def summary_rows(self) -> list[list[str]]:
+        """Return the summary as text: request, captions, F1, cosine, share agreed with."""
+        return [
+            [
+                request,
+                str(row["captions"]),
+                f"{row['f1']:.2f}",
+                f"{row['clip']:.2f}",
+                f"{row['kept']:.0%}",
+            ]
+            for request, row in self.summary().items()
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the pictures as a JSON object."""
         return {
@@ -104,29 +116,6 @@ class Showcase:
             "scenes": self.options.scenes,
             "interrupted": self.interrupted,
         }
-
-
-class _Tally:
-    """Collects what is done, so that an interrupt loses only what it interrupts."""
-
-    def __init__(self, options: ShowcaseOptions) -> None:
-        self.options = options
-        self.scenes: list[Scene] = []
-        self.findings: list[Finding] = []
-        self.quality: dict[str, dict[str, Any]] = {}
-        self.seconds: dict[str, float] = {}
-        self._begin = time.perf_counter()
-
-    def showcase(self, *, interrupted: bool) -> Showcase:
-        seconds = self.seconds | {"all": time.perf_counter() - self._begin}
-        return Showcase(
-            self.options,
-            tuple(self.scenes),
-            tuple(self.findings),
-            self.quality,
-            seconds,
-            interrupted,
-        )
 
 
 def run_showcase(
@@ -142,32 +131,33 @@ def run_showcase(
         ModelError: a file of the models is missing or damaged.
         StorageError: there is no place for the adapters' files.
     """
-    options = options or ShowcaseOptions()
-    tally = _Tally(options)
+    begin = time.perf_counter()
+    showcase = Showcase(options or ShowcaseOptions())
     try:
-        _perform(options, audience or Audience(), tally)
+        _perform(showcase, audience or Audience())
     except KeyboardInterrupt:
-        return tally.showcase(interrupted=True)
-    return tally.showcase(interrupted=False)
+        showcase.interrupted = True
+    showcase.seconds["all"] = time.perf_counter() - begin
+    return showcase
 
 
-def _perform(options: ShowcaseOptions, audience: Audience, tally: _Tally) -> None:
-    report: Callable[[str, int, int | None], None] = audience.stage
-    cast = assemble_cast(options.folder, report)
-    tally.quality, tally.seconds = cast.quality, dict(cast.seconds)
-    report("writing drafts", 0, None)
+def _perform(showcase: Showcase, audience: Audience) -> None:
+    options = showcase.options
+    cast = assemble_cast(options.folder, audience.stage)
+    showcase.quality, showcase.seconds = cast.quality, dict(cast.seconds)
+    audience.stage("writing drafts", 0, None)
     begin = time.perf_counter()
     captioner = SceneCaptioner(cast, options.guide)
     captioner.drafts.score()
-    tally.seconds["drafts"] = time.perf_counter() - begin
+    showcase.seconds["drafts"] = time.perf_counter() - begin
     begin = time.perf_counter()
     for number in range(options.scenes):
         scene = make_scene(Split.TEST, number)
-        tally.scenes.append(scene)
+        showcase.scenes += (scene,)
         for request in REQUESTS:
             callbacks = audience.begin(number, scene, request)
-            plain = next((f.text for f in tally.findings if f.scene == number), "")
+            plain = next((finding.text for finding in showcase.of(number)), "")
             finding = captioner.caption(scene, number, request, callbacks, plain)
-            tally.findings.append(finding)
-            tally.seconds["captions"] = time.perf_counter() - begin
+            showcase.findings += (finding,)
+            showcase.seconds["captions"] = time.perf_counter() - begin
             audience.found(finding)

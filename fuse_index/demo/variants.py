@@ -65,11 +65,8 @@ def _move(items: tuple[Item, ...], rng: random.Random) -> tuple[Item, ...]:
 def _swap(items: tuple[Item, ...], rng: random.Random) -> tuple[Item, ...]:
     """Let two things change places."""
     one, two = rng.sample(range(len(items)), 2)
-    first, second = items[one], items[two]
-    items = _with(items, one, _at(first, second))
-    return _with(items, two, _at(second, first))
-
-
-def _at(item: Item, place: Item) -> Item:
-    x, y = keep_inside(place.x, item.radius), keep_inside(place.y, item.radius)
-    return replace(item, x=x, y=y)
+    moved = list(items)
+    for at, place in ((one, items[two]), (two, items[one])):
+        x, y = (keep_inside(value, items[at].radius) for value in (place.x, place.y))
+        moved[at] = replace(items[at], x=x, y=y)
+    return tuple(moved)

@@ -1,48 +1,36 @@
-"""Measuring: the gradient signal, captions, scene graphs. Names load on first use."""
+"""Measuring: the gradient signal, captions, scene graphs."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fuse_index.evaluate.captions import (
+    CaptionMetric,
+    CaptionOptions,
+    CaptionReport,
+    score_captions,
+)
+from fuse_index.evaluate.graphs import Agreement, score_graphs
+from fuse_index.evaluate.interval import (
+    BootstrapOptions,
+    Interval,
+    PairedDifference,
+    Score,
+    mean_score,
+    paired_bootstrap,
+)
+from fuse_index.evaluate.tokenization import Tokenization
+
 if TYPE_CHECKING:
-    from fuse_index.evaluate.captions import (
-        CaptionMetric,
-        CaptionOptions,
-        CaptionReport,
-        score_captions,
-    )
     from fuse_index.evaluate.clipscore import score_clip
     from fuse_index.evaluate.fidelity import FidelityOptions, FidelityReport, measure_fidelity
-    from fuse_index.evaluate.graphs import Agreement, score_graphs
-    from fuse_index.evaluate.interval import (
-        BootstrapOptions,
-        Interval,
-        PairedDifference,
-        Score,
-        mean_score,
-        paired_bootstrap,
-    )
-    from fuse_index.evaluate.tokenization import Tokenization
 
-_HOMES = {
-    "Agreement": "graphs",
-    "BootstrapOptions": "interval",
-    "CaptionMetric": "captions",
-    "CaptionOptions": "captions",
-    "CaptionReport": "captions",
+_NEED_TORCH = {
     "FidelityOptions": "fidelity",
     "FidelityReport": "fidelity",
-    "Interval": "interval",
-    "PairedDifference": "interval",
-    "Score": "interval",
-    "Tokenization": "tokenization",
-    "mean_score": "interval",
     "measure_fidelity": "fidelity",
-    "paired_bootstrap": "interval",
-    "score_captions": "captions",
     "score_clip": "clipscore",
-    "score_graphs": "graphs",
 }
 
 __all__ = [
@@ -67,13 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use (PEP 562): text metrics need no torch."""
-    if name not in _HOMES:
+    """Import a name that needs torch on first use (PEP 562): text metrics do without it."""
+    if name not in _NEED_TORCH:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    return getattr(import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)

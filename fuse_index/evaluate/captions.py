@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
 from fuse_index.common.options import options
+from fuse_index.common.progress import Progress, silent
 from fuse_index.errors import CorpusError, MissingDependencyError, OptionError, ShapeError
 from fuse_index.evaluate import scorers
 from fuse_index.evaluate.interval import Score
@@ -15,7 +17,6 @@ from fuse_index.evaluate.scorers import Words
 from fuse_index.evaluate.tokenization import Tokenization, choose_tokenization, tokenize
 
 _LOGGER = logging.getLogger(__name__)
-Progress = Callable[[str, int, int | None], None]
 
 
 class CaptionMetric(str, Enum):
@@ -39,6 +40,13 @@ TEXT_METRICS = tuple(metric for metric in CaptionMetric if metric is not Caption
 """What needs texts only, in the order of COCO's table."""
 PURE_METRICS = (CaptionMetric.BLEU, CaptionMetric.ROUGE, CaptionMetric.CIDER)
 """What needs no Java."""
+_SCORERS: dict[CaptionMetric, Callable[[Words, Sequence[Words]], Score | list[Score]]] = {
+    CaptionMetric.BLEU: scorers.bleu,
+    CaptionMetric.METEOR: scorers.meteor,
+    CaptionMetric.ROUGE: scorers.rouge_l,
+    CaptionMetric.CIDER: scorers.cider,
+    CaptionMetric.SPICE: scorers.spice,
+}
 
 
 @options()
@@ -81,7 +89,7 @@ def score_captions(
     candidates: Sequence[str],
     references: Sequence[Sequence[str]],
     options: CaptionOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> CaptionReport:
     """Score captions against references with pycocoevalcap.
 
@@ -106,10 +114,10 @@ def score_captions(
     scores: dict[str, Score] = {}
     left_out: dict[CaptionMetric, str] = {}
     for done, metric in enumerate(options.metrics):
-        if progress is not None:
-            progress(metric.value, done, len(options.metrics))
+        progress(metric.value, done, len(options.metrics))
         try:
-            for score in _scores(metric, words, reference_words):
+            found = _SCORERS[metric](words, reference_words)
+            for score in found if isinstance(found, list) else [found]:
                 scores[score.name] = score
         except MissingDependencyError as error:
             left_out[metric] = str(error)
@@ -136,22 +144,6 @@ def _cut(
 ) -> tuple[Words, list[Words]]:
     """Cut everything in one go, because starting Java takes longer than the work."""
     texts = [*candidates, *(text for others in references for text in others)]
-    words = tokenize(texts, how)
-    cut: list[Words] = []
-    start = len(candidates)
-    for others in references:
-        cut.append(words[start : start + len(others)])
-        start += len(others)
-    return words[: len(candidates)], cut
-
-
-def _scores(metric: CaptionMetric, words: Words, references: list[Words]) -> list[Score]:
-    if metric is CaptionMetric.BLEU:
-        return scorers.bleu(words, references)
-    scorer = {
-        CaptionMetric.METEOR: scorers.meteor,
-        CaptionMetric.ROUGE: scorers.rouge_l,
-        CaptionMetric.CIDER: scorers.cider,
-        CaptionMetric.SPICE: scorers.spice,
-    }[metric]
-    return [scorer(words, references)]
+    words = iter(tokenize(texts, how))
+    own: Words = list(islice(words, len(candidates)))
+    return own, [list(islice(words, len(others))) for others in references]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from fuse_index.common.progress import Tick
 from fuse_index.errors import ModelError, OptionError, ShapeError
 from fuse_index.evaluate.interval import Score, mean_score
 from fuse_index.models.clip import ClipModel
@@ -34,7 +35,7 @@ def score_clip(
     *,
     prompt: str = PROMPT,
     batch_size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> dict[str, Score]:
     """Score captions against pictures, and against references in CLIP's text space.
 
@@ -87,7 +88,7 @@ def _image_features(
     model: ClipModel,
     images: Sequence[ImageLike],
     batch_size: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Tick | None,
 ) -> Tensor:
     """(n, d) float64 of unit length."""
     found = []

@@ -6,7 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+from pydantic_core import PydanticCustomError
 
 from fuse_index.errors import CorpusError, ImageError
 
@@ -16,6 +20,42 @@ _ANNOTATIONS = (
     'a COCO annotations file: {"images": [{"id": 1}, ...], '
     '"annotations": [{"image_id": 1, "caption": "..."}, ...]}'
 )
+_ROWS = {"": "entry", "images": "image", "annotations": "annotation"}
+"""What a row is called, by the list that it is in."""
+_T = TypeVar("_T")
+
+
+def _with_words(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "blank")
+    return text
+
+
+def _unicode(text: str) -> str:
+    """Refuse what JSON can spell and no file can hold."""
+    text.encode()
+    return text
+
+
+_Text = Annotated[StrictStr, AfterValidator(_unicode)]
+
+
+@checked(frozen=True)
+class _Caption:
+    image_id: StrictInt | _Text
+    caption: Annotated[_Text, AfterValidator(_with_words)]
+
+
+@checked(frozen=True)
+class _Image:
+    id: StrictInt | _Text
+    file_name: StrictStr | None = None
+
+
+@checked(frozen=True)
+class _Annotations:
+    images: list[_Image]
+    annotations: list[_Caption]
 
 
 @dataclass(frozen=True)
@@ -56,18 +96,15 @@ def read_predictions(path: str | Path) -> dict[ImageId, str]:
             that is blank.
     """
     path = Path(path)
-    rows = _list(_load(path, _RESULTS), path, _RESULTS)
     found: dict[ImageId, str] = {}
-    for index, row in enumerate(rows):
-        where = f"{path}: entry {index}"
-        image = _id(row, "image_id", where, _RESULTS)
-        if image in found:
+    for index, row in enumerate(_read(list[_Caption], path, _RESULTS)):
+        if row.image_id in found:
             raise CorpusError(
-                f"{where} is a second caption of image {image!r}",
+                f"{path}: entry {index} is a second caption of image {row.image_id!r}",
                 expected="one prediction an image",
                 remedy="keep one of them",
             )
-        found[image] = _caption(row, where, _RESULTS)
+        found[row.image_id] = row.caption
     if not found:
         raise CorpusError(f"{path} has no predictions", expected=_RESULTS)
     return found
@@ -81,43 +118,25 @@ def read_references(path: str | Path) -> References:
             is blank, or one of an image that is not listed.
     """
     path = Path(path)
-    data = _load(path, _ANNOTATIONS)
-    if not isinstance(data, dict):
-        raise CorpusError(
-            f"{path} holds a JSON {_kind(data)}",
-            expected=_ANNOTATIONS,
-            remedy="predictions come first, references second" if isinstance(data, list) else "",
-        )
-    files = _images(data, path)
-    captions: dict[ImageId, list[str]] = {image: [] for image in files}
-    for index, row in enumerate(_list(data.get("annotations"), path, _ANNOTATIONS, "annotations")):
-        where = f"{path}: annotation {index}"
-        image = _id(row, "image_id", where, _ANNOTATIONS)
-        if image not in captions:
+    data = _read(_Annotations, path, _ANNOTATIONS)
+    captions: dict[ImageId, list[str]] = {}
+    for index, image in enumerate(data.images):
+        if image.id in captions:
+            given = f"{path}: image {index} has id {image.id!r} a second time"
+            raise CorpusError(given, expected="distinct ids")
+        captions[image.id] = []
+    if not captions:
+        raise CorpusError(f"{path} has no images", expected=_ANNOTATIONS)
+    for index, row in enumerate(data.annotations):
+        if row.image_id not in captions:
             raise CorpusError(
-                f"{where} is of image {image!r}, which is not among its images",
+                f"{path}: annotation {index} is of image {row.image_id!r}, which is not among its "
+                "images",
                 expected="annotations of the file's own images",
             )
-        captions[image].append(_caption(row, where, _ANNOTATIONS))
-    named = {image: name for image, name in files.items() if name is not None}
+        captions[row.image_id].append(row.caption)
+    named = {image.id: image.file_name for image in data.images if image.file_name is not None}
     return References(path, captions, named)
-
-
-def _images(data: Mapping[str, Any], path: Path) -> dict[ImageId, str | None]:
-    """Ids of the images, with their file names where given."""
-    found: dict[ImageId, str | None] = {}
-    for index, row in enumerate(_list(data.get("images"), path, _ANNOTATIONS, "images")):
-        where = f"{path}: image {index}"
-        image = _id(row, "id", where, _ANNOTATIONS)
-        if image in found:
-            raise CorpusError(f"{where} has id {image!r} a second time", expected="distinct ids")
-        name = row.get("file_name")
-        if name is not None and not isinstance(name, str):
-            raise CorpusError(f"{where} has file_name {_short(name)}", expected="text")
-        found[image] = name
-    if not found:
-        raise CorpusError(f"{path} has no images", expected=_ANNOTATIONS)
-    return found
 
 
 def pair(
@@ -192,80 +211,54 @@ def image_paths(folder: str | Path, references: References, ids: Sequence[ImageI
     return found
 
 
-# -- JSON -------------------------------------------------------------------------------------
-
-
-def _load(path: Path, expected: str) -> Any:
+def _read(kind: type[_T], path: Path, expected: str) -> _T:
+    """Read a JSON file of a certain structure."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        return TypeAdapter(kind).validate_python(value)
     except OSError as error:
         raise CorpusError(
             f"{path} cannot be read ({error.strerror or error})", expected=expected
         ) from error
+    except ValidationError as error:
+        raise _structure_error(error, path, expected) from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise CorpusError(f"{path} is not JSON ({reason})", expected=expected) from error
 
 
-def _list(value: Any, path: Path, expected: str, key: str = "") -> list[dict[str, Any]]:
-    """Return a list of objects, or say what else it is."""
-    what = f"{path}: {key!r}" if key else str(path)
-    if not isinstance(value, list):
-        given = (
-            f"{what} is missing" if value is None and key else f"{what} holds a JSON {_kind(value)}"
-        )
-        swapped = not key and isinstance(value, dict) and "annotations" in value
-        raise CorpusError(
-            given,
-            expected=expected,
-            remedy="predictions come first, references second" if swapped else "",
-        )
-    for index, row in enumerate(value):
-        if not isinstance(row, dict):
-            raise CorpusError(f"{what}: entry {index} is a JSON {_kind(row)}", expected=expected)
-    return value
-
-
-def _id(row: Mapping[str, Any], key: str, where: str, expected: str) -> ImageId:
-    if key not in row:
-        raise CorpusError(f"{where} has no {key!r}", expected=expected)
-    value = row[key]
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise CorpusError(f"{where} has {key} {_short(value)}", expected="a whole number or text")
+def _structure_error(error: ValidationError, path: Path, expected: str) -> CorpusError:
+    """Say what the file holds where it should hold something else."""
+    problem = error.errors(include_url=False)[0]
+    location, value = problem["loc"], problem["input"]
+    section = str(location[0]) if location and isinstance(location[0], str) else ""
+    row = location[1:] if section else location
+    what = f"{path}: {section!r}" if section else str(path)
+    if not row and section and (problem["type"] == "missing" or value is None):
+        return CorpusError(f"{what} is missing", expected=expected)
+    if not row:
+        swapped = isinstance(value, list) or (isinstance(value, dict) and "annotations" in value)
+        remedy = "predictions come first, references second" if swapped and not section else ""
+        return CorpusError(f"{what} holds a JSON {_kind(value)}", expected=expected, remedy=remedy)
+    if len(row) == 1:
+        return CorpusError(f"{what}: entry {row[0]} is a JSON {_kind(value)}", expected=expected)
+    where, field = f"{path}: {_ROWS[section]} {row[0]}", row[1]
+    if problem["type"] == "missing":
+        return CorpusError(f"{where} has no {field!r}", expected=expected)
+    if problem["type"] == "blank":
+        return CorpusError(f"{where} has an empty caption", expected="a caption with words")
     if isinstance(value, str):
-        _require_unicode(value, where, key)
-    return value
-
-
-def _caption(row: Mapping[str, Any], where: str, expected: str) -> str:
-    value = row.get("caption")
-    if not isinstance(value, str):
-        given = f"caption {_short(value)}" if "caption" in row else "no 'caption'"
-        raise CorpusError(f"{where} has {given}", expected=expected)
-    if not value.strip():
-        raise CorpusError(f"{where} has an empty caption", expected="a caption with words")
-    _require_unicode(value, where, "caption")
-    return value
-
-
-def _require_unicode(text: str, where: str, key: str) -> None:
-    """Refuse what JSON can spell and no file can hold."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise CorpusError(
-            f"{where} has a lone surrogate in its {key}", expected="valid Unicode text"
-        ) from None
+        given = f"{where} has a lone surrogate in its {field}"
+        return CorpusError(given, expected="valid Unicode text")
+    wanted = {"caption": expected, "file_name": "text"}.get(str(field), "a whole number or text")
+    text = json.dumps(value)
+    short = text if len(text) <= 40 else text[:37] + "..."
+    return CorpusError(f"{where} has {field} {short}", expected=wanted)
 
 
 def _kind(value: Any) -> str:
     names = {dict: "object", list: "list", str: "text", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _some(images: Sequence[ImageId]) -> str:

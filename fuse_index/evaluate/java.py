@@ -11,8 +11,6 @@ from contextlib import contextmanager
 
 from fuse_index.errors import MissingDependencyError
 
-_REMEDY = "install a Java runtime (for example 'apt install default-jre-headless')"
-
 
 def require_java(what: str) -> str:
     """Return the path of a Java runtime that starts.
@@ -25,21 +23,20 @@ def require_java(what: str) -> str:
     """
     path = shutil.which("java")
     if path is None:
-        raise MissingDependencyError(
-            f"{what} needs Java, and there is no 'java' on the PATH", remedy=_REMEDY
-        )
-    try:
-        done = subprocess.run([path, "-version"], capture_output=True, check=False)
-    except OSError as error:
-        raise MissingDependencyError(
-            f"{what} needs Java, and {path} does not start: {error}", remedy=_REMEDY
-        ) from error
-    if done.returncode:
-        raise MissingDependencyError(
-            f"{what} needs Java, and {path} does not start: {last_line(done.stderr)}",
-            remedy=_REMEDY,
-        )
-    return path
+        reason = "there is no 'java' on the PATH"
+    else:
+        try:
+            done = subprocess.run([path, "-version"], capture_output=True, check=False)
+        except OSError as error:
+            reason = f"{path} does not start: {error}"
+        else:
+            if not done.returncode:
+                return path
+            reason = f"{path} does not start: {last_line(done.stderr)}"
+    raise MissingDependencyError(
+        f"{what} needs Java, and {reason}",
+        remedy="install a Java runtime (for example 'apt install default-jre-headless')",
+    )
 
 
 def run_java(what: str, arguments: Sequence[str], text: str) -> str:

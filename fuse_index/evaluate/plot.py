@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +14,6 @@ from fuse_index.evaluate.ranking import ranks
 
 if TYPE_CHECKING:
     from fuse_index.evaluate.fidelity import FidelityReport
-
-_COLOURS = {
-    "adapter": "#2c7fb8",
-    "adapter_at_current": "#7fcdbb",
-    "adapter_by_token": "#c7e9b4",
-    "word": "#d95f0e",
-    "word_at_current": "#fec44f",
-    "adapter_anchored": "#253494",
-    "word_anchored": "#993404",
-    "word_weighted": "#662506",
-    "layers_at_current": "#a1d99b",
-    "layers_anchored": "#41ab5d",
-    "layers_weighted": "#006d2c",
-    "random": "#999999",
-}
 
 
 def plot_fidelity(report: FidelityReport, path: str | os.PathLike[str], title: str) -> None:
@@ -43,17 +29,18 @@ def plot_fidelity(report: FidelityReport, path: str | os.PathLike[str], title: s
         StorageError: the file cannot be written.
     """
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+        from matplotlib import colormaps  # noqa: PLC0415 - an extra
+        from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
         raise MissingDependencyError(
             "matplotlib is not installed", remedy="pip install 'fuse-index[plot]'"
         ) from error
-    names = list(report.spearman)
+    colours = dict(zip(report.spearman, colormaps["tab20"](range(20)), strict=False))
     figure = Figure(figsize=(14.5, 4.4), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(1, 3)
-    _draw_spearman(axes[0], report, names)
-    _draw_shares(axes[1], report, names)
+    _draw_spearman(axes[0], report, colours)
+    _draw_shares(axes[1], report, colours)
     _draw_ranks(axes[2], report)
     try:
         figure.savefig(Path(path), dpi=120)
@@ -64,32 +51,21 @@ def plot_fidelity(report: FidelityReport, path: str | os.PathLike[str], title: s
         ) from error
 
 
-def _draw_spearman(axes: Any, report: FidelityReport, names: list[str]) -> None:
-    estimates = [report.spearman[name] for name in names]
-    axes.bar(
-        names,
-        [estimate.mean for estimate in estimates],
-        yerr=[estimate.stderr for estimate in estimates],
-        color=[_COLOURS.get(name) for name in names],
-        capsize=4,
-    )
+def _draw_spearman(axes: Any, report: FidelityReport, colours: dict[str, Any]) -> None:
+    means, errors = zip(*map(astuple, report.spearman.values()), strict=True)
+    names = list(report.spearman)
+    axes.bar(names, means, yerr=errors, color=[colours[name] for name in names], capsize=4)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("Spearman correlation with the true change")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
 
 
-def _draw_shares(axes: Any, report: FidelityReport, names: list[str]) -> None:
-    for name in names:
-        among = sorted(report.share[name])
-        axes.errorbar(
-            among,
-            [report.share[name][count].mean for count in among],
-            yerr=[report.share[name][count].stderr for count in among],
-            color=_COLOURS.get(name),
-            marker="o",
-            capsize=3,
-            label=name,
-        )
+def _draw_shares(axes: Any, report: FidelityReport, colours: dict[str, Any]) -> None:
+    for name, colour in colours.items():
+        among, estimates = zip(*sorted(report.share[name].items()), strict=True)
+        means, errors = zip(*map(astuple, estimates), strict=True)
+        style = {"color": colour, "marker": "o", "capsize": 3, "label": name}
+        axes.errorbar(among, means, yerr=errors, **style)
     axes.set_xlabel("predicted best candidates looked at")
     axes.set_ylabel(f"share of the true best {report.options.best} among them")
     axes.set_ylim(0, 1)

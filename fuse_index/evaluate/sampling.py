@@ -85,8 +85,11 @@ def draw_tasks(
         )
     rng = np.random.default_rng([seed, 0])
     tasks: list[Task] = []
-    for text in _measurable(table, model, texts, rng):
-        tasks.append(_task(text, table, candidates, texts, rng))
+    for words, tokens, known in _measurable(table, model, texts, rng):
+        position, row = known[int(rng.integers(len(known)))]
+        drawn = rng.choice(len(table) - 1, size=candidates, replace=False).astype(np.int64)
+        drawn += drawn >= row  # every row but the word's own
+        tasks.append(Task(words, tokens, position, row, drawn, _other(words, texts, rng)))
         if len(tasks) == samples:
             return tasks
     raise CorpusError(
@@ -97,56 +100,39 @@ def draw_tasks(
     )
 
 
-@dataclass(frozen=True)
-class _Text:
-    words: tuple[str, ...]
-    tokens: Ragged
-    known: tuple[tuple[int, int], ...]
-
-
 def _measurable(
     table: WordTable, model: Model, texts: Sequence[str], rng: np.random.Generator
-) -> Iterator[_Text]:
-    """Yield texts in random order that can be measured, with (position, row) of known words."""
+) -> Iterator[tuple[tuple[str, ...], Ragged, list[tuple[int, int]]]]:
+    """Yield texts in random order that can be measured.
+
+    Yields:
+        The words, their tokens, and (position, row) of the words in the table.
+    """
     row_of = {word: row for row, word in enumerate(table.words)}
     special = len(model.frame.head) + len(model.frame.tail)
     room = int(table.target.lengths.max()) + special
     limit = model.positions
     for index in rng.permutation(len(texts)):
         words = tuple(texts[int(index)].split())
-        known = tuple((i, row_of[word]) for i, word in enumerate(words) if word in row_of)
+        known = [(i, row_of[word]) for i, word in enumerate(words) if word in row_of]
         if len(words) < 2 or not known:
             continue
         tokens = model.words.encode_words(words)
-        if limit is not None and len(tokens.values) + room > limit:
-            continue
-        if int(tokens.lengths.min()) == 0:
+        too_long = limit is not None and len(tokens.values) + room > limit
+        if too_long or int(tokens.lengths.min()) == 0:
             continue
         (whole,) = model.words.encode_running([" ".join(words)])
         if np.array_equal(whole, tokens.values):
-            yield _Text(words, tokens, known)
+            yield words, tokens, known
 
 
-def _task(
-    text: _Text,
-    table: WordTable,
-    candidates: int,
-    texts: Sequence[str],
-    rng: np.random.Generator,
-) -> Task:
-    position, row = text.known[int(rng.integers(len(text.known)))]
-    drawn = rng.choice(len(table) - 1, size=candidates, replace=False).astype(np.int64)
-    drawn += drawn >= row  # every row but the word's own
-    return Task(text.words, text.tokens, position, row, drawn, _other(text, texts, rng))
-
-
-def _other(text: _Text, texts: Sequence[str], rng: np.random.Generator) -> str:
+def _other(text: tuple[str, ...], texts: Sequence[str], rng: np.random.Generator) -> str:
     for _ in range(_TRIES_FOR_ANOTHER_TEXT):
         words = texts[int(rng.integers(len(texts)))].split()
-        if words and tuple(words) != text.words:
+        if words and tuple(words) != text:
             return " ".join(words)
     raise CorpusError(
-        f"no text differs from {' '.join(text.words)!r}",
+        f"no text differs from {' '.join(text)!r}",
         expected="texts that are not all the same",
         remedy="give more texts",
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from fuse_index.errors import MissingDependencyError
 from fuse_index.evaluate.interval import Floats, Score, mean_score
 from fuse_index.evaluate.java import require_java, stdout_to_stderr
-from fuse_index.evaluate.tokenization import missing_extra
+from fuse_index.evaluate.tokenization import metrics_module
 
 Words = Sequence[Sequence[str]]
 BLEU_ORDER = 4
@@ -33,11 +35,7 @@ def bleu(candidates: Words, references: Sequence[Words]) -> list[Score]:
     Raises:
         MissingDependencyError: pycocoevalcap is missing.
     """
-    try:
-        from pycocoevalcap.bleu.bleu_scorer import BleuScorer  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise missing_extra("BLEU") from error
-    scorer = BleuScorer(n=BLEU_ORDER)
+    scorer = metrics_module("BLEU", "bleu.bleu_scorer").BleuScorer(n=BLEU_ORDER)
     texts, reference_texts = _joined(candidates, references)
     for text, others in zip(texts, reference_texts, strict=True):
         scorer += (text, others)
@@ -50,8 +48,8 @@ def bleu(candidates: Words, references: Sequence[Words]) -> list[Score]:
         np.float64,
     )
     return [
-        Score(f"BLEU-{n}", float(values[n - 1]), np.array(items[n - 1]), parts, _BleuOf(n))
-        for n in range(1, BLEU_ORDER + 1)
+        Score(f"BLEU-{n}", float(value), np.array(own), parts, partial(_bleu_of, order=n))
+        for n, (value, own) in enumerate(zip(values, items, strict=True), 1)
     ]
 
 
@@ -60,25 +58,20 @@ def _closest(found: dict[str, Any]) -> int:
     return int(min((abs(length - found["testlen"]), length) for length in found["reflen"])[1])
 
 
-class _BleuOf:
-    """Corpus BLEU of one order from totals, with the scorer's own guards.
+def _bleu_of(totals: Floats, order: int) -> Floats:
+    """Corpus BLEU of one order, with the scorer's own guards.
 
     Args:
+        totals: ``(r, 10)``: caption length, reference length, n-grams, matches.
         order: longest n-gram.
     """
-
-    def __init__(self, order: int) -> None:
-        self._order = order
-
-    def __call__(self, totals: Floats) -> Floats:
-        """(r, 10) totals: caption length, reference length, n-grams, matches -> (r,)."""
-        length, wanted = totals[:, 0], totals[:, 1]
-        guess = totals[:, 2 : 2 + self._order]
-        correct = totals[:, 2 + BLEU_ORDER : 2 + BLEU_ORDER + self._order]
-        precision = np.prod((correct + _TINY) / (guess + _SMALL), axis=1) ** (1 / self._order)
-        share = (length + _TINY) / (wanted + _SMALL)
-        values: Floats = precision * np.exp(np.minimum(0.0, 1 - 1 / share))
-        return values
+    length, wanted = totals[:, 0], totals[:, 1]
+    guess = totals[:, 2 : 2 + order]
+    correct = totals[:, 2 + BLEU_ORDER : 2 + BLEU_ORDER + order]
+    precision = np.prod((correct + _TINY) / (guess + _SMALL), axis=1) ** (1 / order)
+    share = (length + _TINY) / (wanted + _SMALL)
+    values: Floats = precision * np.exp(np.minimum(0.0, 1 - 1 / share))
+    return values
 
 
 def rouge_l(candidates: Words, references: Sequence[Words]) -> Score:
@@ -87,11 +80,8 @@ def rouge_l(candidates: Words, references: Sequence[Words]) -> Score:
     Raises:
         MissingDependencyError: pycocoevalcap is missing.
     """
-    try:
-        from pycocoevalcap.rouge.rouge import Rouge  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise missing_extra("ROUGE-L") from error
-    _, items = Rouge().compute_score(*_by_image(candidates, references))
+    scorer = metrics_module("ROUGE-L", "rouge.rouge").Rouge()
+    _, items = scorer.compute_score(*_by_image(candidates, references))
     # The scorer takes an empty text for one empty word, which an empty reference has as well.
     items = np.where([bool(words) for words in candidates], items, 0.0)
     return mean_score("ROUGE-L", items)
@@ -105,13 +95,10 @@ def cider(candidates: Words, references: Sequence[Words]) -> Score:
     Raises:
         MissingDependencyError: pycocoevalcap is missing.
     """
-    try:
-        from pycocoevalcap.cider.cider import Cider  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise missing_extra("CIDEr") from error
+    scorer = metrics_module("CIDEr", "cider.cider").Cider()
     if not any(words for others in references for words in others):
         return mean_score("CIDEr", np.zeros(len(candidates)))  # the scorer cannot count nothing
-    _, items = Cider().compute_score(*_by_image(candidates, references))
+    _, items = scorer.compute_score(*_by_image(candidates, references))
     return mean_score("CIDEr", items)
 
 
@@ -123,12 +110,9 @@ def meteor(candidates: Words, references: Sequence[Words]) -> Score:
     Raises:
         MissingDependencyError: pycocoevalcap or Java is missing, or the program failed.
     """
-    try:
-        from pycocoevalcap.meteor.meteor import Meteor  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise missing_extra("METEOR") from error
+    module = metrics_module("METEOR", "meteor.meteor")
     require_java("METEOR")
-    scorer = Meteor()
+    scorer = module.Meteor()
     try:
         value, items = scorer.compute_score(*_by_image(candidates, references))
     except (OSError, ValueError) as error:
@@ -149,10 +133,8 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
-            try:
+            with suppress(OSError):  # what was left to write has no reader any more
                 pipe.close()
-            except OSError:  # what was left to write has no reader any more
-                continue
 
 
 def spice(candidates: Words, references: Sequence[Words]) -> Score:
@@ -162,12 +144,15 @@ def spice(candidates: Words, references: Sequence[Words]) -> Score:
         MissingDependencyError: pycocoevalcap, Java or Stanford CoreNLP is missing, or the program
             failed.
     """
-    try:
-        from pycocoevalcap.spice import spice as module  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise missing_extra("SPICE") from error
+    module = metrics_module("SPICE", "spice.spice")
     require_java("SPICE")
-    require_spice_jars(Path(module.__file__).parent / "lib")
+    folder = Path(module.__file__).parent / "lib"
+    missing = [name for name in _SPICE_JARS if not (folder / name).is_file()]
+    if missing:  # pycocoevalcap itself would download them
+        raise MissingDependencyError(
+            f"SPICE needs {' and '.join(missing)}, which are not part of pycocoevalcap",
+            remedy="download them once with 'python -m pycocoevalcap.spice.get_stanford_models'",
+        )
     try:
         with stdout_to_stderr():
             _, found = module.Spice().compute_score(*_by_image(candidates, references))
@@ -183,20 +168,6 @@ def spice(candidates: Words, references: Sequence[Words]) -> Score:
             "to write into pycocoevalcap's folder",
         ) from error
     return mean_score("SPICE", [float(item["All"]["f"]) for item in found])
-
-
-def require_spice_jars(folder: Path) -> None:
-    """Check that the parser of SPICE is there, which pycocoevalcap itself would download.
-
-    Raises:
-        MissingDependencyError: it is not.
-    """
-    missing = [name for name in _SPICE_JARS if not (folder / name).is_file()]
-    if missing:
-        raise MissingDependencyError(
-            f"SPICE needs {' and '.join(missing)}, which are not part of pycocoevalcap",
-            remedy="download them once with 'python -m pycocoevalcap.spice.get_stanford_models'",
-        )
 
 
 def _joined(candidates: Words, references: Sequence[Words]) -> tuple[list[str], list[list[str]]]:

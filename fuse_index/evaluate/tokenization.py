@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fuse_index.errors import MissingDependencyError
 from fuse_index.evaluate.java import require_java, run_java
 
 _LOGGER = logging.getLogger(__name__)
+_PTB = ("the PTB tokenizer", "tokenizer.ptbtokenizer")
 
 
 class Tokenization(str, Enum):
@@ -48,8 +50,8 @@ def choose_tokenization(wanted: Tokenization | None) -> Tokenization:
     if wanted is not None:
         return wanted
     try:
-        _ptb_module()
-        require_java("the PTB tokenizer")
+        metrics_module(*_PTB)
+        require_java(_PTB[0])
     except MissingDependencyError as error:
         _LOGGER.warning("%s; the plain tokenizer is used instead", error.given)
         return Tokenization.PLAIN
@@ -69,11 +71,11 @@ def ptb_words(texts: Sequence[str]) -> list[list[str]]:
     Raises:
         MissingDependencyError: pycocoevalcap or Java is missing, or the tokenizer failed.
     """
-    module = _ptb_module()
+    module = metrics_module(*_PTB)
     jar = Path(module.__file__).parent / module.STANFORD_CORENLP_3_4_1_JAR
     lines = [" ".join(text.split()) for text in texts]
     output = run_java(
-        "the PTB tokenizer",
+        _PTB[0],
         ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"],
         "".join(line + "\n" for line in lines),
     )
@@ -87,20 +89,23 @@ def ptb_words(texts: Sequence[str]) -> list[list[str]]:
     return [[word for word in line.split() if word not in dropped] for line in found]
 
 
-def _ptb_module() -> Any:
+def metrics_module(what: str, name: str) -> Any:
+    """Import a module of pycocoevalcap, an extra.
+
+    Args:
+        what: what needs it, for the message.
+        name: of the module, below pycocoevalcap.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
     try:
-        from pycocoevalcap.tokenizer import ptbtokenizer  # noqa: PLC0415 - an extra
+        return import_module(f"pycocoevalcap.{name}")
     except ImportError as error:
-        raise missing_extra("the PTB tokenizer") from error
-    return ptbtokenizer
-
-
-def missing_extra(what: str) -> MissingDependencyError:
-    """Return the error that names the extra ``metrics``."""
-    return MissingDependencyError(
-        f"{what} needs pycocoevalcap, which is not installed",
-        remedy="pip install 'fuse-index[metrics]'",
-    )
+        raise MissingDependencyError(
+            f"{what} needs pycocoevalcap, which is not installed",
+            remedy="pip install 'fuse-index[metrics]'",
+        ) from error
 
 
 # -- plain ------------------------------------------------------------------------------------

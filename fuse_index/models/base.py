@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.nn import functional
 
 from fuse_index.bundle.identity import ModelIdentity, hash_embeddings
-from fuse_index.errors import ModelError, ShapeError
+from fuse_index.errors import ModelError, OptionError, ShapeError
 from fuse_index.models.batch import Batch, build_batch
-from fuse_index.models.frame import Frame
+from fuse_index.models.frame import PROBE, Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.layers import find_layers
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from fuse_index.models.prefix import Prefix
     from fuse_index.words.ragged import Ragged
-
-
-_PROBE = "a few words"
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Model(ABC):
         """Tokens of the tokenizer, which are the used rows of the embedding table."""
         self.unused_rows = rows - self.vocabulary_size
         """Rows of the embedding table no token uses (padding to a round number)."""
-        check_finite(embedding.weight[: self.vocabulary_size], self.spell, parts.name)
+        check_finite(embedding.weight[: self.vocabulary_size], self.words, parts.name)
 
     @cached_property
     def layers(self) -> tuple[nn.Module, ...]:
@@ -122,10 +120,6 @@ class Model(ABC):
     def dtype(self) -> torch.dtype:
         """Dtype of the embedding table."""
         return self._embedding.weight.dtype
-
-    def spell(self, token: int) -> str:
-        """Return the token string of an id, as the tokenizer's vocabulary has it."""
-        return self.words.token(token) or f"<{token}>"
 
     def identity(self) -> ModelIdentity:
         """Return name and hashes; no embedding hash where loading narrowed the weights."""
@@ -192,7 +186,7 @@ class Model(ABC):
 
     def probe(self) -> Batch:
         """Return a batch of one short row of plain text, for a first look at the model."""
-        ids = self.words.encode_text(_PROBE)
+        ids = self.words.encode_text(PROBE)
         if self.positions is not None:
             room = self.positions - len(self.frame.head) - len(self.frame.tail)
             ids = ids[: max(room, 1)]
@@ -203,7 +197,6 @@ class Model(ABC):
         embeds: Tensor = self._embedding(ids)
         return embeds.detach()
 
-    @abstractmethod
     def forward(
         self,
         embeds: Tensor,
@@ -219,36 +212,57 @@ class Model(ABC):
             embeds: (b, L, width), the embeddings of ``batch.ids`` or what stands for them; where
                 ``batch.mask`` is false the values do not matter.
             batch: the ids, mask and lengths that go with them.
-            prefix: keys and values of the batch's shared beginning (causal models only).
-            logits_from: first position whose logits are wanted (causal models only).
+            prefix: keys and values of the batch's shared beginning, a result of
+                :meth:`CausalModel.prefill` (causal models only); ``embeds`` are still all of them.
+            logits_from: positions before this one get no logits, which saves their memory (causal
+                models only).
             normalize: scale features to unit length (encoders and CLIP).
+
+        Returns:
+            For causal models ``logits`` (b, L - start, V) of the next tokens, ``start`` being
+            ``max(logits_from, len(prefix))``; for classifiers ``logits`` (b, labels); for encoders
+            and CLIP ``features`` (b, d).
 
         Raises:
             ShapeError: ``embeds`` does not have the shape of the batch.
-            ModelError: the option is not for this kind of model.
+            ModelError: a prefix for a model that is not causal, or of another batch.
+            OptionError: another option is not for this kind of model, or outside its range.
         """
-
-    def encode_texts(self, texts: Sequence[str], *, normalize: bool = False) -> ModelOutput:
-        """Tokenize, embed and run texts as they stand, without gradient."""
-        with torch.no_grad():
-            batch = self.batch(self.words.encode_texts(texts))
-            return self.forward(self.embed(batch.ids), batch, normalize=normalize)
-
-    def _check_embeds(self, embeds: Tensor, batch: Batch) -> None:
         expected = (*batch.ids.shape, self.width)
         if tuple(embeds.shape) != expected:
             raise ShapeError(
                 f"{self.name}: embeds of shape {tuple(embeds.shape)}",
                 expected=f"{expected}, the batch's shape and the model's width",
             )
-
-    def _refuse_prefix(self, prefix: Prefix | None) -> None:
-        if prefix is not None:
+        causal = self.kind is ModelKind.CAUSAL
+        if prefix is not None and not causal:
             raise ModelError(
                 f"{self.name}: a cached prefix for a model of kind {self.kind.value}",
                 expected="a causal language model",
                 remedy="leave the prefix out",
             )
+        if logits_from and not causal:
+            raise OptionError(
+                f"{self.name}: logits_from={logits_from}", expected="a causal language model"
+            )
+        if normalize and self.kind in (ModelKind.CAUSAL, ModelKind.CLASSIFIER):
+            raise OptionError(f"{self.name}: normalize=True", expected="an encoder or CLIP")
+        output = self._forward(embeds, batch, prefix, logits_from)
+        if normalize and output.features is not None:
+            return ModelOutput(features=functional.normalize(output.features, dim=-1))
+        return output
+
+    @abstractmethod
+    def _forward(
+        self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
+    ) -> ModelOutput:
+        """Run the model on checked arguments; the last two are for causal models."""
+
+    def encode_texts(self, texts: Sequence[str], *, normalize: bool = False) -> ModelOutput:
+        """Tokenize, embed and run texts as they stand, without gradient."""
+        with torch.no_grad():
+            batch = self.batch(self.words.encode_texts(texts))
+            return self.forward(self.embed(batch.ids), batch, normalize=normalize)
 
     def __repr__(self) -> str:
         return (

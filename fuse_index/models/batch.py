@@ -112,7 +112,7 @@ def build_batch(
     if len(after):
         ids[np.arange(len(lengths))[:, None], end[:, None] + np.arange(len(after))] = after
     mask = np.arange(ids.shape[1]) < totals[:, None]
-    here = on_device((ids, lengths, totals, mask), torch.device(device))
+    here = _on_device((ids, lengths, totals, mask), torch.device(device))
     longest, shortest = int(lengths.max()), int(totals.min())
     return Batch(
         ids=here[0],
@@ -127,7 +127,7 @@ def build_batch(
     )
 
 
-def on_device(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
+def _on_device(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
     """Return arrays as tensors on a device, without waiting for what it is doing.
 
     To a GPU all of them go in one copy from memory that the GPU reads by itself: a copy from any
@@ -139,31 +139,15 @@ def on_device(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tens
     """
     if device.type != "cuda":
         return [torch.from_numpy(array).to(device) for array in arrays]
-    packed = packed_bytes(arrays, pinned=True).to(device, non_blocking=True)
-    return unpacked(packed, arrays)
-
-
-def packed_bytes(arrays: Sequence[NDArray[Any]], *, pinned: bool = False) -> Tensor:
-    """Put the bytes of arrays one after another: ``(bytes,)`` uint8.
-
-    Args:
-        arrays: any arrays.
-        pinned: whether the memory is such that a GPU reads it by itself. It is filled by numpy:
-            torch would do so with threads that then keep waiting for more, and all cores busy.
-    """
-    size = sum(array.nbytes for array in arrays)
-    packed = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    sizes = [array.nbytes for array in arrays]
+    pinned = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
     parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
-    np.concatenate(parts, out=packed.numpy())
-    return packed
-
-
-def unpacked(packed: Tensor, arrays: Sequence[NDArray[Any]]) -> list[Tensor]:
-    """Return views of packed bytes with the shapes and dtypes of the arrays they were made of."""
-    parts = torch.split(packed, [array.nbytes for array in arrays])
+    # numpy fills it: torch would do so with threads that then keep waiting, and all cores busy
+    np.concatenate(parts, out=pinned.numpy())
+    moved = torch.split(pinned.to(device, non_blocking=True), sizes)
     return [
         part.view(torch.from_numpy(array).dtype).view(array.shape)
-        for part, array in zip(parts, arrays, strict=True)
+        for part, array in zip(moved, arrays, strict=True)
     ]
 
 

@@ -64,12 +64,8 @@ class BatchSize:
     def to_json(self) -> dict[str, Any]:
         """Return what was learned, as a JSON object."""
         failures = [[size, count] for size, count in self._failures.items()]
-        return {
-            "size": self.size,
-            "most": self.most,
-            "successes": self._successes,
-            "failures": failures,
-        }
+        learned = {"size": self.size, "most": self.most, "successes": self._successes}
+        return {**learned, "failures": failures}
 
     def load_json(self, value: dict[str, Any]) -> None:
         """Go on from what :meth:`to_json` returned."""
@@ -96,7 +92,5 @@ class BatchSize:
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text
+    said = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +12,7 @@ from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.prefix import Prefix, check_cacheable
-from fuse_index.models.selfcheck import agree, require_same, trying
+from fuse_index.models.selfcheck import agree, require_embeds, require_same, trying
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,43 +38,16 @@ class CausalModel(Model):
 
     def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
         super().__init__(module, embedding, parts)
-        accepted = inspect.signature(module.forward).parameters
-        if "inputs_embeds" not in accepted:
-            raise ModelError(
-                f"{parts.name}: {type(module).__name__} does not take input embeddings",
-                expected="a causal language model whose forward has inputs_embeds",
-                remedy="choose another model",
-            )
+        accepted = require_embeds(self)
         self._keeps_logits = "logits_to_keep" in accepted
         self.cache_name = "cache" if "cache" in accepted else "past_key_values"
         """What the module's forward and output call the keys and values; renamed by transformers
         5.24."""
         self._self_check()
 
-    def forward(
-        self,
-        embeds: Tensor,
-        batch: Batch,
-        *,
-        prefix: Prefix | None = None,
-        logits_from: int = 0,
-        normalize: bool = False,
+    def _forward(
+        self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
     ) -> ModelOutput:
-        """Return next-token logits from position ``max(logits_from, len(prefix))`` on.
-
-        Args:
-            embeds: (b, L, width) for the whole batch, also where a prefix is given.
-            batch: the ids that go with them.
-            prefix: a result of :meth:`prefill` for ids that all rows begin with.
-            logits_from: positions before this one get no logits, which saves their memory.
-            normalize: not for causal models.
-
-        Returns:
-            ``logits`` (b, L - start, V) with ``start`` as described.
-        """
-        self._check_embeds(embeds, batch)
-        if normalize:
-            raise OptionError(f"{self.name}: normalize=True", expected="an encoder or CLIP")
         length = embeds.shape[1]
         if not 0 <= logits_from < length:
             raise OptionError(f"logits_from={logits_from}", expected=f"0 to {length - 1}")

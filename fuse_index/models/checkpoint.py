@@ -13,7 +13,6 @@ from typing import Any
 from fuse_index.errors import FuseIndexError, ModelError
 from fuse_index.models.naming import ModelName, ModelSource
 
-_SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 _TOKENIZER_FILES = ("*token*", "*vocab*", "*.model", "merges.txt", "*.bpe")
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -84,8 +83,7 @@ class TransformersCheckpoint:
     def commit(self) -> str:
         """Return the commit of a Hub checkpoint, "" for a local directory."""
         config = None if self.local else self.file("config.json")
-        match = _SNAPSHOT.search(str(config)) if config else None
-        return match[1] if match else ""
+        return config.parent.name if config else ""  # snapshots/COMMIT/config.json
 
     def may_have_tokenizer(self) -> bool:
         """Whether a local directory has any file of a tokenizer; of a Hub id it is not known."""

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.nn import functional
 
-from fuse_index.errors import OptionError, ShapeError
+from fuse_index.errors import ShapeError
 from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.images import Images, as_images
@@ -22,42 +23,23 @@ if TYPE_CHECKING:
 
 
 class ClipModel(Model):
-    """A text and an image tower with one feature space.
-
-    Args:
-        module: the network.
-        embedding: the text tower's lookup module.
-        parts: tokenizer, frame and limits.
-    """
+    """A text and an image tower with one feature space; ``embedding`` is the text tower's."""
 
     kind: ClassVar[ModelKind] = ModelKind.CLIP
+    module: Any
 
     def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
         super().__init__(module, embedding, parts)
         self._substitute = EmbeddingSubstitute(embedding)
 
-    def forward(
-        self,
-        embeds: Tensor,
-        batch: Batch,
-        *,
-        prefix: Prefix | None = None,
-        logits_from: int = 0,
-        normalize: bool = False,
+    def _forward(
+        self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
     ) -> ModelOutput:
-        """Return text ``features`` (b, d), pooled at each row's own end."""
-        self._check_embeds(embeds, batch)
-        self._refuse_prefix(prefix)
-        if logits_from:
-            raise OptionError(
-                f"{self.name}: logits_from={logits_from}", expected="a causal language model"
-            )
         if self.frame.width is not None:
             pad = self._embedding.weight[self.frame.pad]
             embeds = with_padding_embedded(embeds, batch, pad)
         with self._substitute.using(embeds):
-            features = self._text_features(batch)
-        return ModelOutput(features=_unit(features) if normalize else features)
+            return ModelOutput(features=self._text_features(batch))
 
     def encode_image(self, images: Images, *, normalize: bool = False) -> Tensor:
         """Return image features, without gradient.
@@ -85,12 +67,12 @@ class ClipModel(Model):
             else:
                 pixels = self._pixels(as_images(images))
             features = self._image_features(pixels.to(self.device))
-        return _unit(features) if normalize else features
+        return functional.normalize(features, dim=-1) if normalize else features
 
     @property
-    @abstractmethod
     def logit_scale(self) -> float:
         """What the model multiplies cosine similarities by."""
+        return float(self.module.logit_scale.exp())
 
     @abstractmethod
     def _text_features(self, batch: Batch) -> Tensor:
@@ -113,8 +95,8 @@ class TransformersClipModel(ClipModel):
 
     Args:
         module: a ``CLIPModel``, ``SiglipModel`` or ``Siglip2Model``.
-        embedding: the text tower's lookup module.
-        parts: tokenizer, frame and limits.
+        embedding: see :class:`ClipModel`.
+        parts: see :class:`ClipModel`.
         load_processor: loads the image processor when the first image comes.
     """
 
@@ -128,25 +110,16 @@ class TransformersClipModel(ClipModel):
         super().__init__(module, embedding, parts)
         self._load_processor = load_processor
         self._processor: Any = None
-        end = getattr(module.config.text_config, "eos_token_id", None)  # type: ignore[union-attr]
+        end = getattr(self.module.config.text_config, "eos_token_id", None)
         # Configurations from before transformers 4.31 say 2 and mean "the largest id".
         self._end = int(embedding.num_embeddings) - 1 if end in (None, 2) else int(end)
 
-    @property
-    def logit_scale(self) -> float:
-        """What the model multiplies cosine similarities by."""
-        return float(self._net.logit_scale.exp())
-
-    @property
-    def _net(self) -> Any:
-        return self.module
-
     def _text_features(self, batch: Batch) -> Tensor:
         ids = marker_ids(batch, end=self._end, pad=0)
-        return _pooled(self._net.get_text_features(input_ids=ids))
+        return _pooled(self.module.get_text_features(input_ids=ids))
 
     def _image_features(self, pixels: Tensor) -> Tensor:
-        return _pooled(self._net.get_image_features(pixel_values=pixels.to(self.dtype)))
+        return _pooled(self.module.get_image_features(pixel_values=pixels.to(self.dtype)))
 
     def _pixels(self, images: list[Any]) -> Tensor:
         if self._processor is None:
@@ -159,7 +132,3 @@ def _pooled(output: Any) -> Tensor:
     """Features were a bare tensor before transformers 5."""
     features: Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
     return features
-
-
-def _unit(features: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(features, dim=-1)

@@ -51,7 +51,6 @@ class Embeddings:
         name: the model as it was named.
         table: (vocabulary size, width) float32 on the CPU; the same values as ``Model.table()``.
         words: the tokenizer for words and running text.
-        tokenizer: the library's own tokenizer.
         identity: name, revision and hashes.
         unused_rows: rows of the stored table that no token uses; ``table`` does not have them.
     """
@@ -59,7 +58,6 @@ class Embeddings:
     name: str
     table: Tensor
     words: WordTokenizer
-    tokenizer: Any
     identity: ModelIdentity
     unused_rows: int
 
@@ -107,7 +105,7 @@ def make_embeddings(name: str, revision: str, stored: Tensor, tokenizer: Any) ->
     words = WordTokenizer.from_tokenizer(tokenizer)
     rows = used_rows(stored.shape[0], words.vocab_size, name)
     table = stored[:rows].to(device="cpu", dtype=torch.float32).contiguous()
-    check_finite(table, lambda token: words.token(token) or f"<{token}>", name)
+    check_finite(table, words, name)
     identity = ModelIdentity(
         name=name,
         revision=revision,
@@ -116,7 +114,7 @@ def make_embeddings(name: str, revision: str, stored: Tensor, tokenizer: Any) ->
         width=table.shape[1],
         vocabulary_size=rows,
     )
-    return Embeddings(name, table, words, tokenizer, identity, stored.shape[0] - rows)
+    return Embeddings(name, table, words, identity, stored.shape[0] - rows)
 
 
 def read_table(checkpoint: TransformersCheckpoint) -> Tensor | None:
@@ -192,11 +190,5 @@ def _load_whole(name: str, local_files_only: bool) -> Embeddings:
 
     _log.info("%s: its embedding table cannot be read alone; loading the whole model", name)
     model = load_model(name, device="cpu", dtype=torch.float32, local_files_only=local_files_only)
-    return Embeddings(
-        name=name,
-        table=model.table().clone(),
-        words=model.words,
-        tokenizer=model.tokenizer,
-        identity=model.identity(),
-        unused_rows=model.unused_rows,
-    )
+    table, identity = model.table().clone(), model.identity()
+    return Embeddings(name, table, model.words, identity, model.unused_rows)

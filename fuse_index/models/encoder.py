@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
 
-from fuse_index.errors import ModelError, OptionError
+from fuse_index.errors import ModelError
 from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
-from fuse_index.models.selfcheck import require_same, trying
+from fuse_index.models.selfcheck import require_embeds, require_same, trying
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +24,8 @@ class _MaskedModel(Model):
 
     def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
         super().__init__(module, embedding, parts)
-        if "inputs_embeds" not in inspect.signature(module.forward).parameters:
-            raise ModelError(
-                f"{parts.name}: {type(module).__name__} does not take input embeddings",
-                expected="a model whose forward has inputs_embeds",
-                remedy="choose another model",
-            )
+        require_embeds(self)
+        self._self_check()
 
     def _self_check(self) -> None:
         batch = self.probe()
@@ -41,13 +36,6 @@ class _MaskedModel(Model):
             require_same(by_ids.logits, output.logits, self)
         elif output.features is not None:
             require_same(masked_mean(by_ids.last_hidden_state, batch), output.features, self)
-
-    def _refuse_causal_options(self, prefix: Prefix | None, logits_from: int) -> None:
-        self._refuse_prefix(prefix)
-        if logits_from:
-            raise OptionError(
-                f"{self.name}: logits_from={logits_from}", expected="a causal language model"
-            )
 
 
 class ClassifierModel(_MaskedModel):
@@ -68,11 +56,10 @@ class ClassifierModel(_MaskedModel):
     def __init__(
         self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts, labels: tuple[str, ...]
     ) -> None:
-        super().__init__(module, embedding, parts)
         self.labels = labels
         score = getattr(module, "score", None)
         self._score = score if isinstance(score, nn.Linear) else None
-        self._self_check()
+        super().__init__(module, embedding, parts)
 
     def label_id(self, label: str | int) -> int:
         """Return the index of a label given by name (case does not matter) or by index.
@@ -94,20 +81,9 @@ class ClassifierModel(_MaskedModel):
             expected="one of " + ", ".join(repr(name) for name in self.labels),
         )
 
-    def forward(
-        self,
-        embeds: Tensor,
-        batch: Batch,
-        *,
-        prefix: Prefix | None = None,
-        logits_from: int = 0,
-        normalize: bool = False,
+    def _forward(
+        self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
     ) -> ModelOutput:
-        """Return ``logits`` (b, labels)."""
-        self._check_embeds(embeds, batch)
-        self._refuse_causal_options(prefix, logits_from)
-        if normalize:
-            raise OptionError(f"{self.name}: normalize=True", expected="an encoder or CLIP")
         inputs = {"inputs_embeds": embeds, "attention_mask": batch.mask.long()}
         if self._score is None:
             return ModelOutput(logits=self.module(**inputs).logits)
@@ -125,27 +101,11 @@ class EncoderModel(_MaskedModel):
 
     kind: ClassVar[ModelKind] = ModelKind.ENCODER
 
-    def __init__(self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts) -> None:
-        super().__init__(module, embedding, parts)
-        self._self_check()
-
-    def forward(
-        self,
-        embeds: Tensor,
-        batch: Batch,
-        *,
-        prefix: Prefix | None = None,
-        logits_from: int = 0,
-        normalize: bool = False,
+    def _forward(
+        self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
     ) -> ModelOutput:
-        """Return ``features`` (b, width of the hidden states)."""
-        self._check_embeds(embeds, batch)
-        self._refuse_causal_options(prefix, logits_from)
         output = self.module(inputs_embeds=embeds, attention_mask=batch.mask.long())
-        features = masked_mean(output.last_hidden_state, batch)
-        if normalize:
-            features = torch.nn.functional.normalize(features, dim=-1)
-        return ModelOutput(features=features)
+        return ModelOutput(features=masked_mean(output.last_hidden_state, batch))
 
 
 def masked_mean(states: Tensor, batch: Batch) -> Tensor:

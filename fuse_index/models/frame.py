@@ -9,7 +9,7 @@ from typing import Any
 from fuse_index.errors import ModelError
 from fuse_index.models.kinds import ModelKind
 
-_PROBE = "a few words"
+PROBE = "a few words"
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ def frame_of(tokenizer: Any, kind: ModelKind, name: str, bos: bool | None = None
         ModelError: the content cannot be found again between the special tokens, or ``bos`` is
             asked for and the tokenizer has no such token.
     """
-    bare = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
-    full = list(tokenizer(_PROBE, add_special_tokens=True)["input_ids"])
+    bare = list(tokenizer(PROBE, add_special_tokens=False)["input_ids"])
+    full = list(tokenizer(PROBE, add_special_tokens=True)["input_ids"])
     start = find_sublist(full, bare)
     if not bare or start is None:
         raise ModelError(
-            f"{name}: tokens of {_PROBE!r} are {bare} bare and {full} with special tokens",
+            f"{name}: tokens of {PROBE!r} are {bare} bare and {full} with special tokens",
             expected="the former inside the latter",
             remedy="the tokenizer files are damaged or of another model",
         )

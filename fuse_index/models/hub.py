@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from fuse_index.errors import ModelError
 from fuse_index.models.checkpoint import TransformersCheckpoint, loading
-from fuse_index.models.frame import frame_of
+from fuse_index.models.frame import PROBE, frame_of
 from fuse_index.models.kinds import ModelKind
-from fuse_index.models.positions import position_limit
 from fuse_index.models.replacements import replace_slow_modules
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
@@ -24,6 +24,8 @@ _CLIP_TYPES = ("clip", "siglip")
 # Text towers without a mask: padding is part of the text, so every row has the full width.
 _FULL_WIDTH = ("siglip",)
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_LEARNED_POSITIONS = ("position_embeddings", "position_embedding", "wpe", "embed_positions")
+_POSITION_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 
 def load_tokenizer(checkpoint: TransformersCheckpoint) -> Any:
@@ -40,7 +42,7 @@ def load_tokenizer(checkpoint: TransformersCheckpoint) -> Any:
         raise _no_tokenizer(name.text)
     with loading("tokenizer", name.text):
         tokenizer = AutoTokenizer.from_pretrained(name.location, **checkpoint.pretrained_options)
-        ids = tokenizer("a few words", add_special_tokens=False)["input_ids"]
+        ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if all(i == tokenizer.unk_token_id for i in ids):
         raise _no_tokenizer(name.text)
     return tokenizer
@@ -168,6 +170,30 @@ def stored_dtype(config: Any) -> torch.dtype | None:
     if isinstance(value, str):
         value = getattr(torch, value, None)
     return value if isinstance(value, torch.dtype) else None
+
+
+def position_limit(module: nn.Module, config: Any) -> int | None:
+    """Return the largest number of tokens a model takes, or None where nothing limits it.
+
+    A learned position table is the truth where there is one: RoBERTa begins at ``padding_idx + 1``
+    and OPT at 2, so their tables have more rows than the text may have tokens. Without one (rotary
+    positions) it is what the configuration states.
+    """
+    for name, part in module.named_modules():
+        leaf = name.rpartition(".")[2]
+        if leaf in _LEARNED_POSITIONS and isinstance(part, nn.Embedding):
+            offset = getattr(part, "offset", None)
+            if offset is None:
+                offset = 0 if part.padding_idx is None else part.padding_idx + 1
+            return int(part.num_embeddings) - int(offset)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if getattr(text, "alibi", False):
+        return None
+    for field in _POSITION_FIELDS:
+        value = getattr(text, field, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
 
 
 def input_embeddings(module: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ The gradients at all of them say what the loss would do if a word had other stat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,7 @@ from fuse_index.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.utils.hooks import RemovableHandle
+    from typing_extensions import Self
 
 _STATES = "hidden_states"
 """What transformers calls the argument that holds a layer's input, where it has a name."""
@@ -53,15 +53,12 @@ def find_layers(
         if before.ndim == 3 and before.shape[:2] == shape:
             widths[id(called)] = int(before.shape[2])
 
-    lists = _lists(module)
-    members = {id(member): member for own in lists for member in own}
-    handles = [member.register_forward_hook(note, with_kwargs=True) for member in members.values()]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    kinds = (nn.ModuleList, nn.Sequential)
+    lists = [tuple(own) for own in module.modules() if isinstance(own, kinds) and len(own)]
+    with ExitStack() as hooks, torch.no_grad():
+        for member in {member for own in lists for member in own}:
+            hooks.callback(member.register_forward_hook(note, with_kwargs=True).remove)
+        run()
     found = [own for own in lists if _in_order(own, calls, widths)]
     if not found:
         raise ModelError(
@@ -72,7 +69,7 @@ def find_layers(
     return max(found, key=lambda own: sum(p.numel() for m in own for p in m.parameters()))
 
 
-class CutStates:
+class CutStates(ExitStack):
     """While entered, hidden states at some positions are leaves, before every layer and behind.
 
     Entered with gradients on, it leaves alone what runs with gradients off, as the cached beginning
@@ -88,27 +85,19 @@ class CutStates:
     """
 
     def __init__(self, layers: Sequence[nn.Module], where: Tensor) -> None:
+        super().__init__()
         self.states: list[Tensor] = []
         self._layers = layers
         self._where = where
-        self._handles: list[RemovableHandle] = []
         self._with_gradient = False
 
-    def __enter__(self) -> CutStates:
+    def __enter__(self) -> Self:
         self._with_gradient = torch.is_grad_enabled()
         for layer in self._layers:
-            self._handles.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
-        self._handles.append(self._layers[-1].register_forward_hook(self._behind))
+            hook = layer.register_forward_pre_hook(self._before, with_kwargs=True)
+            self.callback(hook.remove)
+        self.callback(self._layers[-1].register_forward_hook(self._behind).remove)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
 
     def sums(self, values: Sequence[Tensor]) -> Tensor:
         """Add up, by row of the batch, what belongs to the positions that were cut.
@@ -149,11 +138,6 @@ class CutStates:
         leaf = states.detach()[rows, positions].requires_grad_()
         self.states.append(leaf)
         return states.index_put((rows, positions), leaf)
-
-
-def _lists(module: nn.Module) -> list[tuple[nn.Module, ...]]:
-    kinds = (nn.ModuleList, nn.Sequential)
-    return [tuple(own) for own in module.modules() if isinstance(own, kinds) and len(own)]
 
 
 def _in_order(own: tuple[nn.Module, ...], calls: list[nn.Module], widths: dict[int, int]) -> bool:

@@ -13,7 +13,7 @@ from fuse_index.models.base import ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.checkpoint import loading
 from fuse_index.models.clip import ClipModel
-from fuse_index.models.frame import Frame, find_sublist
+from fuse_index.models.frame import PROBE, Frame, find_sublist
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.naming import ModelName
 from fuse_index.models.openclip_files import OpenClipFiles, find_files
@@ -24,7 +24,6 @@ from fuse_index.words.tokenizers.tokenization import WordTokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PROBE = "a few words"
 _SEED = 0
 _TABLE_KEYS = (
     "token_embedding.weight",
@@ -60,20 +59,12 @@ class OpenClipModel(ClipModel):
         self._end = _end_id(self._tower.text, embedding)
         self._pad = _pad_id(self._tower.text)
 
-    @property
-    def logit_scale(self) -> float:
-        """What the model multiplies cosine similarities by."""
-        net: Any = self.module
-        return float(net.logit_scale.exp())
-
     def _text_features(self, batch: Batch) -> Tensor:
-        ids = marker_ids(batch, end=self._end, pad=self._pad)
-        return self._tower.run(ids)
+        return self._tower.run(marker_ids(batch, end=self._end, pad=self._pad))
 
     def _image_features(self, pixels: Tensor) -> Tensor:
-        net: Any = self.module
-        dtype = next(p.dtype for p in net.visual.parameters() if p.ndim > 1)
-        features: Tensor = net.encode_image(pixels.to(dtype), normalize=False)
+        dtype = next(p.dtype for p in self.module.visual.parameters() if p.ndim > 1)
+        features: Tensor = self.module.encode_image(pixels.to(dtype), normalize=False)
         return features
 
     def _pixels(self, images: list[Any]) -> Tensor:
@@ -226,12 +217,12 @@ def _build(
 
 def _frame(tokenizer: Any, words: WordTokenizer, text: Any, name: ModelName) -> Frame:
     """Find the special tokens by tokenizing a probe as open_clip does."""
-    row = [int(i) for i in tokenizer([_PROBE])[0]]
-    bare = words.encode_text(_PROBE)
+    row = [int(i) for i in tokenizer([PROBE])[0]]
+    bare = words.encode_text(PROBE)
     start = find_sublist(row, bare)
     if start is None or getattr(tokenizer, "tokenizer_mode", None):
         raise ModelError(
-            f"{name.text}: its tokenizer gives {row[:12]} for {_PROBE!r}",
+            f"{name.text}: its tokenizer gives {row[:12]} for {PROBE!r}",
             expected=f"special tokens around {bare}, and padding to the right",
             remedy="this tokenizer is not supported",
         )

@@ -70,7 +70,9 @@ def find_files(name: ModelName, *, allow_random: bool, local_files_only: bool) -
             expected=f"{name.text}/PRETRAINED or {name.text}/FILE.safetensors",
             remedy=_tags_hint(architecture) + " (allow_random=True builds it all the same)",
         )
-    tag = _pretrained(architecture, name.weights)
+    import open_clip  # noqa: PLC0415
+
+    tag = open_clip.get_pretrained_cfg(architecture, name.weights)
     if tag:
         return _tagged(name, architecture, tag, local_files_only)
     return OpenClipFiles(architecture, _weights_file(name, architecture))
@@ -202,12 +204,6 @@ def _register(path: Path) -> str:
             expected="a JSON object with embed_dim, vision_cfg and text_cfg",
         )
     return name
-
-
-def _pretrained(architecture: str, tag: str) -> dict[str, Any]:
-    import open_clip  # noqa: PLC0415
-
-    return dict(open_clip.get_pretrained_cfg(architecture, tag))
 
 
 def _tags_hint(architecture: str) -> str:

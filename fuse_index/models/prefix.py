@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,7 @@ class Prefix:
         The keys and values are expanded views; a layer that grows concatenates into new tensors,
         so the stored cache stays as it is.
         """
-        cache = copy.copy(self.cache)
-        cache.layers = [_expand_layer(layer, rows) for layer in self.cache.layers]
-        return cache
+        return self._changed(lambda states: states.expand(rows, *states.shape[1:]))
 
     @property
     def complete(self) -> bool:
@@ -64,9 +63,20 @@ class Prefix:
                 expected="a prefix no longer than the model's sliding window",
                 remedy="prefill the shorter prefix",
             )
-        cache = copy.copy(self.cache)
-        cache.layers = [_cut_layer(layer, length) for layer in self.cache.layers]
+        cache = self._changed(lambda states: states[..., :length, :])
+        for layer in cache.layers:
+            if hasattr(layer, "cumulative_length"):
+                layer.cumulative_length = length
         return Prefix(self.ids[:length], cache)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Any:
+        """A copy of the cache with other keys and values."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        for layer in cache.layers:
+            if layer.keys is not None:
+                layer.keys, layer.values = change(layer.keys), change(layer.values)
+        return cache
 
 
 def check_cacheable(cache: Any, name: str) -> None:
@@ -76,31 +86,10 @@ def check_cacheable(cache: Any, name: str) -> None:
         ModelError: a layer has another kind of state.
     """
     layers = getattr(cache, "layers", None)
-    if not layers or not all(hasattr(layer, "keys") for layer in layers) or _recurrent(layers):
+    plain = [hasattr(own, "keys") and not hasattr(own, "recurrent_states") for own in layers or ()]
+    if not layers or not all(plain):
         raise ModelError(
             f"{name}: its cache ({type(cache).__name__}) does not hold keys and values",
             expected="a model with attention in every layer",
             remedy="run it without a cached prefix",
         )
-
-
-def _recurrent(layers: list[Any]) -> bool:
-    return any(hasattr(layer, "recurrent_states") for layer in layers)
-
-
-def _expand_layer(layer: Any, rows: int) -> Any:
-    layer = copy.copy(layer)
-    if layer.keys is not None:
-        layer.keys = layer.keys.expand(rows, *layer.keys.shape[1:])
-        layer.values = layer.values.expand(rows, *layer.values.shape[1:])
-    return layer
-
-
-def _cut_layer(layer: Any, length: int) -> Any:
-    layer = copy.copy(layer)
-    if layer.keys is not None:
-        layer.keys = layer.keys[..., :length, :]
-        layer.values = layer.values[..., :length, :]
-    if hasattr(layer, "cumulative_length"):
-        layer.cumulative_length = length
-    return layer

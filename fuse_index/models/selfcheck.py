@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
     from fuse_index.models.base import Model
 
 _TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+def require_embeds(model: Model) -> Collection[str]:
+    """Return the names of the arguments that a model takes; embeddings must be among them.
+
+    Raises:
+        ModelError: they are not.
+    """
+    accepted = inspect.signature(model.module.forward).parameters
+    if "inputs_embeds" not in accepted:
+        raise ModelError(
+            f"{model.name}: {type(model.module).__name__} does not take input embeddings",
+            expected="a model whose forward has inputs_embeds",
+            remedy="choose another model",
+        )
+    return accepted
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +12,8 @@ from fuse_index.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 _log = logging.getLogger(__name__)
 _CHUNK_ROWS = 16384
@@ -61,12 +62,12 @@ def used_rows(rows: int, tokens: int, name: str) -> int:
     return tokens
 
 
-def check_finite(table: Tensor, spell: Callable[[int], str], name: str) -> None:
+def check_finite(table: Tensor, words: WordTokenizer, name: str) -> None:
     """Refuse a table with NaN or infinity, naming the first few tokens.
 
     Args:
         table: (rows, width).
-        spell: token id -> token string.
+        words: its tokenizer, which spells tokens.
         name: the model, for the message.
 
     Raises:
@@ -81,7 +82,7 @@ def check_finite(table: Tensor, spell: Callable[[int], str], name: str) -> None:
             bad += (rows + start).tolist()
     if not bad:
         return
-    named = ", ".join(f"{spell(i)!r} (id {i})" for i in bad[:_NAMED_ROWS])
+    named = ", ".join(f"{words.token(i) or f'<{i}>'!r} (id {i})" for i in bad[:_NAMED_ROWS])
     more = f" and {len(bad) - _NAMED_ROWS} more" if len(bad) > _NAMED_ROWS else ""
     raise ModelError(
         f"{name}: the embeddings of {named}{more} hold NaN or infinity",

@@ -7,14 +7,13 @@ from fuse_index.objectives.base import (
     objective_from_json,
     require_finite,
 )
-from fuse_index.objectives.classifier import ClassifierLabel
 from fuse_index.objectives.continuation import (
     ContinuationDivergence,
     ContinuationLoss,
     TargetContinuation,
 )
 from fuse_index.objectives.custom import CustomObjective, CustomTextObjective
-from fuse_index.objectives.features import ImageSimilarity, TextSimilarity
+from fuse_index.objectives.features import ClassifierLabel, ImageSimilarity, TextSimilarity
 from fuse_index.objectives.labels import LabelSpace, one_hot_content
 from fuse_index.objectives.language import (
     EnergyLogProbability,
@@ -23,7 +22,7 @@ from fuse_index.objectives.language import (
     TokenReduction,
 )
 from fuse_index.objectives.penalties import LengthPenalty, LengthUnit, RepetitionPenalty
-from fuse_index.objectives.weights import balanced_weights, weighted_sum
+from fuse_index.objectives.weights import balanced_weights
 
 __all__ = [
     "OBJECTIVES",
@@ -49,5 +48,4 @@ __all__ = [
     "objective_from_json",
     "one_hot_content",
     "require_finite",
-    "weighted_sum",
 ]

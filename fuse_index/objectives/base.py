@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
+from fuse_index.bundle.jsontext import plain
 from fuse_index.common.options import Number, options
 from fuse_index.common.reading import read_options
 from fuse_index.errors import LossError, ModelError, OptionError
@@ -76,7 +76,13 @@ class Objective(ABC):
         """
         values: dict[str, Any] = {"type": self.type}
         for field in fields(self):
-            values[field.name] = _plain(getattr(self, field.name), f"{self.type}: {field.name}")
+            try:
+                values[field.name] = plain(getattr(self, field.name))
+            except TypeError as error:
+                raise OptionError(
+                    f"{self.type}: {field.name}: {error}",
+                    expected="something that can be written in a file",
+                ) from None
         return values
 
 
@@ -181,10 +187,7 @@ class Loss(ABC):
         """Return the losses (b,) of a batch, without gradient; a GPU replays what it knows."""
         with torch.no_grad():
             embeds = self.model.embed(batch.ids)
-            return self.graphs.run("losses", self._score, embeds, batch)[0]
-
-    def _score(self, embeds: Tensor, batch: Batch) -> tuple[Tensor]:
-        return (self(embeds, batch),)
+            return self.graphs.run("losses", lambda *own: (self(*own),), embeds, batch)[0]
 
     def forget(self) -> None:
         """Drop what was computed for the content of earlier batches.
@@ -223,17 +226,3 @@ def require_finite(losses: Tensor, loss: Loss, batch: Batch) -> None:
             expected="a finite loss",
             remedy="run the model in float32 or bfloat16, or check its weights",
         )
-
-
-def _plain(value: Any, what: str) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, what) for item in value]
-    if hasattr(value, "__fspath__"):
-        return str(value)
-    raise OptionError(
-        f"{what} of type {type(value).__name__}", expected="something that can be written in a file"
-    )

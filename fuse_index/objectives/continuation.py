@@ -87,7 +87,7 @@ class ContinuationDivergence(Objective):
             raise OptionError("continuation_kl: text ''", expected="a text")
 
     def _prepare(self, model: Model) -> Loss:
-        return _DivergenceLoss(self, model, self.reference)
+        return _DivergenceLoss(self, model)
 
 
 class _ContinuationLoss(Loss):
@@ -170,10 +170,10 @@ class _TargetLoss(_ContinuationLoss):
 class _DivergenceLoss(_ContinuationLoss):
     objective: ContinuationDivergence
 
-    def __init__(self, objective: ContinuationDivergence, model: Model, reference: str) -> None:
+    def __init__(self, objective: ContinuationDivergence, model: Model) -> None:
         super().__init__(objective, model, objective.text)
         with torch.no_grad():
-            batch = self.batch([model.words.encode_text(reference)])
+            batch = self.batch([model.words.encode_text(objective.reference)])
             logits = self.logits(model.embed(batch.ids), batch)
             self._reference = functional.log_softmax(logits, dim=-1)
 

@@ -1,14 +1,15 @@
-"""Similarity of the prompt to images or texts in a model's feature space."""
+"""What a model sees in the prompt: similarity to images or texts, or a classifier's label."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
+from torch.nn import functional
 
 from fuse_index.common.options import options
 from fuse_index.errors import OptionError
 from fuse_index.models.clip import ClipModel
+from fuse_index.models.encoder import ClassifierModel
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, register
 
@@ -72,6 +73,24 @@ class TextSimilarity(Objective):
         return FeatureLoss(self, model, features)
 
 
+@register
+@options(kw_only=True)
+class ClassifierLabel(Objective):
+    """Cross-entropy of a classifier to a label, ``- log p(label | prompt)``.
+
+    Attributes:
+        label: name of the label, or its index.
+    """
+
+    label: str | int
+
+    type: ClassVar[str] = "label"
+    kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CLASSIFIER,)
+
+    def _prepare(self, model: Model) -> Loss:
+        return _LabelLoss(self, model)
+
+
 class FeatureLoss(Loss):
     """``1 -`` the mean cosine to target features.
 
@@ -92,5 +111,19 @@ class FeatureLoss(Loss):
         """Return ``1 - cosine`` (b,)."""
         features = self.model.forward(embeds, batch).features
         assert features is not None
-        unit = torch.nn.functional.normalize(features.float(), dim=-1)
+        unit = functional.normalize(features.float(), dim=-1)
         return 1.0 - unit @ self._target
+
+
+class _LabelLoss(Loss):
+    recordable: ClassVar[bool] = True
+
+    def __init__(self, objective: ClassifierLabel, model: Model) -> None:
+        assert isinstance(model, ClassifierModel)
+        super().__init__(objective, model)
+        self._label = model.label_id(objective.label)
+
+    def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
+        logits = self.model.forward(embeds, batch).logits
+        assert logits is not None
+        return -functional.log_softmax(logits.float(), dim=-1)[:, self._label]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from enum import Enum
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from fuse_index.errors import ModelError
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, register
-from fuse_index.objectives.labels import LabelSpace, align_labels, label_space
+from fuse_index.objectives.labels import align_labels, label_space
 from fuse_index.objectives.shared import SharedStart
 
 if TYPE_CHECKING:
@@ -146,11 +145,6 @@ class _LanguageLoss(Loss):
     def forget(self) -> None:
         self._start.forget()
 
-    @cached_property
-    def space(self) -> LabelSpace:
-        """The model's label space, made when first needed."""
-        return label_space(self.model)
-
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         begin = max(batch.start, 1)
         prefix = self._start.of(embeds, batch, logits=True)
@@ -214,7 +208,7 @@ class _LanguageLoss(Loss):
             weights = align_labels(labels, batch, first)[:, : scores.shape[1]]
             own = (weights * scores.detach()).sum(dim=-1)
         elif torch.is_grad_enabled() and embeds.requires_grad:
-            direction = self.space.gradient(scores.detach())
+            direction = label_space(self.model).gradient(scores.detach())
             own = (direction * embeds[:, first:end].float()).sum(dim=-1)
         else:
             return picked
@@ -303,7 +297,7 @@ class _TokenDivergenceLoss(_LanguageLoss):
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
         scores = _predictions(scores, batch, first)
-        own = self.space.weights(embeds[:, first : first + scores.shape[1]]).float()
-        log_soft = functional.log_softmax(own / self.objective.temperature, dim=-1)
+        own = label_space(self.model).weights(embeds[:, first : first + scores.shape[1]])
+        log_soft = functional.log_softmax(own.float() / self.objective.temperature, dim=-1)
         log_model = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return (log_model.exp() * (log_model - log_soft)).sum(dim=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _KEPT = 4
 _SHORT_SHARE = 4
 """On a GPU, a beginning of less than a quarter of the rows is cheaper to run than to join."""
-Key = TypeVar("Key")
 
 
 class SharedStart:
@@ -82,7 +81,12 @@ class SharedStart:
         key = (ids, logits_from)
         found = self._content.get(key) or self._cut(ids, logits_from)
         found = found or self._prefill(ids, start, logits_from)
-        return None if found is None else _remember(self._content, key, found)
+        if found is not None:
+            self._content[key] = found
+            self._content.move_to_end(key)
+            while len(self._content) > _KEPT:
+                self._content.popitem(last=False)
+        return found
 
     def _cut(self, ids: tuple[int, ...], logits_from: int | None) -> Prefix | None:
         """Cut a kept prefix that begins with these ids, if there is one."""
@@ -103,11 +107,3 @@ class SharedStart:
             # the only refusal left: the model has no keys and values
             self._possible = False
             return None
-
-
-def _remember(kept: OrderedDict[Key, Prefix], key: Key, prefix: Prefix) -> Prefix:
-    kept[key] = prefix
-    kept.move_to_end(key)
-    while len(kept) > _KEPT:
-        kept.popitem(last=False)
-    return prefix

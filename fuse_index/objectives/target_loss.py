@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective
-from fuse_index.objectives.classifier import ClassifierLabel
-from fuse_index.objectives.features import TextSimilarity
+from fuse_index.objectives.features import ClassifierLabel, TextSimilarity
 from fuse_index.objectives.language import Fluency, FluencyLoss
 
 if TYPE_CHECKING:

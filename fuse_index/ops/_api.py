@@ -19,7 +19,7 @@ def pull_back(  # noqa: PLR0917 - the operator's schema
     target_offsets: Tensor,
     source_rows: int,
 ) -> Tensor:
-    """Carry the gradient of the target's token embeddings to the source's (DESIGN section 2).
+    """Carry the gradient of the target's token embeddings to the source's.
 
     Word w with p source tokens, q target tokens and tube length k receives
     ``out[s] = sum over t < q of g[t] @ faces[(t - s) mod k]^T`` for ``s < p``; p and q may exceed
@@ -126,7 +126,7 @@ def face_grad(  # noqa: PLR0917 - the operator's schema
 
 
 def t_product(a: Tensor, b: Tensor) -> Tensor:
-    """``C[t] = sum over s of A[s] @ B[(t - s) mod k]`` (Kilmer & Martin 2011, DESIGN section 2).
+    """``C[t] = sum over s of A[s] @ B[(t - s) mod k]`` (Kilmer & Martin 2011).
 
     Args:
         a: ``(*, k, n1, n2)``, face first.

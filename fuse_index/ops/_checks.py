@@ -125,9 +125,6 @@ def check_groups(op: str, layout: Layout, faces: int) -> None:
 def check_values(op: str, layout: Layout, faces: int, source: int, target: int) -> None:
     """Check the values of the whole layout against the number of faces and rows."""
     check_groups(op, layout, faces)
-    check_offsets(
-        op, "source_offsets", layout.source_offsets.tolist(), source, "of the source side"
-    )
-    check_offsets(
-        op, "target_offsets", layout.target_offsets.tolist(), target, "of the target side"
-    )
+    for side, rows in (("source", source), ("target", target)):
+        name = f"{side}_offsets"
+        check_offsets(op, name, getattr(layout, name).tolist(), rows, f"of the {side} side")

@@ -6,6 +6,7 @@ of CUDA calls. The fast path never waits for the device and can be captured in a
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Any
 
@@ -106,12 +107,9 @@ def launch_t_product(a: Tensor, b: Tensor) -> Tensor:
     *lead, tube, n1, n2 = a.shape
     n3 = b.shape[-1]
     out = a.new_empty((*lead, tube, n1, n3))
-    batch = 1
-    for size in lead:
-        batch *= size
     native.t_product(
         *(a.data_ptr(), b.data_ptr(), out.data_ptr()),
-        *(batch, tube, n1, n2, n3),
+        *(math.prod(lead), tube, n1, n2, n3),
         _CODES[a.dtype],
         a.device.index,
         torch.cuda.current_stream(a.device).cuda_stream,

@@ -13,13 +13,7 @@ from torch import Tensor
 
 from fuse_index.errors import ShapeError
 from fuse_index.ops import _reference
-from fuse_index.ops._checks import (
-    Layout,
-    check_float,
-    check_layout,
-    check_same,
-    check_values,
-)
+from fuse_index.ops._checks import Layout, check_float, check_layout, check_same, check_values
 
 _LAYOUT = "Tensor face_offsets, Tensor word_groups, Tensor source_offsets, Tensor target_offsets"
 _torch_library: Any = torch.library  # its functions are untyped

@@ -18,8 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fuse_index.errors import NativeError
-
 _LOGGER = logging.getLogger(__name__)
 _INFO = Path(__file__).with_name("_build_info.json")
 _DISABLED = "FUSE_INDEX_NATIVE=0 is set"
@@ -110,20 +108,6 @@ def status() -> NativeStatus:
 def module() -> ModuleType | None:
     """Return the extension module, or ``None`` (then ``status().reason`` says why)."""
     return _load()[0]
-
-
-def require_module() -> ModuleType:
-    """Return the extension module.
-
-    Raises:
-        NativeError: it is not there; the text says why.
-    """
-    loaded, reason = _load()
-    if loaded is None:
-        raise NativeError(
-            f"the native core was asked for but is missing: {reason}", remedy="pip install ."
-        )
-    return loaded
 
 
 @functools.cache

@@ -69,12 +69,8 @@ class Target:
         self._retokenizer: Retokenizer | None = None
         if not self.same_tokens:
             bundle = None if self.adapter is None else self.adapter.bundle
-            self._retokenizer = Retokenizer(
-                source.words,
-                model.words,
-                None if bundle is None else bundle.table,
-                None if self.adapter is None else self.adapter.group_of,
-            )
+            table = None if bundle is None else bundle.table
+            self._retokenizer = Retokenizer(source.words, model.words, table)
 
     def _checked(self, adapter: Adapter) -> Adapter:
         source, model = self.source, self.model

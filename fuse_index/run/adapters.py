@@ -10,19 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fuse_index.adapter import Adapter
 from fuse_index.bundle import BundleContents, ModelIdentity, write_bundle
 from fuse_index.common.cache import cache_folder
 from fuse_index.common.files import sha256_of
 from fuse_index.common.progress import Progress, stage
-from fuse_index.errors import BundleError, CorpusError, StorageError
+from fuse_index.errors import BundleError, CorpusError, StorageError, VocabularyError
+from fuse_index.optimize.tokens import token_texts
 from fuse_index.run.config import AdapterConfig
-from fuse_index.run.vocabulary import few_words, shared_words
 from fuse_index.words.corpus.reading import TextSource, find_sources
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words, read_word_list
 
@@ -37,6 +41,8 @@ logger = logging.getLogger(__name__)
 _LAYOUT = "1"
 """Raised when adapters of older versions no longer serve."""
 _WAIT_SECONDS = 3600.0
+_SUFFICIENT = 200
+"""Shared words that an adapter should be built from at least; below, a warning says so."""
 
 
 class AdapterStore:
@@ -102,13 +108,10 @@ class AdapterStore:
 
     def _identity(self, model: Model) -> ModelIdentity:
         """Identity with the hash of the stored embeddings, whatever dtype the model runs in."""
-        known = self._identities.get(id(model))
-        if known is None:
+        if id(model) not in self._identities:
             known = model.identity()
-            if not known.embedding_hash:
-                known = _stored(model)[0]
-            self._identities[id(model)] = known
-        return known
+            self._identities[id(model)] = known if known.embedding_hash else _stored(model)[0]
+        return self._identities[id(model)]
 
     def _load(self, path: Path, target: Model) -> Adapter:
         if not path.is_dir():
@@ -156,7 +159,7 @@ class AdapterStore:
         if config.words is not None:
             return read_word_list(config.words, replace(options, min_count=1))
         counts = shared_words(self.source, target, config.texts)
-        if few_words(len(counts)) and target is not self.source:
+        if len(counts) < _SUFFICIENT and target is not self.source:
             logger.warning(
                 "the adapter from %s to %s is built from %d words only, those that both hold as "
                 "one token: give a corpus or a list of words for a better gradient",
@@ -185,10 +188,8 @@ class AdapterStore:
             options.table,
             stage(self._progress, "tokenizing words"),
         )
-        (source_identity, source_table), (target_identity, target_table) = (
-            self._table(self.source),
-            self._table(target),
-        )
+        source_identity, source_table = self._table(self.source)
+        target_identity, target_table = self._table(target)
         report = stage(self._progress, f"fitting the adapter to {target.name}")
         fit = fit_adapter(table, source_table, target_table, options.fit, report)
         contents = BundleContents(
@@ -209,6 +210,37 @@ class AdapterStore:
         if model.identity().embedding_hash:
             return model.identity(), model.table().float().cpu()
         return _stored(model)
+
+
+def whole_words(model: Model) -> set[str]:
+    """Return the words of letters that a model holds as one token inside running text."""
+    texts = {text.strip() for text in token_texts(model)}
+    words = sorted(text for text in texts if text.isalpha())
+    rows = model.words.encode_words(words)
+    return {word for word, length in zip(words, rows.lengths, strict=True) if length == 1}
+
+
+def shared_words(source: Model, target: Model, texts: Sequence[str] = ()) -> WordCounts:
+    """Return the words that both models hold as one token, and those of text files.
+
+    Raises:
+        VocabularyError: there is no word.
+        CorpusError: a text cannot be read.
+    """
+    both = whole_words(source) & whole_words(target)
+    counts: Counter[str] = Counter(both)
+    if texts:
+        own = count_words(list(texts), CorpusOptions())
+        counts.update(dict(zip(own.words, own.counts[:].tolist(), strict=True)))
+    if not counts:
+        raise VocabularyError(
+            f"{source.name} and {target.name} hold no word as one token both",
+            expected="words to build an adapter from",
+            remedy="give a corpus (--adapters.corpus) or a list of words (--adapters.words)",
+        )
+    items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    words, numbers = zip(*items, strict=True)
+    return WordCounts(words, np.array(numbers, np.int64))
 
 
 def _stored(model: Model) -> tuple[ModelIdentity, Tensor]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fuse_index.errors import ModelError, PromptError
+from fuse_index.errors import ModelError, PromptError, VocabularyError
 from fuse_index.models.causal import CausalModel
 from fuse_index.run.config import StartDraw
 from fuse_index.words.ragged import Ragged
@@ -68,10 +69,6 @@ def _uniform(problem: Problem, start: StartConfig, generator: torch.Generator) -
 
 def word_starts(problem: Problem) -> NDArray[np.bool_]:
     """``(vocabulary size,)``: allowed tokens that are a word of letters; all if none is."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    from fuse_index.errors import VocabularyError  # noqa: PLC0415
-
     try:
         return replace(problem.tokens, words_only=True).allowed(problem.source)
     except VocabularyError:

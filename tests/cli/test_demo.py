@@ -21,6 +21,7 @@ from fuse_index.demo import Split, draw, make_scene
 from fuse_index.demo.captioning import GuideOptions
 from fuse_index.demo.cast import assemble_cast
 from fuse_index.demo.packaged import FOLDER
+from fuse_index.errors import StorageError
 from fuse_index.optimize import Moves
 
 MOVES = {"drafts": 0, "search_width": 4}
@@ -107,7 +108,7 @@ def test_a_report_that_cannot_be_written_after_all_is_our_users_error(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fuse_index.common.files.write_atomically", refuse)
-    with pytest.raises(verb.StorageError, match="No space left on device"):
+    with pytest.raises(StorageError, match="No space left on device"):
         verb._write(tmp_path / "x.html", b"")
 
 

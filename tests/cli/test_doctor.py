@@ -211,6 +211,6 @@ def test_mistakes_with_a_pair_are_one_line(capsys, arguments, line):
 
 def test_sizes_and_times_for_people():
     sizes = [_preflight._size(size) for size in (None, 999.0, 1.5e6, 2e9, 3.25e12)]
-    assert sizes == ["not known", "1.0 kB", "1.5 MB", "2.0 GB", "3.2 TB"]
+    assert sizes == ["not known", "999 bytes", "1.5 MB", "2.0 GB", "3.2 TB"]
     times = [_preflight._duration(seconds) for seconds in (3.4, 125, 7300)]
     assert times == ["3 s", "2 min", "2.0 h"]

@@ -15,7 +15,7 @@ import yaml
 
 from fuse_index.cli import main as cli
 from fuse_index.demo import Split, draw, make_scene, write_vocabulary
-from fuse_index.objectives.classifier import _LabelLoss
+from fuse_index.objectives.features import _LabelLoss
 from fuse_index.optimize import Result
 from fuse_index.run import EventWriter
 

@@ -147,7 +147,7 @@ def test_no_text_is_an_error(text):
 
 
 def test_bad_options():
-    with pytest.raises(OptionError, match=r"detail=2; expected a probability, 0 to 1"):
+    with pytest.raises(OptionError, match=r"detail=2; expected at most 1"):
         SentenceOptions(detail=2)
     with pytest.raises(OptionError, match="count=-1"):
         make_sentences(make_scene(Split.TRAIN, 0), -1)

@@ -114,7 +114,7 @@ def test_without_java_the_plain_tokenizer_is_taken_and_said(monkeypatch, tmp_pat
 
 
 def test_without_the_extra_the_plain_tokenizer_is_taken(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "pycocoevalcap.tokenizer", None)
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.tokenizer.ptbtokenizer", None)
     assert choose_tokenization(None) is Tokenization.PLAIN
     assert "needs pycocoevalcap" in caplog.text
     with pytest.raises(MissingDependencyError, match=r"pip install 'fuse-index\[metrics\]'"):

@@ -90,7 +90,7 @@ def test_fluency_with_the_end_counts_the_token_that_ends_a_text(
     saved: Callable[[str], Path], suffix: str
 ) -> None:
     model = load_model(str(saved("gpt2")), device="cpu")
-    model.tokenizer.eos_token = model.spell(5)
+    model.tokenizer.eos_token = model.words.token(5)
     assert model.tokenizer.eos_token_id == 5
     rows = rows_of(model)
     after = model.words.encode_text(suffix) if suffix else []

@@ -1,32 +1,15 @@
 from __future__ import annotations
 
-import math
-
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuse_index.errors import LossError, OptionError, ShapeError
-from fuse_index.objectives import balanced_weights, weighted_sum
+from fuse_index.errors import LossError, ShapeError
+from fuse_index.objectives import balanced_weights
 
 NORMS = st.floats(1e-3, 1e3)
 WEIGHTS = st.floats(0.1, 10) | st.floats(-10, -0.1)
 PAIRS = st.lists(st.tuples(NORMS, WEIGHTS), min_size=1, max_size=5)
-
-
-def test_weighted_sum_of_every_candidate() -> None:
-    losses = [torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0], dtype=torch.float16)]
-    assert weighted_sum(losses, [2.0, -0.5]).tolist() == [-3.0, -6.0]
-
-
-def test_weighted_sum_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ShapeError, match=r"losses of shapes \(2,\), \(3,\) and 2 weights"):
-        weighted_sum([torch.zeros(2), torch.zeros(3)], [1, 1])
-    with pytest.raises(ShapeError, match="1 weights"):
-        weighted_sum([torch.zeros(2), torch.zeros(2)], [1])
-    with pytest.raises(ShapeError):
-        weighted_sum([], [])
 
 
 @given(PAIRS)
@@ -45,15 +28,7 @@ def test_objectives_without_a_gradient_keep_their_weight() -> None:
     assert balanced_weights([0.0], [3.0]) == (3.0,)
 
 
-def test_smoothing_is_a_mean_of_logarithms() -> None:
-    fresh = balanced_weights([4.0, 1.0], [1.0, 1.0])
-    smooth = balanced_weights([4.0, 1.0], [1.0, 1.0], previous=(1.0, 1.0), momentum=0.75)
-    assert smooth == pytest.approx([math.exp(0.25 * math.log(weight)) for weight in fresh])
-
-
 def test_bad_input() -> None:
-    with pytest.raises(OptionError, match="momentum 1"):
-        balanced_weights([1.0], [1.0], momentum=1)
     with pytest.raises(ShapeError, match="1 gradient norms for 2 weights"):
         balanced_weights([1.0], [1.0, 1.0])
     with pytest.raises(LossError, match="finite"):

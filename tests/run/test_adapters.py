@@ -14,7 +14,7 @@ from fuse_index.demo import DemoModel, model_name
 from fuse_index.errors import BundleError, CorpusError, IdentityError, StorageError, VocabularyError
 from fuse_index.models import load_model
 from fuse_index.run import AdapterConfig, AdapterStore, cache_folder
-from fuse_index.run.vocabulary import shared_words, whole_words
+from fuse_index.run.adapters import shared_words, whole_words
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):
@@ -142,6 +142,6 @@ def test_words_without_any_text(lm, sentiment, tmp_path, caplog):
 
 
 def test_no_word_in_common(lm, sentiment, monkeypatch):
-    monkeypatch.setattr("fuse_index.run.vocabulary.whole_words", lambda model: {model.name})
+    monkeypatch.setattr("fuse_index.run.adapters.whole_words", lambda model: {model.name})
     with pytest.raises(VocabularyError, match=r"hold no word as one token both.*give a corpus"):
         shared_words(lm, sentiment)

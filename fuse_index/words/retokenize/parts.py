@@ -14,9 +14,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.words.ragged import Int64
+from fuse_index.words.ragged import Int64, Ragged
 from fuse_index.words.tokenizers.decoding import DecodePlan
 from fuse_index.words.tokenizers.locality import Locality
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 DONE, EXACT, MISSING = 0, 1, 2
 """A row's status: its ids are there; only the tokenizers know them; parts were not in the cache."""
@@ -92,27 +93,15 @@ class PythonParts:
 
     def process(self, ids: Int64, lengths: Int64, threads: int) -> Pass:
         """Look rows up; see :class:`PartTable`. ``threads`` is of no use here."""
-        status, target_counts, word_counts = [], [], []
-        target: list[int] = []
-        p: list[int] = []
-        q: list[int] = []
         missing: set[tuple[bytes, bool]] = set()
-        for row, length in zip(ids.tolist(), lengths.tolist(), strict=True):
-            result = self._row(row[:length], missing)
-            status.append(result if isinstance(result, int) else DONE)
-            row_ids, row_p, row_q = ([], [], []) if isinstance(result, int) else result
-            target += row_ids
-            p += row_p
-            q += row_q
-            target_counts.append(len(row_ids))
-            word_counts.append(len(row_p))
+        rows = zip(ids.tolist(), lengths.tolist(), strict=True)
+        results = [self._row(row[:length], missing) for row, length in rows]
+        status = [result if isinstance(result, int) else DONE for result in results]
+        found = [([], [], []) if isinstance(result, int) else result for result in results]
+        target, p, q = (Ragged.from_lists([row[part] for row in found]) for part in range(3))
         return Pass(
             np.array(status, np.uint8),
-            np.array(target_counts, np.int64),
-            np.array(target, np.int64),
-            np.array(word_counts, np.int64),
-            np.array(p, np.int64),
-            np.array(q, np.int64),
+            *(target.lengths, target.values, p.lengths, p.values, q.values),
             missing,
         )
 
@@ -141,6 +130,36 @@ class PythonParts:
                 ids += found
             ends.append(len(ids))
         return MISSING if lacking else (ids, *words_of(offsets, ends, starts))
+
+
+def encode_parts(
+    target: WordTokenizer, locality: Locality, parts: Sequence[tuple[str, bool]]
+) -> tuple[Ragged, list[bool]]:
+    """Encode parts as they stand in a text, with the real tokenizer.
+
+    Args:
+        target: the tokenizer.
+        locality: where its texts may be cut.
+        parts: ``n`` parts; each with whether it begins its text.
+
+    Returns:
+        ``n`` rows of ids, and ``n`` flags: True for a part that must not be tokenized alone, of
+        which the row is empty.
+    """
+    whole = [locality.whole(text) for text, _ in parts]
+    rows: list[list[int]] = [[] for _ in parts]
+    alone = [number for number, refused in enumerate(whole) if not refused]
+    anchor = locality.anchor
+    before = target.encode_text(anchor) if anchor else []
+    texts = [text if initial else anchor + text for text, initial in (parts[n] for n in alone)]
+    for number, row in zip(alone, target.encode_texts(texts).to_lists(), strict=True):
+        if parts[number][1]:
+            rows[number] = row
+        elif row[: len(before)] == before:
+            rows[number] = row[len(before) :]
+        else:  # against the proof; the whole text is right in any case
+            whole[number] = True
+    return Ragged.from_lists(rows), whole
 
 
 def words_of(

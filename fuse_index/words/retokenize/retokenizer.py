@@ -11,19 +11,23 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fuse_index.common.options import Count, Flag, options
-from fuse_index.errors import OptionError, VocabularyError
+from fuse_index.errors import VocabularyError
 from fuse_index.words.ragged import Int64, Ragged, offsets_of
 from fuse_index.words.retokenize.alignment import align_rows
-from fuse_index.words.retokenize.part_encoder import PartEncoder
-from fuse_index.words.retokenize.parts import DONE, EXACT, PartTable, Pass, PythonParts
+from fuse_index.words.retokenize.parts import (
+    DONE,
+    EXACT,
+    PartTable,
+    Pass,
+    PythonParts,
+    encode_parts,
+)
 from fuse_index.words.retokenize.plain_encoder import plain_encoder_of
 from fuse_index.words.retokenize.rows import ConvertedRow, checked_rows, with_rows
 from fuse_index.words.table import WordTable
@@ -32,9 +36,6 @@ from fuse_index.words.tokenizers.locality import Locality, locality_of
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 logger = logging.getLogger(__name__)
-
-GroupOf = Callable[[Int64, Int64], NDArray[Any]] | Mapping[tuple[int, int], int]
-"""Group of words by their token counts: from two arrays ``(W,)`` to one, or a mapping."""
 
 
 @options()
@@ -70,18 +71,12 @@ class Retokenized:
             packed one row after another (padding left out).
         target_word_offsets: ``(W + 1,)`` int64: the same in ``target.values``.
         word_row_offsets: ``(n + 1,)`` int64: words of every row.
-        groups: ``(W,)`` int64: the group of every word, -1 if no ``group_of`` was given.
     """
 
     target: Ragged
     source_word_offsets: Int64
     target_word_offsets: Int64
     word_row_offsets: Int64
-    groups: Int64
-
-    def padded(self, width: int | None = None, fill: int = -1) -> Int64:
-        """The target's rows as a rectangle ``(n, width)``; see :meth:`Ragged.padded`."""
-        return self.target.padded(width, fill)
 
     @property
     def source_counts(self) -> Int64:
@@ -101,7 +96,6 @@ class Retokenizer:
         source: the source's tokenizer.
         target: the target's tokenizer.
         table: words with their target tokens, to begin with; None begins with an empty cache.
-        group_of: gives every word its group, e.g. ``Adapter.group_of``, or a mapping from (p, q).
         options: see :class:`RetokenizerOptions`.
 
     Raises:
@@ -113,21 +107,17 @@ class Retokenizer:
         source: WordTokenizer,
         target: WordTokenizer,
         table: WordTable | None = None,
-        group_of: GroupOf | None = None,
         options: RetokenizerOptions | None = None,
     ) -> None:
         self.source = source
         self.target = target
         self.options = options or RetokenizerOptions()
-        self._group_of = group_of
         self._threads = self.options.threads or min(8, os.cpu_count() or 1)
         self._table = table
         self._rows: OrderedDict[bytes, ConvertedRow] = OrderedDict()
         plan, self._locality = decode_plan(source.backend), locality_of(target.backend)
         self._parts: PartTable | None = None
-        self._encoder: PartEncoder | None = None
         if plan is not None and self._locality is not None:
-            self._encoder = PartEncoder(target, self._locality)
             self._parts = _part_table(plan, self._locality, target, native=self.options.native)
         if table is not None:
             _check_table(table, target)
@@ -149,7 +139,7 @@ class Retokenizer:
             lengths: ``(n,)`` integers from 0 to L; None takes all of every row.
 
         Returns:
-            The target's rows, words and groups.
+            The target's rows and words.
 
         Raises:
             ShapeError: if the arrays are not of these shapes and kinds.
@@ -165,7 +155,6 @@ class Retokenizer:
             offsets_of(found.p),
             offsets_of(found.q),
             offsets_of(found.word_counts),
-            self._groups(found.p, found.q),
         )
 
     def _pass(self, ids: Int64, lengths: Int64) -> Pass:
@@ -186,10 +175,9 @@ class Retokenizer:
     def _resolve(self, missing: list[tuple[bytes, bool]]) -> None:
         """Fill the cache from the real tokenizer."""
         assert self._parts is not None
-        assert self._encoder is not None
-        packed, whole = self._encoder.encode(
-            [(part.decode(), initial) for part, initial in missing]
-        )
+        assert self._locality is not None
+        parts = [(part.decode(), initial) for part, initial in missing]
+        packed, whole = encode_parts(self.target, self._locality, parts)
         self._parts.insert(
             [part for part, _ in missing],
             bytes(initial for _, initial in missing),
@@ -227,24 +215,6 @@ class Retokenizer:
         while len(self._rows) > self.options.max_rows:
             self._rows.popitem(last=False)
         return [found for key in keys if (found := known[key]) is not None]
-
-    def _groups(self, p: Int64, q: Int64) -> Int64:
-        """The group of every word."""
-        if self._group_of is None:
-            return np.full(len(p), -1, np.int64)
-        if not isinstance(self._group_of, Mapping):
-            return np.asarray(self._group_of(p, q), np.int64)
-        pairs, which = np.unique(np.stack([p, q], axis=1), axis=0, return_inverse=True)
-        groups = []
-        for pair in map(tuple, pairs.tolist()):
-            if pair not in self._group_of:
-                raise OptionError(
-                    f"group_of has no group for words of {pair[0]} source and {pair[1]} target "
-                    "tokens",
-                    remedy="pass a function that falls back, such as Adapter.group_of",
-                )
-            groups.append(self._group_of[pair])
-        return np.array(groups, np.int64)[which.reshape(-1)]
 
 
 def _part_table(

@@ -103,10 +103,8 @@ def _collapse_lower(text: str) -> str:
 
 @cache
 def _repair() -> Clean:
-    try:
-        from ftfy import fix_text  # noqa: PLC0415 - only open_clip needs it
-    except ImportError:
-        return lambda text: text + "&"  # nothing is local
+    from ftfy import fix_text  # noqa: PLC0415 - only open_clip needs it
+
     return lru_cache(1 << 14)(fix_text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ _ROUNDS = 3
 _BATCH = 4096
 
 Flags = NDArray[np.bool_]
+Item = TypeVar("Item")
 
 
 class _Test:
@@ -31,8 +33,8 @@ class _Test:
         self._rows = rows
         self._neighbours: list[tuple[str, list[int]]] | None = None
 
-    def holds(self, chains: Sequence[Sequence[int]]) -> Flags:
-        """Whether each chain of words, joined by spaces, has the words' tokens in a row."""
+    def failing(self, chains: Sequence[list[int]]) -> list[list[int]]:
+        """The chains of words that, joined by spaces, have other tokens than their words."""
         words = self._words
         got = self._tokenizer.encode_running(
             [" ".join([words[i] for i in chain]) for chain in chains]
@@ -42,13 +44,8 @@ class _Test:
         rows = self._rows.select(members)
         expected = Ragged(rows.offsets[offsets_of(lengths)], rows.values)
         if got.equals(expected):  # nearly always
-            return np.ones(len(chains), np.bool_)
-        return _same_rows(got, expected.to_lists())
-
-    def failing(self, chains: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The chains that have other tokens than their words."""
-        good = self.holds(chains)
-        return [list(chain) for chain, ok in zip(chains, good, strict=True) if not ok]
+            return []
+        return _different(chains, got, expected.to_lists())
 
     def failing_words(self, words: Iterable[int]) -> set[int]:
         """Those of the words that fail beside themselves or a word of :data:`NEIGHBOURS`."""
@@ -64,8 +61,7 @@ class _Test:
                 ids += tokens + own
             texts.append(text)
             expected.append(ids)
-        good = _same_rows(self._tokenizer.encode_running(texts), expected)
-        return {index for index, ok in zip(tested, good, strict=True) if not ok}
+        return set(_different(tested, self._tokenizer.encode_running(texts), expected))
 
 
 def are_compositional(
@@ -115,7 +111,7 @@ def _left_out(test: _Test, order: Int64) -> set[int]:
     chains = [order[i : i + _CHAIN].tolist() for i in range(0, len(order), _CHAIN)]
     left: set[int] = set()
     while chains := test.failing(chains):
-        pairs = test.failing([pair for chain in chains for pair in pairwise(chain)])
+        pairs = test.failing([list(pair) for chain in chains for pair in pairwise(chain)])
         bad = test.failing_words({index for pair in pairs for index in pair})
         # Of words that fail only together the less important one is left out.
         bad |= {max(pair) for pair in pairs if not bad & set(pair)}
@@ -137,9 +133,7 @@ def _compositional_neighbours(tokenizer: WordTokenizer) -> list[tuple[str, list[
     return kept
 
 
-def _same_rows(got: Ragged, expected: Sequence[list[int]]) -> Flags:
-    return np.fromiter(
-        (ids == want for ids, want in zip(got.to_lists(), expected, strict=True)),
-        np.bool_,
-        len(expected),
-    )
+def _different(items: Sequence[Item], got: Ragged, expected: Sequence[list[int]]) -> list[Item]:
+    """Those of the items whose tokens are not what was expected."""
+    rows = zip(items, got.to_lists(), expected, strict=True)
+    return [item for item, ids, want in rows if ids != want]

@@ -27,6 +27,7 @@ from fuse_index.words.tokenizers.open_clip_backends import CleaningBackend, Open
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _TRIALS = 200
 _MARK = len("\ufffd".encode())
+Pieces = Sequence[bytes | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,12 @@ class DecodePlan:
     inside: tuple[bytes, ...]
     exact: NDArray[np.bool_]
     strip: bool
+
+    @classmethod
+    def of(cls, first: Pieces, inside: Pieces, exact: Sequence[bool], *, strip: bool) -> DecodePlan:
+        """Make a plan; a piece that is None, where there is no token, adds nothing."""
+        heads, rest = (tuple(piece or b"" for piece in pieces) for pieces in (first, inside))
+        return cls(heads, rest, np.array(exact, np.bool_), strip)
 
     @cached_property
     def _exact_ids(self) -> frozenset[int]:
@@ -147,7 +154,7 @@ def _of_fast(backend: FastBackend) -> DecodePlan | None:
             bad or _BYTE_TOKEN.fullmatch(token or "") is not None
             for bad, token in zip(exact, backend.tokens, strict=True)
         ]
-    return _plan(first, inside, exact, strip=False)
+    return DecodePlan.of(first, inside, exact, strip=False)
 
 
 def _joins_then_strips(decoder: Any) -> bool:
@@ -182,9 +189,7 @@ def _pieces(backend: FastBackend, anchor: int) -> tuple[list[bytes | None], list
     return first, inside
 
 
-def _with_suffix(
-    first: Sequence[bytes | None], inside: Sequence[bytes | None], suffix: bytes, *, strip: bool
-) -> DecodePlan:
+def _with_suffix(first: Pieces, inside: Pieces, suffix: bytes, *, strip: bool) -> DecodePlan:
     """The plan of a decoder that turns the end-of-word suffix into a space at the end.
 
     A token that ends with the beginning of the suffix may form one with the token after it.
@@ -194,22 +199,7 @@ def _with_suffix(
     spaced = [
         [piece and piece.replace(suffix, b" ") for piece in table] for table in (first, inside)
     ]
-    return _plan(spaced[0], spaced[1], exact, strip=strip)
-
-
-def _plan(
-    first: Sequence[bytes | None],
-    inside: Sequence[bytes | None],
-    exact: Sequence[bool],
-    *,
-    strip: bool,
-) -> DecodePlan:
-    return DecodePlan(
-        tuple(piece or b"" for piece in first),
-        tuple(piece or b"" for piece in inside),
-        np.array(exact, np.bool_),
-        strip,
-    )
+    return DecodePlan.of(spaced[0], spaced[1], exact, strip=strip)
 
 
 def _bytes_of(token: str | None, table: dict[str, int]) -> bytes | None:

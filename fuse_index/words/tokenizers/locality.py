@@ -237,7 +237,8 @@ def _splits(pre_tokenizer: Any, image: str) -> tuple[bool | None, str]:
         elif kind == "Metaspace" and step["replacement"] == "▁":
             split, image = split or bool(step.get("split", True)), "▁"
         elif kind == "Split" and image == " " and _is_safe_split(step):
-            split = split or _cuts_spaces(step)
+            # a pattern that matches every character, spaces too, or drops spaces
+            split = split or "\\s" in step["pattern"]["Regex"]
         elif kind == "Split" and image != " " and step["pattern"].get("String") == " ":
             continue  # Gemma: its normalizer leaves no space to split at
         elif kind not in ("Digits", "Punctuation") or image != " ":
@@ -249,11 +250,6 @@ def _is_safe_split(step: dict[str, Any]) -> bool:
     pattern = step["pattern"].get("Regex")
     behaviour = (step["behavior"], bool(step["invert"]))
     return pattern in SAFE_SPLITS and behaviour in (("Isolated", False), ("Removed", True))
-
-
-def _cuts_spaces(step: dict[str, Any]) -> bool:
-    """Whether the pattern is one that matches every character, spaces too, or drops spaces."""
-    return "\\s" in step["pattern"]["Regex"]
 
 
 def _model_is_local(model: dict[str, Any], split: bool, image: str) -> bool:

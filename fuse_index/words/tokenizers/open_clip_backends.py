@@ -6,7 +6,7 @@ import copy
 import importlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
@@ -46,8 +46,9 @@ class OpenClipBackend:
         self._tokenizer.pat = _recompile(tokenizer.pat, pattern)
         self.clean: Clean | None = getattr(tokenizer, "clean_fn", None)
         self._light = without_repair(self.clean)
-        self._twin = _rust_twin(self._tokenizer) if self._light is not None else None
-        self._repair = with_repair(self._light) if self._light is not None else None
+        self.cleans_known_way = self._light is not None
+        self._twin = None if self._light is None else _rust_twin(self._tokenizer, self._light)
+        self._repair = None if self._light is None else with_repair(self._light)
         self._bare = copy.copy(self._tokenizer)
         self._bare.clean_fn = str
         self.definition = {
@@ -58,11 +59,6 @@ class OpenClipBackend:
             "pattern": pattern,
         }
 
-    @property
-    def cleans_known_way(self) -> bool:
-        """Whether the cleaning is one of open_clip's."""
-        return self._light is not None
-
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text."""
         light, repair = self._light, self._repair
@@ -72,9 +68,8 @@ class OpenClipBackend:
         if self._twin is None:
             return [self._bare.encode(text) for text in cleaned]
         plain = [text.isascii() and text.isprintable() for text in cleaned]
-        fast = iter(
-            self._twin.encode_batch_fast(list(compress(cleaned, plain)), add_special_tokens=False)
-        )
+        simple = list(compress(cleaned, plain))
+        fast = iter(self._twin.encode_batch_fast(simple, add_special_tokens=False))
         return [
             next(fast).ids if easy else self._bare.encode(text)
             for easy, text in zip(plain, cleaned, strict=True)
@@ -114,19 +109,15 @@ class CleaningBackend:
         self.inner = inner
         self.clean = clean
         self._light = without_repair(clean)
+        self.cleans_known_way = self._light is not None
         self.tokens = inner.tokens
         self.unknown_id = inner.unknown_id
         self.special_ids = inner.special_ids
         self.definition = {"clean": [clean(text) for text in PROBE_TEXTS], **inner.definition}
 
-    @property
-    def cleans_known_way(self) -> bool:
-        """Whether the cleaning is one of open_clip's."""
-        return self._light is not None
-
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text."""
-        light: Callable[[str], str] = self._light or self.clean
+        light = self._light or self.clean
         return self.inner.encode_batch(
             [light(text) if is_plain(text) else self.clean(text) for text in texts]
         )
@@ -153,7 +144,7 @@ def _recompile(pattern: Any, text: str) -> Any:
     return library.compile(text, pattern.flags)
 
 
-def _rust_twin(tokenizer: Any) -> Any:
+def _rust_twin(tokenizer: Any, light: Clean) -> Any:
     """The same tokenizer of cleaned plain text in Rust, or None if it might differ."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers  # noqa: PLC0415 - heavy
 
@@ -175,7 +166,5 @@ def _rust_twin(tokenizer: Any) -> Any:
     probes = [text.lower() for text in PROBE_TEXTS if is_plain(text)]
     probes += ["the quick brown fox's 12 jumps, they'LL don't (x_y) ~!? re've <b>", "'s'S 's"]
     expected = [tokenizer.encode(text) for text in probes]
-    light = without_repair(tokenizer.clean_fn)
-    assert light is not None
     got = twin.encode_batch_fast([light(text) for text in probes], add_special_tokens=False)
     return twin if [encoding.ids for encoding in got] == expected else None

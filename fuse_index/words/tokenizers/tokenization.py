@@ -50,7 +50,8 @@ class WordTokenizer:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self.backend: Backend = backend
+        """The private copy that does the work."""
         self.unknown_id: int | None = backend.unknown_id
         self.special_ids: frozenset[int] = backend.special_ids
         self.vocab_size: int = len(backend.tokens)
@@ -74,18 +75,11 @@ class WordTokenizer:
             return tokenizer
         return cls(_backend_of(tokenizer))
 
-    @property
-    def backend(self) -> Backend:
-        """The private copy that does the work."""
-        return self._backend
-
     @cached_property
     def fingerprint(self) -> str:
         """Sha256, in hex, of what turns text into ids and back, whatever the padding is set to."""
-        definition = {
-            **self._backend.definition,
-            "behaviour": self._backend.encode_batch(PROBE_TEXTS),
-        }
+        behaviour = self.backend.encode_batch(PROBE_TEXTS)
+        definition = {**self.backend.definition, "behaviour": behaviour}
         text = json.dumps(definition, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -142,7 +136,7 @@ class WordTokenizer:
                     raise VocabularyError(
                         f"text {text[:40]!r} holds a lone surrogate", expected="valid Unicode text"
                     )
-            parts.append(Ragged.from_lists(self._backend.encode_batch(batch)))
+            parts.append(Ragged.from_lists(self.backend.encode_batch(batch)))
         return Ragged.concatenate(parts) if parts else Ragged.from_lists([])
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -167,20 +161,19 @@ class WordTokenizer:
                     expected=f"ids from 0 to {self.vocab_size - 1}",
                     remedy="mask the rows of the embedding table that no token uses",
                 )
-        return self._backend.decode_batch(rows)
+        return self.backend.decode_batch(rows)
 
     def token(self, id_: int) -> str | None:
         """The token of an id as the vocabulary spells it, None where the vocabulary has a gap."""
-        return self._backend.tokens[id_]
+        return self.backend.tokens[id_]
 
     def _find_lead(self) -> str:
         """The lead after which pairs of everyday words are compositional."""
-        best = max(
-            _LEADS, key=self._compositional_share
-        )  # of equals the first: nothing rather than a space
+        # of equals the first: nothing rather than a space
+        best = max(_LEADS, key=self._compositional_share)
         if self._compositional_share(best) > 0.5:
             return best
-        self._anchor_ids = tuple(self._backend.encode_batch([ANCHOR])[0])
+        self._anchor_ids = tuple(self.backend.encode_batch([ANCHOR])[0])
         if self._compositional_share(f"{ANCHOR} ", self._anchor_ids) > 0.5:
             return ""
         raise ModelError(
@@ -208,7 +201,7 @@ class WordTokenizer:
             [self.token(id_) or "" for id_ in ids] for ids in self.encode_running(PROBE_WORDS)
         ]
         firsts = [row[0] for row in tokens if row]
-        kind = _model_type(self._backend)
+        kind = _model_type(self.backend)
         if any(row[-1].endswith("</w>") for row in tokens if row):
             return "end-of-word BPE (CLIP)"
         if any(token.startswith("Ġ") for token in firsts):
@@ -220,7 +213,7 @@ class WordTokenizer:
         return kind or "word by word"
 
     def _encode(self, lead: str, texts: Sequence[str]) -> list[list[int]]:
-        return self._backend.encode_batch([lead + text for text in texts])
+        return self.backend.encode_batch([lead + text for text in texts])
 
 
 def is_valid_text(text: str) -> bool:

@@ -106,7 +106,7 @@ def assert_consistent(result, rows):
     words_at = result.word_row_offsets
     assert len(words_at) == len(rows) + 1
     assert words_at[0] == 0
-    assert words_at[-1] == len(result.groups) == len(result.source_counts)
+    assert words_at[-1] == len(result.source_counts)
     source_at = np.concatenate([[0], np.cumsum(lengths)])
     assert result.source_word_offsets[words_at].tolist() == source_at.tolist()
     assert result.target_word_offsets[words_at].tolist() == result.target.offsets.tolist()
@@ -177,7 +177,7 @@ def test_words_by_hand(native):
     assert result.source_counts[0] == first
     assert result.source_counts[1] == len(source.encode_words(["dog"])[0])
     assert result.source_counts[5] == len(rows[2])  # two spaces: the words are not told apart
-    padded = result.padded(fill=-9)
+    padded = result.target.padded(fill=-9)
     assert padded.shape == (4, max(map(len, result.target)))
     assert padded[3].tolist() == [-9] * padded.shape[1]
 
@@ -188,7 +188,7 @@ def test_a_word_belongs_to_the_tokens_that_spell_it(native):
     source, target = wrapped("gpt2"), wrapped("clip")
     row = source.encode_text("a brown dog runs over the green grass")
     result = made("gpt2", "clip", native).retokenize(np.array([row]))
-    for w in range(len(result.groups)):
+    for w in range(len(result.source_counts)):
         a, b = result.source_word_offsets[w : w + 2]
         c, d = result.target_word_offsets[w : w + 2]
         assert source.decode(row[a:b]).strip() == target.decode(result.target.values[c:d]).strip()
@@ -282,21 +282,6 @@ def test_a_full_cache_is_emptied(native):
         rows = [source.encode_text(line)]
         assert retokenizer.retokenize(rows).target.to_lists() == reference(source, target, rows)
         assert len(retokenizer._parts) <= len(line.split())
-
-
-def test_groups_from_functions_and_mappings():
-    source, target = wrapped("gpt2"), wrapped("bert-uncased")
-    rows = [source.encode_text("the dog runs")]
-    plain = Retokenizer(source, target).retokenize(rows)
-    assert plain.groups.tolist() == [-1, -1, -1]
-    pairs_ = list(zip(plain.source_counts.tolist(), plain.target_counts.tolist(), strict=True))
-    by_function = Retokenizer(source, target, group_of=lambda p, q: 10 * p + q).retokenize(rows)
-    assert by_function.groups.tolist() == [10 * p + q for p, q in pairs_]
-    mapping = {pair: number for number, pair in enumerate(sorted(set(pairs_)))}
-    by_mapping = Retokenizer(source, target, group_of=mapping).retokenize(rows)
-    assert by_mapping.groups.tolist() == [mapping[pair] for pair in pairs_]
-    with pytest.raises(OptionError, match=r"group_of has no group for words of \d+ source and \d+"):
-        Retokenizer(source, target, group_of={(99, 99): 0}).retokenize(rows)
 
 
 def test_empty_batches():
