@@ -11,6 +11,8 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each process, and for what it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.demo_models import (
     build_adapter,

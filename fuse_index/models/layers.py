@@ -64,7 +64,7 @@ def find_layers(
         raise ModelError(
             f"{name}: no layers found in {type(module).__name__}",
             expected="a list of layers, each called once with hidden states of one width",
-            remedy="use the gradient at the embeddings (guide or route 'word')",
+            remedy="use the gradient at the embeddings (predictor 'embedding')",
         )
     return max(found, key=lambda own: sum(p.numel() for m in own for p in m.parameters()))
 
