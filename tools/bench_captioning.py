@@ -242,9 +242,9 @@ def captioner_of(method: str, request: Request, passes: int, seed: int) -> Capti
         "options": {"seed": seed},
         "adapters": {"words": f"{folder}/words.txt", "max_tokens": LONGEST_WORD, "cache": folder},
     }
-    if request is not Request.PLAIN:
-        sentiment = model_name(DemoModel.SENTIMENT)
-        value["classifier"] = {"model": sentiment, "label": request.sentiment.value}
+    # a plain caption is one without feeling
+    sentiment = model_name(DemoModel.SENTIMENT)
+    value["classifier"] = {"model": sentiment, "label": request.sentiment.value, "weight": 2.0}
     return Captioner(read_captions(value))
 
 
