@@ -37,7 +37,7 @@ def demo_command(
 ) -> None:
     """Caption pictures that no model was trained on: plainly, with liking, with dislike.
 
-    A language model, a CLIP and a sentiment classifier, each with a tokenizer of its own, come with
+    A language model, a CLIP and a sentiment classifier, each with another tokenizer, come with
     the package; adapters between them are built on the spot. The truth about the pictures is known,
     so every caption is shown with the F1 of what it says, and a second classifier judges its
     feeling. The report, demo-report.html, is one file with pictures, captions and loss curves.

@@ -125,7 +125,7 @@ def run_showcase(
 
     Args:
         options: what is shown.
-        audience: is told about it as it happens.
+        audience: called as it happens.
 
     Raises:
         ModelError: a file of the models is missing or damaged.

@@ -1,6 +1,6 @@
 """The operators in pure torch: the oracle of the kernels, and what runs where there are none.
 
-All three word operators are derivatives of one trilinear form (DESIGN section 2)::
+All three word operators are derivatives of one trilinear form::
 
     T(x, F, g) = sum over words, s < p, t < q of  x[s] @ F[(t - s) mod k] @ g[t]
 
@@ -146,7 +146,7 @@ def face_grad(source: Tensor, target_grad: Tensor, layout: Layout, n_faces: int)
 
 
 def t_product(a: Tensor, b: Tensor) -> Tensor:
-    """``C[t] = sum over s of A[s] @ B[(t - s) mod k]``, DESIGN section 2 (Kilmer & Martin 2011).
+    """``C[t] = sum over s of A[s] @ B[(t - s) mod k]`` (Kilmer & Martin 2011).
 
     Args:
         a: ``(*, k, n1, n2)``.
