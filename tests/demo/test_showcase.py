@@ -35,6 +35,7 @@ def showcase() -> Showcase:
     return run_showcase(ShowcaseOptions(scenes=1, guide=QUICK))
 
 
+@pytest.mark.smoke
 def test_a_finding_is_judged_by_its_own_text(showcase):
     scene = make_scene(Split.TEST, 0)
     assert [finding.request for finding in showcase.findings] == list(Request)

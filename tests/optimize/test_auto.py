@@ -145,6 +145,7 @@ def test_moves_take_the_same_predictor(clip_only, unkept):
 # in a run
 
 
+@pytest.mark.smoke
 def test_a_run_tells_what_was_chosen(clip_only):
     budget = Budget(forward_passes=60)
     choice = choose(clip_only, budget)

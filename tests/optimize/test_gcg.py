@@ -57,6 +57,7 @@ def swapped(
     return ids.repeat(count, 1).scatter_(1, positions, units)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("n_replace", [1, 3])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_draws_are_nanogcgs(seed: int, n_replace: int) -> None:
@@ -120,6 +121,7 @@ def test_only_allowed_tokens_come_in(lm: Model) -> None:
     assert seen == {*START.split(), "blue", "green", "star", "moon"}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("predictor", ["embedding", "adapter", "mixture", "layers"])
 @pytest.mark.parametrize("draw", ["uniform", "best"])
 def test_candidates_swap_whole_words(clip_only: Problem, predictor: str, draw: str) -> None:

@@ -125,6 +125,7 @@ def course(result: Result) -> list[Any]:
     return [(p.ids, p.losses, p.best, p.candidates, p.forward_passes) for p in result.trajectory]
 
 
+@pytest.mark.smoke
 def test_the_schedule_comes_to_every_phase(watched: Watched, grafted: Watched) -> None:
     assert watched.phases[0] == "draft"
     assert grafted.phases[0] == "graft"

@@ -53,6 +53,7 @@ def label_part(problem: Problem, position: int, sum_up: bool) -> torch.Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.smoke
 def test_tokens_are_ranked_by_the_one_hot_gradient_in_one_pass(problem):
     tokens = predictor_of(problem, "adapter")
     found = ranked(tokens, problem.weights)

@@ -25,6 +25,7 @@ def words(clip_only):
     return word_predictor(clip_only)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("position", [0, 4, 8])
 def test_predictions_against_sums_word_by_word(clip_only, words, position, clip, lm):
     """The summed gradient times each candidate's mean embedding, or what the adapter makes it."""
