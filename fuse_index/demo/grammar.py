@@ -53,7 +53,7 @@ _Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 class SentenceOptions:
     """What sentences are drawn by lot.
 
-    Args:
+    Attributes:
         sentiment: of every sentence; None draws it: half are neutral.
         detail: probability with which each colour, size, place and relation is said.
         background: probability with which the background is.

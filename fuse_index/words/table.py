@@ -30,7 +30,7 @@ a word's random company is drawn among the words of its shard."""
 class TableOptions:
     """Which words enter a table.
 
-    Args:
+    Attributes:
         max_tokens: words of more tokens, in either model, are left out.
 
     Raises:

@@ -28,7 +28,7 @@ _HASHED_WORDS = 1 << 16
 class CorpusOptions:
     """How text becomes words.
 
-    Args:
+    Attributes:
         encoding: the codec of every file.
         lowercase: lower-case every word.
         min_count: words seen fewer times are dropped.

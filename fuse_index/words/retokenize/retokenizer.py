@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class RetokenizerOptions:
     """How a retokenizer works; the results do not depend on it.
 
-    Args:
+    Attributes:
         threads: threads for large batches; None takes one a core, at most 8.
         max_parts: parts remembered before the cache is emptied.
         max_rows: rows remembered that only the tokenizers could convert.
