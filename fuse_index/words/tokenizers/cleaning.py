@@ -66,9 +66,9 @@ def cleans_locally(part: str) -> bool:
         return False
     if repaired != part and repair(repaired) != repaired:
         return False
-    return not any(
-        looks_bad(company.format(text.strip())) for text in {part, repaired} for company in _COMPANY
-    )
+    # ftfy repairs line by line: what does not look bad inside a text may do so as a line
+    lines = {line.strip() for text in (part, repaired) for line in (text, *text.split("\n"))}
+    return not any(looks_bad(company.format(line)) for line in lines for company in _COMPANY)
 
 
 def without_repair(clean: Clean | None) -> Clean | None:

@@ -156,6 +156,11 @@ def test_twenty_thousand_rows_equal_the_tokenizers(source, target, data):
     check(source, target, data.draw(batches_of(wrapped(source))))
 
 
+def test_a_line_that_ftfy_repairs_only_in_company():
+    rows = [[65, 199, 159, 245, 224, 199, 128, 226, 462]]  # 'a\n▁\nÃ "', which becomes 'à "'
+    check("gpt2", "open_clip-hf-roberta", rows)
+
+
 def test_the_native_core_is_used_where_it_is_there():
     expected = "native" if native_status().native else "python"
     assert made("gpt2", "bert-uncased", True).path == expected

@@ -173,3 +173,10 @@ def test_local_parts_are_cleaned_by_themselves(pieces):
     pieces = ["".join(piece.split()) for piece in pieces]
     pieces = [piece for piece in pieces if piece and cleans_locally(f" {piece}")]
     assert clean(" ".join(pieces)) == " ".join(filter(None, (clean(piece) for piece in pieces)))
+
+
+def test_what_looks_like_mojibake_as_a_line_is_not_cleaned_alone():
+    """ftfy repairs line by line: with a space behind it, the last line becomes another letter."""
+    assert not cleans_locally("\nÃ")
+    assert not cleans_locally("a\n▁\nÃ")
+    assert cleans_locally("a\n▁\né")
