@@ -97,10 +97,10 @@ def choose_predictor(problem: Problem, budget: Budget) -> tuple[Predictor, str]:
         budget: what may be spent.
     """
     models = list(dict.fromkeys(loss.model for loss in _losses(problem)))
-    against = _against_layers(problem, budget, models)
+    missing = [model for model in models if not problem.word_units.states_are_kept(model)]
+    against = _against_layers(models) or _against_states(missing, len(problem.word_units), budget)
     if not against:
-        kept = all(problem.word_units.states_are_kept(model) for model in models)
-        why = "kept" if kept else "worth their cost in this budget"
+        why = "worth their cost in this budget" if missing else "kept"
         return Predictor.LAYERS, f"the states of its words are {why}"
     other = [target for target in problem.targets if not target.same_tokens]
     adapted = bool(other) and all(target.adapter is not None for target in other)
@@ -112,26 +112,30 @@ def _losses(problem: Problem) -> list[Loss]:
     return [x for x in problem.losses if x.objective.differentiable and x.objective.weight]
 
 
-def _against_layers(problem: Problem, budget: Budget, models: list[Model]) -> str:
-    """Why layers are not used; empty where they are."""
-    words = problem.word_units
-    passes = _passes(budget)
+def _against_layers(models: list[Model]) -> str:
+    """Which model has no layers that can be told apart; empty where all have."""
     for model in models:
         try:
-            size, cost = states_cost(model, len(words))
+            _ = model.layers
         except ModelError:
             return f"the layers of {model.name} cannot be told apart"
-        if words.states_are_kept(model):
-            continue
+    return ""
+
+
+def _against_states(models: list[Model], words: int, budget: Budget) -> str:
+    """Why the states of words in models are not computed; empty where they are."""
+    passes = _passes(budget)
+    for model in models:
+        size, cost = states_cost(model, words)
         if size > _MOST_BYTES:
-            return f"states of {len(words):,} words in {model.name} take {size / 1e9:.1f} GB"
-        if passes is not None and cost > _WORTH * passes:
-            return (
-                f"states of {len(words):,} words take {cost:,} short passes of {model.name}, "
-                f"the budget has {passes:,}"
-            )
+            return f"states of {words:,} words in {model.name} take {size / 1e9:.1f} GB"
         if passes is None:
             return f"the states of words in {model.name} are not kept, and the time is limited"
+        if cost > _WORTH * passes:
+            return (
+                f"states of {words:,} words take {cost:,} short passes of {model.name}, "
+                f"the budget has {passes:,}"
+            )
     return ""
 
 

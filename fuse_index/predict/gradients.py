@@ -95,12 +95,13 @@ class Gradients:
         for i in self.terms if adapters else ():
             problem.targets[i].require_adapter()
 
-    def tokens(self, prompts: Ragged, weights: Weights) -> Tensor:
+    def tokens(self, prompts: Ragged, weights: Weights, *, counted: bool = True) -> Tensor:
         """Return the first-order change of the total loss for every token in every position.
 
         Args:
             prompts: ``b`` rows of source ids, of at most ``C`` tokens.
             weights: ``(terms,)``.
+            counted: whether the prompts count as spent; not where they are counted with others.
 
         Returns:
             ``(b, C, vocabulary)`` float32 on the source's device, up to a constant a position;
@@ -109,6 +110,8 @@ class Gradients:
         Raises:
             LossError: a gradient is not finite.
         """
+        if counted:
+            self.spent.gradients += len(prompts)
         return self._by_rows(prompts, lambda part: self._tokens(part, weights))
 
     def _tokens(self, prompts: Ragged, weights: Weights) -> Tensor:
@@ -132,6 +135,7 @@ class Gradients:
         Raises:
             LossError: a gradient is not finite.
         """
+        self.spent.gradients += len(prompts)
         return self._by_rows(prompts, lambda part: self._embeddings(part, weights))
 
     def norms(self, prompts: Ragged) -> list[float]:
@@ -150,7 +154,6 @@ class Gradients:
         return lengths
 
     def _by_rows(self, prompts: Ragged, take: Callable[[Ragged], Tensor]) -> Tensor:
-        self.spent.gradients += len(prompts)
         longest = int(prompts.lengths.max(initial=0))
         parts = []
         taken = self.rows.map(len(prompts), lambda rows: take(rows_within(prompts, rows)))

@@ -25,11 +25,13 @@ logger = logging.getLogger(__name__)
 
 KEPT_FROM = 1024
 """Units from which on their states are kept; fewer are computed again in seconds."""
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Raised when states of older versions are no longer valid."""
 _NAME = "states"
 _MOST_IN_MEMORY = 2
 _made: WeakKeyDictionary[Model, dict[str, Tensor]] = WeakKeyDictionary()
+_hashed: WeakKeyDictionary[Model, tuple[str, str]] = WeakKeyDictionary()
+"""The version of a model's weights that was hashed last, and the hash."""
 
 
 def kept_states(
@@ -96,9 +98,25 @@ def _version(model: Model, tokens: Ragged, contexts: Contexts) -> str:
     digest = hashlib.blake2b(repr(contexts).encode(), digest_size=20)
     digest.update(tokens.offsets.tobytes())
     digest.update(tokens.values.tobytes())
-    weights = [(w.data_ptr(), w._version) for w in model.module.state_dict().values()]
-    digest.update(repr(weights).encode())
+    digest.update(_weights_version(model).encode())
     return digest.hexdigest()
+
+
+def _weights_version(model: Model) -> str:
+    return repr([(w.data_ptr(), w._version) for w in model.module.state_dict().values()])
+
+
+def _weights_hash(model: Model) -> str:
+    """The hash of all weights, computed once for a version of them: it reads every byte."""
+    version = _weights_version(model)
+    known = _hashed.get(model)
+    if known is None or known[0] != version:
+        digest = hashlib.blake2b(digest_size=20)
+        for name, weight in sorted(model.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        known = _hashed[model] = version, digest.hexdigest()
+    return known[1]
 
 
 def _key(model: Model, tokens: Ragged, contexts: Contexts) -> str:
@@ -107,13 +125,11 @@ def _key(model: Model, tokens: Ragged, contexts: Contexts) -> str:
         "dtype": str(model.dtype),
         "device": model.device.type,  # which rounds otherwise
         "contexts": asdict(contexts),
+        "weights": _weights_hash(model),
     }
     digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=20)
     digest.update(tokens.offsets.tobytes())
     digest.update(tokens.values.tobytes())
-    for name, weight in sorted(model.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

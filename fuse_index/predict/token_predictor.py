@@ -57,16 +57,17 @@ class TokenPredictor(UnitPredictor):
     ) -> list[list[Ranking]]:
         """Rank all tokens in positions of prompts; see :meth:`UnitPredictor.rank`."""
         del every
-        if self._layered:
-            return [
-                [Ranking(self._by_layers(own, at, weights))]
-                for own, at in zip(prompts, positions, strict=True)
-            ]
-        scores = self.gradients.tokens(Ragged.from_lists([own.ids for own in prompts]), weights)
+        rows = Ragged.from_lists([own.ids for own in prompts])
+        scores = self._scores(rows, weights)
         found = []
         for own, at, values in zip(prompts, positions, scores, strict=True):
-            standing = self.units.standing(own, at)
-            found.append([Ranking(self._of_units(values[list(at)]), standing)])
+            changes = self._of_units(values[list(at)])
+            if self._layered:
+                repeated = Ragged.from_lists([own.ids] * len(at))
+                places = np.array(at, dtype=np.int64)
+                found.append([Ranking(changes + self._by_layers(repeated, places, weights))])
+            else:
+                found.append([Ranking(changes, self.units.standing(own, at))])
         return found
 
     def at(
@@ -74,10 +75,10 @@ class TokenPredictor(UnitPredictor):
     ) -> Tensor:
         """Predict all tokens in one position of each prompt; see :meth:`UnitPredictor.at`."""
         del mean
+        changes = self._of_units(_at(self._scores(prompts, weights), positions))
         if self._layered:
-            return self._at_states(prompts, positions, weights)
-        scores = self.gradients.tokens(prompts, weights)
-        return self._of_units(_at(scores, positions))
+            changes = changes + self._by_layers(prompts, positions, weights)
+        return changes
 
     def vectors(self) -> list[Tensor]:
         """Return the tokens' embeddings in the source."""
@@ -87,28 +88,36 @@ class TokenPredictor(UnitPredictor):
         """``(..., V)`` of all tokens -> ``(..., N)`` of those that may be used."""
         return values[..., self.units.firsts.to(values.device)]
 
-    def _by_layers(self, prompt: Spans, positions: Sequence[int], weights: Weights) -> Tensor:
-        rows = Ragged.from_lists([prompt.ids] * len(positions))
-        return self._at_states(rows, np.array(positions, dtype=np.int64), weights)
+    def _scores(self, prompts: Ragged, weights: Weights) -> Tensor:
+        """``(b, C, V)``: what one gradient a prompt says of all positions.
 
-    def _at_states(self, prompts: Ragged, positions: NDArray[np.int64], weights: Weights) -> Tensor:
-        """``(b, N)``: by layers where a target has the source's tokens, else by the adapter."""
-        device = self.problem.source.device
-        total = torch.zeros(len(prompts), len(self.units), device=device)
-        self.gradients.spent.gradients += len(prompts)
-        for term in self._layered:
-            if not weights[term]:
-                continue
-            run = partial(self._layer_scores, term, prompts, positions)
-            taken = self.gradients.rows.map(len(prompts), run)
-            total += float(weights[term]) * torch.cat([own for _, own in taken]).to(device)
+        Without layers that is all; with layers it is the terms of models with other tokens,
+        through their adapters, and what tokens are as labels. Those prompts are counted by layers.
+        """
+        if not self._layered:
+            return self.gradients.tokens(prompts, weights)
         rest = np.array(weights, dtype=np.float64)
         rest[self._layered] = 0.0
+        source = self.problem.source
+        shape = len(prompts), int(prompts.lengths.max(initial=0)), source.vocabulary_size
+        total = torch.zeros(shape, device=source.device)
         if any(rest[i] for i in self.gradients.terms):
-            before = self.gradients.spent.gradients
-            scores = self.gradients.tokens(prompts, rest)
-            self.gradients.spent.gradients = before  # one gradient a prompt, of all models
-            total += self._of_units(_at(scores, positions))
+            total += self.gradients.tokens(prompts, rest, counted=False)
+        for term in self._layered:
+            loss = self.problem.losses[term]
+            if weights[term] and loss.uses_labels and self.problem.targets[term].is_source:
+                total += float(weights[term]) * label_gradient(loss, prompts)
+        return total
+
+    def _by_layers(self, prompts: Ragged, positions: NDArray[np.int64], weights: Weights) -> Tensor:
+        """``(b, N)``: the terms of models with the source's tokens, in one position a prompt."""
+        total = torch.zeros(len(prompts), len(self.units), device=self.problem.source.device)
+        self.gradients.spent.gradients += len(prompts)
+        for term in self._layered:
+            if weights[term]:
+                run = partial(self._layer_scores, term, prompts, positions)
+                taken = [own for _, own in self.gradients.rows.map(len(prompts), run)]
+                total += float(weights[term]) * torch.cat(taken).to(total.device)
         return total
 
     def _layer_scores(
@@ -116,12 +125,10 @@ class TokenPredictor(UnitPredictor):
     ) -> Tensor:
         """``(R, N)``: one term, in one position of some prompts."""
         loss = self.problem.losses[term]
-        rows, at = rows_within(prompts, run), positions[run]
-        _, sums = span_gradients(loss, rows, np.stack([at, at + 1], axis=1), layers=True)
-        found = sums @ self.units.states(loss.model).T
-        if loss.uses_labels and self.problem.targets[term].is_source:
-            found = found + self._of_units(_at(label_gradient(loss, rows), at))
-        return found
+        at = positions[run]
+        spans = np.stack([at, at + 1], axis=1)
+        _, sums = span_gradients(loss, rows_within(prompts, run), spans, layers=True)
+        return sums @ self.units.states(loss.model).T
 
 
 def _at(scores: Tensor, positions: NDArray[np.int64]) -> Tensor:

@@ -36,8 +36,8 @@ from fuse_index.predict.spans import Spans
 from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
 
-Swaps = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Positions and units of candidates, each ``(n, r)``."""
+Swaps = tuple[Ragged, NDArray[np.int64], NDArray[np.int64]]
+"""Candidates, and the positions and units of each, ``(n, r)``."""
 
 _SPARE = {Unit.TOKEN: 8, Unit.WORD: 4}
 """Ranked units looked at for every candidate, so that those scored before can be left out."""
@@ -136,7 +136,7 @@ class _GCGMethod(Method):
             for ranking, part in zip(rankings[i], parts, strict=True):
                 if part:
                     swaps = self._swaps(prompts[i], chosen[i], ranking, part)
-                    rows.append(self._candidates(prompts[i], swaps, states[i].total))
+                    rows.append(self._candidates(swaps, states[i].total))
         return Proposals(Ragged.concatenate(rows))
 
     def observe(self, scored: Scored) -> None:
@@ -164,35 +164,37 @@ class _GCGMethod(Method):
         if options.draw is Draw.UNIFORM:
             top = ranking.best(options.top_k)
             drawn, units = sample_ranks(top, count, options.n_replace, self.context.generator)
-            return [(at[drawn.numpy()], units.numpy())]
+            places, own = at[drawn.numpy()], units.numpy()
+            return [(self.units.replaced(prompt, places, own), places, own)]
         if ranking.standing is not None:
             drawn, units = ranking.best_of_all(spare * count)
-            return [self._new(prompt, (at[drawn.numpy()][:, None], units.numpy()[:, None]), count)]
+            return [self._new(prompt, at[drawn.numpy()], units.numpy(), count)]
         numbers = shares(count, len(at))
         best = ranking.best(spare * max(numbers)).numpy()
         return [
-            self._new(prompt, (np.full((spare * some, 1), place), own[: spare * some, None]), some)
+            self._new(prompt, np.full(spare * some, place), own[: spare * some], some)
             for place, own, some in zip(at.tolist(), best, numbers, strict=True)
             if some
         ]
 
-    def _new(self, prompt: Spans, swaps: Swaps, count: int) -> Swaps:
+    def _new(
+        self, prompt: Spans, at: NDArray[np.int64], units: NDArray[np.int64], count: int
+    ) -> Swaps:
         """Keep the first replacements that are new; where none is, the first of all."""
-        units = swaps[1]
-        positions = swaps[0][: len(units)]
+        units = units[:, None]
+        positions = at[: len(units), None]
         rows = self.units.replaced(prompt, positions, units)
         new = np.flatnonzero(self.context.is_new(rows))[:count]
         kept = new if len(new) else np.arange(min(count, len(units)))
-        return positions[kept], units[kept]
+        return rows.select(kept), positions[kept], units[kept]
 
-    def _candidates(self, prompt: Spans, swaps: list[Swaps], total: float) -> Ragged:
-        """Make the candidates, and note those with one replacement, to learn from them."""
-        rows = [self.units.replaced(prompt, *own) for own in swaps]
+    def _candidates(self, swaps: list[Swaps], total: float) -> Ragged:
+        """Join the candidates, and note those with one replacement, to learn from them."""
         if self._kriging is not None:
-            for own, (positions, units) in zip(rows, swaps, strict=True):
+            for rows, positions, units in swaps:
                 if positions.shape[1] == 1:
-                    self._kriging.note(own, positions[:, 0], units[:, 0], total)
-        return Ragged.concatenate(rows)
+                    self._kriging.note(rows, positions[:, 0], units[:, 0], total)
+        return Ragged.concatenate([rows for rows, *_ in swaps])
 
     def tensors(self) -> dict[str, Tensor]:
         return {} if self._kriging is None else self._kriging.tensors()
