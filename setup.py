@@ -1,8 +1,9 @@
 """Build of the native core: CMake and Ninja, no torch needed.
 
-``FUSE_INDEX_CUDA`` decides about the CUDA kernels: ``auto`` (default) builds what the machine can
-and records why the rest is missing, ``0`` leaves them out, ``1`` fails where they cannot be built.
-``FUSE_INDEX_CUDA_ARCHS`` overrides the architectures, e.g. ``"90"`` or ``"80;90"``.
+``FUSE_INDEX_CUDA`` decides about the CUDA kernels: ``auto`` (default) builds them for the GPUs of
+this machine and records why, where there are none, they are left out; ``0`` leaves them out; ``1``
+builds them for every architecture, as wheels are, and fails where it cannot.
+``FUSE_INDEX_CUDA_ARCHS`` names the architectures instead, e.g. ``"90"`` or ``"80;90"``.
 ``FUSE_INDEX_STRICT=1`` turns warnings into errors. The outcome is kept beside the operators in
 ``_build_info.json``; ``fuse-index doctor`` shows it.
 """
@@ -93,32 +94,89 @@ def find_nvcc() -> str:
     raise BuildError("no CUDA toolkit: nvcc not found; install one or set CUDA_HOME")
 
 
-def architectures(nvcc: str) -> str:
-    """Return the CMake list of architectures the toolkit knows, PTX of the newest included."""
-    asked = os.environ.get("FUSE_INDEX_CUDA_ARCHS")
-    if asked:
-        return asked.replace(",", ";").replace(" ", ";")
+def gpu_architectures() -> set[int]:
+    """Return the compute capabilities of the GPUs here, 90 for 9.0; empty without a driver."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return set()
+    command = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        return set()
+    return {
+        int(a) * 10 + int(b) for a, b in re.findall(r"^(\d+)\.(\d)", listed.stdout, re.MULTILINE)
+    }
+
+
+def supported_architectures(nvcc: str) -> list[int]:
+    """Return those of ``ARCHS`` that the toolkit compiles for.
+
+    Raises:
+        BuildError: it knows none.
+    """
     listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False)
     known = {int(code) for code in re.findall(r"sm_(\d+)", listed.stdout)}
     usable = [arch for arch in ARCHS if arch in known]
     if not usable:
         raise BuildError(f"{nvcc} knows none of the architectures {ARCHS}; CUDA 11.8 or newer does")
-    return ";".join([*(f"{arch}-real" for arch in usable), f"{usable[-1]}-virtual"])
+    return usable
+
+
+def architectures(nvcc: str, everywhere: bool) -> str:
+    """Return the CMake list of architectures to compile for.
+
+    Args:
+        nvcc: the compiler.
+        everywhere: all that the toolkit knows, and PTX of the newest for devices to come; else
+            those of the GPUs here, each by the newest code that it runs.
+
+    Raises:
+        BuildError: the toolkit knows none, or there is no GPU here to compile for.
+    """
+    asked = os.environ.get("FUSE_INDEX_CUDA_ARCHS")
+    if asked:
+        return ";".join(re.findall(r"[^\s,;]+", asked))
+    usable = supported_architectures(nvcc)
+    if everywhere:
+        return ";".join([*(f"{arch}-real" for arch in usable), f"{usable[-1]}-virtual"])
+    present = gpu_architectures()
+    if not present:
+        raise BuildError(
+            "no GPU here to compile for; FUSE_INDEX_CUDA=1 compiles for all (10 minutes), "
+            "FUSE_INDEX_CUDA_ARCHS=90 for one architecture"
+        )
+    chosen = {code_for(device, usable) for device in present} - {""}
+    if not chosen:
+        capabilities = ", ".join(f"{device / 10:.1f}" for device in sorted(present))
+        raise BuildError(f"the GPUs here have compute capability {capabilities}, below 8.0")
+    return ";".join(sorted(chosen))
+
+
+def code_for(device: int, usable: list[int]) -> str:
+    """Return what a GPU runs: machine code of its major version, else PTX of an older one."""
+    older = [arch for arch in usable if arch <= device]
+    if not older:
+        return ""
+    kind = "real" if older[-1] // 10 == device // 10 else "virtual"
+    return f"{older[-1]}-{kind}"
 
 
 def run(command: list[str]) -> None:
-    """Run one build step and show its output.
+    """Run one build step and pass its output on as it comes (``pip install -v`` shows it).
 
     Raises:
         BuildError: it failed; the last lines of its output are in the text.
     """
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    sys.stdout.write(done.stdout)
-    if done.returncode != 0:
-        errors = [line for line in done.stdout.splitlines() if "rror" in line]
-        tail = (errors or done.stdout.splitlines())[-3:]
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode != 0:
+        tail = ([line for line in lines if "rror" in line] or lines)[-3:]
         raise BuildError(f"{Path(command[0]).name} failed: " + " | ".join(t.strip() for t in tail))
 
 
@@ -131,7 +189,8 @@ def compile_module(work: Path, output: Path, nvcc: str | None) -> str:
     import pybind11  # noqa: PLC0415 - a build requirement, not needed for an sdist
 
     shutil.rmtree(work, ignore_errors=True)  # a cache of another environment misleads CMake
-    archs = architectures(nvcc) if nvcc else ""
+    archs = architectures(nvcc, everywhere=cuda_choice() == "1") if nvcc else ""
+    print(f"fuse_index: compiling the native core{f', CUDA {archs}' if archs else ''}", flush=True)
     command = [
         find_tool("cmake"),
         *("-S", str(ROOT), "-B", str(work), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),

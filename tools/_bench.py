@@ -38,9 +38,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine: processor, cores, memory, GPU, and how busy it was at the start."""
+    """Describe the machine (processor, memory, GPU, load at the start) and the native core."""
     import torch
 
+    from fuse_index.ops import native_status
+
+    status = native_status()
+    core = f"CUDA {status.archs}" if status.cuda else "CPU" if status.native else "none"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -50,6 +54,7 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_gb": _memory_gb(),
         "gpus": gpus,
+        "native_core": core,
         "load_at_start": _LOAD_AT_START,
     }
 

@@ -12,14 +12,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import _bench
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fuse_index.ops import _cuda, native_status, pull_back
 from fuse_index.ops._checks import Layout
@@ -259,6 +256,8 @@ def main() -> None:
     if options.only != "cuda":
         rows += [bench_cpu(case) for case in CPU_CASES]
     if torch.cuda.is_available() and options.only != "cpu":
+        if not native_status().cuda:
+            sys.exit(f"bench_pull_back: {native_status().reason}; --only cpu leaves CUDA out")
         extra["copy_bytes_per_second"] = bandwidth = copy_bandwidth()
         rows += [bench_cuda(case, bandwidth, options.variants) for case in GPU_CASES]
     _bench.publish("pull_back", rows, options.json, **extra)

@@ -14,18 +14,15 @@ the help texts of Python, and open_clip's own. Runs with no arguments; ``--json`
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress, count
-from pathlib import Path
 from typing import Any
 
 import _bench
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import _bench
 import torch
 from _demo_clip import train_clip
 from _demo_measure import measure
@@ -47,6 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train and measure."""
     options = parse()
+    print(json.dumps({"machine": _bench.machine()}), flush=True)
     plan = Plan(
         seed=options.seed,
         scale=options.scale,

@@ -1,6 +1,6 @@
 """Probes of ``fuse-index doctor`` in a fresh process: one JSON object a line, as they end.
 
-Run as ``python -m fuse_index.cli._probe``. A library that hangs or kills its process on import
+A library that hangs or kills its process on import
 takes this one with it, not the doctor.
 """
 

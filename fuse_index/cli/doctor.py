@@ -37,6 +37,12 @@ PACKAGES = (
 _OPTIONAL = {"torchvision"}
 _TIMEOUT = 300.0
 _LITTLE_SPACE = 1e9
+# -m and -c put the working directory first on the path: in a clone, sources that are not built
+# would hide the installed package (-P leaves it out from Python 3.11 on).
+_PROBE = (
+    "import sys, runpy; sys.path.remove(''); "
+    "runpy.run_module('fuse_index.cli._probe', run_name='__main__')"
+)
 
 
 @_flags.with_flags
@@ -120,7 +126,7 @@ def _cache() -> dict[str, Any]:
 
 def _run_probe(report: dict[str, Any], bar: _console.ProgressBar) -> Iterator[str]:
     """Fill in imports, native core and devices from a process of their own; yield problems."""
-    command = [sys.executable, "-m", "fuse_index.cli._probe"]
+    command = [sys.executable, "-c", _PROBE]
     try:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

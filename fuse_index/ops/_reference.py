@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fuse_index.errors import OptionError
 from fuse_index.ops._checks import Layout
 
 
@@ -42,7 +43,17 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def batches(layout: Layout) -> Iterator[FaceBatch]:
-    """Split the words into batches of equal (group, p, q); empty words are left out."""
+    """Split the words into batches of equal (group, p, q); empty words are left out.
+
+    Raises:
+        OptionError: a CUDA graph is being captured, in which the layout cannot be read.
+    """
+    if layout.word_groups.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise OptionError(
+            "a word operator without its CUDA kernel in the capture of a CUDA graph",
+            expected="the kernel (pull_back in float32, bfloat16 or float16), or no capture",
+            remedy="'fuse-index doctor' says why the kernels are missing",
+        )
     source_counts = layout.source_offsets.diff()
     target_counts = layout.target_offsets.diff()
     keys = torch.stack([layout.word_groups, source_counts, target_counts], dim=1)  # (n, 3)

@@ -44,6 +44,18 @@ def test_real_installation(capsys):
     assert report["cache"]["free_gb"] > 0
 
 
+def test_sources_in_the_working_directory_do_not_hide_the_installed_package(tmp_path, monkeypatch):
+    """As in a clone after ``pip install .``: nothing is built in its own source tree."""
+    sources = tmp_path / "fuse_index"
+    sources.mkdir()
+    (sources / "__init__.py").write_text("raise SystemExit('the source tree was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_probe, "MODULES", ("numpy",))
+    report, problems = run_probe()
+    assert problems == []
+    assert report["native"] is not None
+
+
 def test_findings_are_gathered_line_by_line(monkeypatch):
     scripted(
         monkeypatch,
