@@ -65,6 +65,7 @@ _SUMMARIES = {
     "pull": "Fetch a bundle from the Hub or a bucket.",
     "index": "Build a word index and put it into a bundle.",
     "search": "Show the words of a bundle nearest to words.",
+    "states": "Compute the hidden states of a bundle's words ahead of time.",
     "validate": "Measure how well a bundle's gradients predict changes of a loss.",
     "evaluate": "Score captions against references: BLEU, METEOR, ROUGE, CIDEr, SPICE, CLIPScore.",
     "optimize": "Optimize a prompt against several models, from a run file and flags.",

@@ -9,7 +9,7 @@ The gradients at all of them say what the loss would do if a word had other stat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -138,6 +138,45 @@ class CutStates(ExitStack):
         leaf = states.detach()[rows, positions].requires_grad_()
         self.states.append(leaf)
         return states.index_put((rows, positions), leaf)
+
+
+class _Behind(Exception):  # noqa: N818 - no error
+    """Ends a forward pass behind the last layer."""
+
+
+def span_states(
+    layers: Sequence[nn.Module], span: slice, run: Callable[[], object]
+) -> list[Tensor]:
+    """Return the hidden states at a span of positions, without running what follows the layers.
+
+    Args:
+        layers: of the model, :attr:`~fuse_index.models.base.Model.layers`.
+        span: the positions, of those that are run.
+        run: runs the model on a batch, once.
+
+    Returns:
+        ``layers + 1`` tensors ``(b, n, width)``: the input of every layer, the output of the last.
+    """
+    found: list[Tensor] = []
+
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        given = _given(args, kwargs)
+        assert given is not None
+        found.append(given[:, span])
+
+    def behind(_: nn.Module, args: Any, output: Any) -> None:
+        given = _first(output)
+        assert given is not None
+        found.append(given[:, span])
+        raise _Behind
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+        hooks.callback(layers[-1].register_forward_hook(behind).remove)
+        with suppress(_Behind):
+            run()
+    return found
 
 
 def _in_order(own: tuple[nn.Module, ...], calls: list[nn.Module], widths: dict[int, int]) -> bool:

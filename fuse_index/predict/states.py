@@ -9,7 +9,9 @@ estimate those in any prompt.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,10 +21,12 @@ from torch import Tensor
 
 from fuse_index.common.options import Count, Natural, options
 from fuse_index.common.progress import Tick
+from fuse_index.errors import ModelError
 from fuse_index.models.base import Model
 from fuse_index.models.batching import BatchSize
-from fuse_index.models.layers import CutStates
-from fuse_index.predict.layers import span_mask
+from fuse_index.models.causal import CausalModel
+from fuse_index.models.layers import span_states
+from fuse_index.models.prefix import Prefix
 from fuse_index.words.ragged import Ragged
 
 Context = tuple[list[int], list[int]]
@@ -30,7 +34,12 @@ Context = tuple[list[int], list[int]]
 
 logger = logging.getLogger(__name__)
 
-_CPU_ROWS, _GPU_ROWS = 256, 1024
+_CPU_TOKENS, _GPU_TOKENS = 3072, 65536
+"""Tokens of one forward pass."""
+_TIMED = 256
+"""Units of an estimate of time."""
+_SAMPLES = 4096
+"""Tokens of the vocabulary that are looked at to find words for contexts."""
 
 
 @options(label="contexts")
@@ -41,7 +50,8 @@ class Contexts:
         count: contexts that the states of a unit are averaged over.
         words: words on each side of it, at most.
         seed: of the draw.
-        texts: running texts to cut contexts from; without any they are random words.
+        texts: running texts to cut contexts from; without any they are random words of the model's
+            vocabulary, the same for all units, so that states of more units can be added.
     """
 
     count: Count = 4
@@ -49,17 +59,19 @@ class Contexts:
     seed: Natural = 0
     texts: tuple[str, ...] = ()
 
-    def draw(self, model: Model, tokens: Ragged) -> list[Context]:
+    def draw(self, model: Model) -> list[Context]:
         """Draw the tokens before and behind the unit in every context.
 
         Args:
             model: whose tokens.
-            tokens: ``N`` units in its tokens, of which contexts consist without texts.
         """
         rng = np.random.default_rng([self.seed, self.count])
         if not self.texts:
-            sides = rng.integers(len(tokens), size=(self.count, 2, self.words))
-            return [(_joined(tokens, before), _joined(tokens, behind)) for before, behind in sides]
+            size = 2 * self.count * self.words
+            pool = _vocabulary_words(model, size, np.random.default_rng(self.seed))
+            pool = (pool * size)[:size]
+            sides = [pool[i : i + self.words] for i in range(0, size, max(self.words, 1))]
+            return list(zip(sides[::2], sides[1::2], strict=True)) or [([], [])] * self.count
         found = []
         for _ in range(self.count):
             words = self.texts[int(rng.integers(len(self.texts)))].split()
@@ -75,12 +87,24 @@ def _joined(tokens: Ragged, words: NDArray[np.int64]) -> list[int]:
     return [token for word in words for token in tokens[int(word)].tolist()]
 
 
+def _vocabulary_words(model: Model, count: int, rng: np.random.Generator) -> list[int]:
+    """Draw tokens that are whole words of letters; fewer where the vocabulary has fewer."""
+    size = model.vocabulary_size
+    ids = rng.permutation(size)[:_SAMPLES].tolist()
+    texts = [text.strip() for text in model.words.decode_batch([[i] for i in ids])]
+    known = {i: text for i, text in zip(ids, texts, strict=True) if text.isalpha()}
+    rows = model.words.encode_words(list(known.values())).to_lists()
+    return [i for i, row in zip(known, rows, strict=True) if row == [i]][:count]
+
+
 def hidden_states(
     model: Model, tokens: Ragged, contexts: Contexts | None = None, progress: Tick | None = None
 ) -> Tensor:
     """Return the hidden states of units in every layer.
 
-    It takes ``contexts.count`` short forward passes a unit, once for a model and its units.
+    It takes ``contexts.count`` short forward passes a unit, once for a model and its units. The
+    output layer is left out. What stands before a unit is run once in a causal model, and what
+    stands behind not at all, because no state depends on it.
 
     Args:
         model: runs the units.
@@ -96,20 +120,17 @@ def hidden_states(
         ModelError: the model's layers cannot be told apart.
     """
     contexts = contexts or Contexts()
-    rows = BatchSize(_GPU_ROWS if model.device.type == "cuda" else _CPU_ROWS)
     logger.info("%s: states of %d units in %d contexts", model.name, len(tokens), contexts.count)
-    # units of like length share a batch, so that little is padded
     order = np.argsort(tokens.lengths, kind="stable")
     ordered = tokens.select(order)
-    total: Tensor | None = None
-    whole = contexts.count * len(tokens)
-    for done, (before, behind) in enumerate(contexts.draw(model, tokens)):
-        parts = rows.map(len(ordered), partial(_states, model, ordered, before, behind))
-        own = torch.cat(list(_reported(parts, done * len(tokens), whole, progress)))
-        total = own if total is None else total.add_(own)
-    assert total is not None
+    total = torch.zeros(len(tokens), (len(model.layers) + 1) * model.width, device=model.device)
+    for done, (before, behind) in enumerate(contexts.draw(model)):
+        for part, states in _place(model, before, behind).run(ordered):
+            total[part] += states
+            if progress is not None:
+                progress(done * len(tokens) + part.stop, contexts.count * len(tokens))
     found = torch.empty_like(total)
-    found[torch.from_numpy(order).to(found.device)] = total / contexts.count
+    found[torch.from_numpy(order).to(found.device)] = total.div_(contexts.count)
     return found
 
 
@@ -128,38 +149,88 @@ def states_cost(model: Model, count: int, contexts: Contexts | None = None) -> t
     return 4 * count * (len(model.layers) + 1) * model.width, contexts.count * count
 
 
-def _reported(
-    parts: Iterator[tuple[slice, Tensor]], before: int, whole: int, progress: Tick | None
-) -> Iterator[Tensor]:
-    for part, states in parts:
-        if progress is not None:
-            progress(before + part.stop, whole)
-        yield states
+def states_seconds(model: Model, units: Ragged, contexts: Contexts) -> float:
+    """Estimate how long :func:`hidden_states` takes, from some of the units in one context.
+
+    Args:
+        model: runs the units.
+        units: ``N`` units, at least one.
+        contexts: the contexts.
+    """
+    order = np.argsort(units.lengths, kind="stable")
+    sample = units.select(order[:: max(len(units) // _TIMED, 1)])
+    place = _place(model, *contexts.draw(model)[0])
+    for _ in range(2):  # the first time warms up
+        begin = time.perf_counter()
+        for _part, states in place.run(sample):
+            states[0, 0].item()  # waits for a GPU
+        seconds = time.perf_counter() - begin
+    return contexts.count * seconds * len(units) / len(sample)
 
 
-def _states(
-    model: Model, ordered: Ragged, before: Sequence[int], behind: Sequence[int], part: slice
-) -> Tensor:
-    """``(n, (layers + 1) * width)``: the states of a run of words in one context."""
-    words = ordered.select(np.arange(part.start, part.stop))
-    fitting = _room(model, words, before, behind)
-    rows = [[*fitting[0], *word.tolist(), *fitting[1]] for word in words]
-    batch = model.batch(Ragged.from_lists(rows))
-    begin = np.full(len(words), len(fitting[0]), dtype=np.int64)
-    where = span_mask(batch, begin, begin + words.lengths)
-    with torch.no_grad(), CutStates(model.layers, where) as cut:
-        model.forward(model.embed(batch.ids), batch)
-        sums = cut.sums(cut.states)
-    return sums / torch.from_numpy(words.lengths).to(sums.device)[:, None]
+@dataclass(frozen=True)
+class _Place:
+    """One context of a model, with the keys and values before the unit where it keeps them."""
+
+    model: Model
+    before: Sequence[int]
+    behind: Sequence[int]
+    prefix: Prefix | None
+
+    def run(self, tokens: Ragged) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the states ``(n, (layers + 1) * width)`` of runs of units.
+
+        Args:
+            tokens: units, the shortest first: those of one length are run together, so that
+                nothing is padded.
+        """
+        most = _GPU_TOKENS if self.model.device.type == "cuda" else _CPU_TOKENS
+        around = 0 if self.prefix is not None else len(self.before) + len(self.behind)
+        lengths, counts = np.unique(tokens.lengths, return_counts=True)
+        first = 0
+        for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
+            ids = tokens.select(np.arange(first, first + count)).values.reshape(count, length)
+            size = BatchSize(max(most // (length + around), 1))
+            for part, states in size.map(count, partial(self._states, ids)):
+                yield slice(first + part.start, first + part.stop), states
+            first += count
+
+    def _states(self, ids: NDArray[np.int64], part: slice) -> Tensor:
+        model, ids = self.model, ids[part]
+        count = len(ids)
+        before, behind = self._fitting(ids.shape[1])
+        row = [
+            np.repeat(np.array(side, dtype=np.int64)[None], count, 0) for side in (before, behind)
+        ]
+        batch = model.batch(Ragged.from_rows(np.concatenate([row[0], ids, row[1]], axis=1)))
+        begin = batch.start + len(before)
+        prefix = self.prefix
+        skipped = 0 if prefix is None else len(prefix)
+        with torch.no_grad():
+            states = span_states(
+                model.layers,
+                slice(begin - skipped, begin - skipped + ids.shape[1]),
+                lambda: model.forward(model.embed(batch.ids), batch, prefix=prefix),
+            )
+        return torch.cat([own.float().mean(dim=1).to(model.device) for own in states], dim=1)
+
+    def _fitting(self, length: int) -> tuple[Sequence[int], Sequence[int]]:
+        """What of the context fits around a unit in the model's positions."""
+        frame, positions = self.model.frame, self.model.positions
+        if positions is None or self.prefix is not None:
+            return self.before, self.behind
+        room = max(positions - len(frame.head) - len(frame.tail) - length, 0)
+        kept = self.before[max(len(self.before) - room, 0) :]
+        return kept, self.behind[: room - len(kept)]
 
 
-def _room(
-    model: Model, words: Ragged, before: Sequence[int], behind: Sequence[int]
-) -> tuple[Sequence[int], Sequence[int]]:
-    """What of a context fits around the words in the model's positions."""
-    if model.positions is None:
-        return before, behind
-    special = len(model.frame.head) + len(model.frame.tail)
-    room = max(model.positions - special - int(words.lengths.max()), 0)
-    kept = before[max(len(before) - room, 0) :]
-    return kept, behind[: room - len(kept)]
+def _place(model: Model, before: Sequence[int], behind: Sequence[int]) -> _Place:
+    if not isinstance(model, CausalModel):
+        return _Place(model, before, behind, None)
+    ids = [*model.frame.head, *before]
+    try:
+        short = model.positions is None or 2 * len(ids) < model.positions
+        prefix = model.prefill(ids) if ids and short else None
+    except ModelError:  # its layers have another kind of memory
+        prefix = None
+    return _Place(model, before, (), prefix)

@@ -1,17 +1,28 @@
-"""Hidden states of units, kept between runs: they are computed once for a model and its units."""
+"""Hidden states of units, kept between runs: each is computed once for a model and its contexts.
+
+A folder holds the states of one model in one set of contexts, as files of up to a few thousand
+units each. Runs with other words, or with more, add files; what an interrupted run has finished
+stays. States are kept in half precision, and used as they are kept.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import filelock
+import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fuse_index.common.cache import cache_folder
@@ -25,10 +36,12 @@ logger = logging.getLogger(__name__)
 
 KEPT_FROM = 1024
 """Units from which on their states are kept; fewer are computed again in seconds."""
-_LAYOUT = "2"
+_LAYOUT = "3"
 """Raised when states of older versions are no longer valid."""
-_NAME = "states"
+_SHARD = 2048
+"""Units of a file: what an interrupted run loses at most."""
 _MOST_IN_MEMORY = 2
+_SUFFIX = ".safetensors"
 _made: WeakKeyDictionary[Model, dict[str, Tensor]] = WeakKeyDictionary()
 _hashed: WeakKeyDictionary[Model, tuple[str, str]] = WeakKeyDictionary()
 """The version of a model's weights that was hashed last, and the hash."""
@@ -42,18 +55,19 @@ def kept_states(
 ) -> Tensor:
     """Return :func:`~fuse_index.predict.states.hidden_states`, from the cache if they are there.
 
-    The last few of every model stay in memory. The key in the cache is a hash of what the states
-    depend on: all weights of the model and their dtype, the units' tokens, and the contexts. A
-    cache that cannot be read or written is left out.
+    The last few of every model stay in memory. The cache depends on all weights of the model,
+    their dtype, and the contexts; units that it lacks are computed and added, by one process at a
+    time. A cache that cannot be read or written is left out.
 
     Args:
         model: runs the units.
         tokens: ``N`` units in its tokens.
         contexts: the contexts.
-        progress: called with (units done, units in all) while states are computed.
+        progress: called with (units done, units to compute) while states are computed.
 
     Returns:
-        ``(N, (layers + 1) * width)`` float32 on the model's device.
+        ``(N, (layers + 1) * width)`` float32 on the model's device, rounded to half precision
+        relative to the largest in each column where they are kept.
 
     Raises:
         ModelError: the model's layers cannot be told apart.
@@ -70,27 +84,150 @@ def kept_states(
     return found
 
 
-def _find(model: Model, tokens: Ragged, contexts: Contexts, progress: Tick | None) -> Tensor:
-    if len(tokens) < KEPT_FROM:
-        return hidden_states(model, tokens, contexts, progress)
-    path = _path(model, tokens, contexts)
-    known = _read(path, len(tokens))
-    if known is None:
-        known = hidden_states(model, tokens, contexts, progress)
-        _write(path, known)
-    return known.to(model.device)
-
-
 def are_kept(model: Model, tokens: Ragged, contexts: Contexts | None = None) -> bool:
     """Whether the states of units are in memory or in the cache, and cost nothing."""
     contexts = contexts or Contexts()
     if _version(model, tokens, contexts) in _made.get(model, {}):
         return True
-    return len(tokens) >= KEPT_FROM and _path(model, tokens, contexts).is_file()
+    if len(tokens) < KEPT_FROM:
+        return False
+    return not len(StateFolder(model, contexts).missing(tokens))
 
 
-def _path(model: Model, tokens: Ragged, contexts: Contexts) -> Path:
-    return cache_folder() / "layers" / f"{_key(model, tokens, contexts)}.safetensors"
+def _find(model: Model, tokens: Ragged, contexts: Contexts, progress: Tick | None) -> Tensor:
+    if len(tokens) < KEPT_FROM:
+        return hidden_states(model, tokens, contexts, progress)
+    return StateFolder(model, contexts).states(tokens, progress).to(model.device)
+
+
+class StateFolder:
+    """The states of one model in one set of contexts, on the disk.
+
+    Args:
+        model: runs the units.
+        contexts: the contexts.
+    """
+
+    def __init__(self, model: Model, contexts: Contexts) -> None:
+        self.model, self.contexts = model, contexts
+        self.path = cache_folder() / "layers" / _key(model, contexts)
+
+    def missing(self, units: Ragged) -> NDArray[np.int64]:
+        """Return the rows of units that no file has, each unit once, without reading states."""
+        known = {unit for path in self._files() for unit in _keys(_units_of(path))}
+        wanted = {unit: row for row, unit in enumerate(_keys(units)) if unit not in known}
+        return np.array(sorted(wanted.values()), dtype=np.int64)
+
+    def states(self, units: Ragged, progress: Tick | None = None) -> Tensor:
+        """Return the states of units; those that no file has are computed and kept.
+
+        Args:
+            units: ``N`` rows of ids.
+            progress: called with (units done, units to compute), over all contexts together.
+
+        Returns:
+            ``(N, (layers + 1) * width)`` float32 on the CPU.
+        """
+        place = {unit: i for i, unit in enumerate(dict.fromkeys(_keys(units)))}
+        if len(place) == len(units):
+            return self._states(units, progress)
+        rows = [place[unit] for unit in _keys(units)]  # some units are the same tokens
+        _, first = np.unique(rows, return_index=True)
+        return self._states(units.select(first), progress)[rows]
+
+    def _states(self, units: Ragged, progress: Tick | None) -> Tensor:
+        found, missing = self._read(units)
+        if not len(missing):
+            return found
+        with self._lock():
+            found, missing = self._read(units)  # another process may have computed them meanwhile
+            missing = missing[np.argsort(units.lengths[missing], kind="stable")]
+            whole = self.contexts.count * len(missing)
+            for start in range(0, len(missing), _SHARD):
+                rows = missing[start : start + _SHARD]
+                tick = _shifted(progress, self.contexts.count * start, whole)
+                own = units.select(rows)
+                halved = _halved(hidden_states(self.model, own, self.contexts, tick))
+                self._write(own, halved)
+                found[rows] = _restored(*halved)
+        return found
+
+    def _read(self, units: Ragged) -> tuple[Tensor, NDArray[np.int64]]:
+        """Return the states of units as far as files have them, and the rows they lack."""
+        wanted = {unit: row for row, unit in enumerate(_keys(units))}
+        size = (len(self.model.layers) + 1) * self.model.width
+        found = torch.empty(len(units), size)
+        for path in self._files():
+            places = [(wanted.pop(u, -1), i) for i, u in enumerate(_keys(_units_of(path)))]
+            pairs = [pair for pair in places if pair[0] >= 0]
+            if pairs:
+                rows, own = torch.tensor(pairs).unbind(1)
+                with safe_open(path, "pt") as file:
+                    states = _restored(file.get_tensor("states")[own], file.get_tensor("largest"))
+                found[rows] = states
+        return found, np.array(sorted(wanted.values()), dtype=np.int64)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.path.glob(f"*{_SUFFIX}")) if self.path.is_dir() else []
+
+    def _write(self, units: Ragged, halved: tuple[Tensor, Tensor]) -> None:
+        name = hashlib.blake2b(b"".join(_keys(units)), digest_size=10).hexdigest()
+        tensors = {
+            "states": halved[0],
+            "largest": halved[1],
+            "ids": torch.from_numpy(units.values),
+            "offsets": torch.from_numpy(units.offsets),
+        }
+        try:
+            with replacing(self.path / f"{name}{_SUFFIX}") as part:
+                save_file(tensors, part)
+        except (OSError, safetensors.SafetensorError) as error:
+            logger.warning("%s: %s; the states are not kept", self.path, error)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Let one process compute at a time, where the folder can be written."""
+        with ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(filelock.FileLock(self.path / ".lock"))
+            except OSError:  # said once the first file cannot be written
+                pass
+            yield
+
+
+def _shifted(progress: Tick | None, before: int, whole: int) -> Tick | None:
+    """Report the progress of a part as that of the whole."""
+    if progress is None:
+        return None
+    return lambda done, _: progress(before + done, whole)
+
+
+def _halved(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Round to half precision relative to the largest of each column: no column overflows."""
+    states = states.cpu()
+    largest = states.abs().amax(dim=0).clamp(min=torch.finfo(torch.float32).tiny)
+    return (states / largest).half(), largest
+
+
+def _restored(halved: Tensor, largest: Tensor) -> Tensor:
+    """Undo :func:`_halved`: ``(n, s)`` float32."""
+    return halved.float() * largest
+
+
+def _keys(units: Ragged) -> list[bytes]:
+    """Return a key for every unit: its ids."""
+    return [row.astype(np.int32).tobytes() for row in units]
+
+
+def _units_of(path: Path) -> Ragged:
+    """Read which units a file has; none where it is damaged."""
+    try:
+        with safe_open(path, "np") as file:
+            return Ragged(file.get_tensor("offsets"), file.get_tensor("ids"))
+    except (OSError, safetensors.SafetensorError) as error:
+        logger.warning("%s: %s; computed again", path, error)
+        return Ragged.from_lists([])
 
 
 def _version(model: Model, tokens: Ragged, contexts: Contexts) -> str:
@@ -119,34 +256,15 @@ def _weights_hash(model: Model) -> str:
     return known[1]
 
 
-def _key(model: Model, tokens: Ragged, contexts: Contexts) -> str:
-    options = {
+def _key(model: Model, contexts: Contexts) -> str:
+    """The name of the folder: a hash of what states depend on beside the unit."""
+    depends = {
         "layout": _LAYOUT,
         "dtype": str(model.dtype),
         "device": model.device.type,  # which rounds otherwise
         "contexts": asdict(contexts),
+        "tokenizer": model.words.fingerprint,  # contexts without texts are drawn from it
         "weights": _weights_hash(model),
     }
-    digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=20)
-    digest.update(tokens.offsets.tobytes())
-    digest.update(tokens.values.tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path, words: int) -> Tensor | None:
-    if not path.is_file():
-        return None
-    try:
-        found = load_file(path).get(_NAME)
-    except (OSError, safetensors.SafetensorError) as error:
-        logger.warning("%s: %s; computed again", path, error)
-        return None
-    return found if found is not None and len(found) == words else None
-
-
-def _write(path: Path, states: Tensor) -> None:
-    try:
-        with replacing(path) as part:
-            save_file({_NAME: states.cpu().contiguous()}, part)
-    except (OSError, safetensors.SafetensorError) as error:
-        logger.warning("%s: %s; the states are not kept", path, error)
+    encoded = json.dumps(depends, sort_keys=True).encode()
+    return hashlib.blake2b(encoded, digest_size=20).hexdigest()

@@ -39,16 +39,41 @@ def test_they_are_the_states_averaged_over_contexts(clip, texts):
     tokens = clip.words.encode_words([*WORDS, "extraordinarily"])
     contexts = Contexts(count=3, words=2, texts=texts)
     found = hidden_states(clip, tokens, contexts)
-    drawn = contexts.draw(clip, tokens)
+    drawn = contexts.draw(clip)
     for row, word in enumerate(tokens):
         states = [states_of(clip, before, word.tolist(), behind) for before, behind in drawn]
         torch.testing.assert_close(found[row], torch.stack(states).mean(0), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("words", [0, 3])
+def test_a_causal_model_runs_what_stands_before_once(lm, words):
+    """The pass stops behind the last layer; no state depends on what stands behind a unit."""
+    tokens = lm.words.encode_words([*WORDS, "extraordinarily"])
+    contexts = Contexts(count=2, words=words)
+    found = hidden_states(lm, tokens, contexts)
+    for row, word in enumerate(tokens):
+        states = [
+            states_of(lm, before, word.tolist(), behind) for before, behind in contexts.draw(lm)
+        ]
+        torch.testing.assert_close(found[row], torch.stack(states).mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_contexts_are_words_of_the_vocabulary_whatever_the_units(clip):
+    drawn = Contexts(count=2, words=3).draw(clip)
+    assert drawn == Contexts(count=2, words=3).draw(clip)
+    assert drawn != Contexts(count=2, words=3, seed=1).draw(clip)
+    words = [
+        clip.words.decode([token]).strip() for pair in drawn for side in pair for token in side
+    ]
+    assert len(words) == 12
+    assert all(word.isalpha() for word in words)
+    assert clip.words.encode_words(words).lengths.tolist() == [1] * 12
+
+
 def test_contexts_fit_the_positions(clip):
     tokens = clip.words.encode_words(WORDS)
     long = Contexts(count=2, words=200)
-    assert len(long.draw(clip, tokens)[0][0]) >= 200
+    assert len(long.draw(clip)[0][0]) >= 200
     assert hidden_states(clip, tokens, long).shape[0] == len(WORDS)
 
 
