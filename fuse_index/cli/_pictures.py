@@ -29,8 +29,10 @@ def thumbnail(picture: Image, columns: int = 20) -> Text:
     from rich.style import Style
     from rich.text import Text
 
+    from fuse_index.models.images import as_shown
+
     side = columns - columns % 2
-    small = np.asarray(picture.convert("RGB").resize((side, side)))
+    small = np.asarray(as_shown(picture).resize((side, side)))
     text = Text(no_wrap=True)
     for row in range(0, side, 2):
         for column in range(side):

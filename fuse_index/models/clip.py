@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fuse_index.models.prefix import Prefix
+
+_CHANNELS = 4
+"""Channels that an image may have, for what processors guess from its shape."""
 
 
 class ClipModel(Model):
@@ -124,7 +128,12 @@ class TransformersClipModel(ClipModel):
     def _pixels(self, images: list[Any]) -> Tensor:
         if self._processor is None:
             self._processor = self._load_processor()
-        pixels: Tensor = self._processor(images=images, return_tensors="pt")["pixel_values"]
+        how: dict[str, Any] = {"return_tensors": "pt"}
+        if any(min(image.size) <= _CHANNELS for image in images):
+            # processors may take a side this short for the channels unless told where those are
+            images = [np.array(image) for image in images]
+            how["input_data_format"] = "channels_last"
+        pixels: Tensor = self._processor(images=images, **how)["pixel_values"]
         return pixels
 
 
