@@ -11,7 +11,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -137,6 +138,9 @@ class AdapterStore:
         return {**files, "min_count": config.min_count, "max_words": config.max_words}
 
     def _load_or_build(self, path: Path, target: Model) -> Adapter:
+        with suppress(BundleError):  # damaged, or replaced at this moment: said under the lock
+            if path.exists():  # bundles appear whole, so one needs no lock and no writing
+                return self._load(path, target)
         with _locked(path):
             try:
                 if path.exists():
@@ -267,16 +271,33 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _locked(path: Path) -> Any:
-    """Hold a lock so that two processes do not build one adapter twice."""
-    from filelock import FileLock  # noqa: PLC0415
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock so that two processes do not build one adapter twice.
 
+    Raises:
+        StorageError: the cache cannot be written, or another process holds the lock for an hour.
+    """
+    from filelock import FileLock, Timeout  # noqa: PLC0415
+
+    lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=_WAIT_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise StorageError(
+            f"{path} has been under construction by another process for {_WAIT_SECONDS / 60:.0f} "
+            "minutes",
+            expected="an adapter that is complete",
+            remedy="wait for that process, or end it",
+        ) from error
     except OSError as error:
         raise StorageError(
             f"cache folder {path.parent}: {error.strerror}",
             expected="a folder that can be written",
             remedy="set FUSE_INDEX_CACHE, or give adapters that are built already",
         ) from error
-    return FileLock(path.with_name(f"{path.name}.lock"), timeout=_WAIT_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()

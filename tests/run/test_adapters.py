@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +114,64 @@ def test_a_cache_that_cannot_be_written(lm, sentiment, config, tmp_path):
     file.write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match="set FUSE_INDEX_CACHE, or give adapters"):
         AdapterStore(lm, replace(config, cache=file)).get(sentiment)
+
+
+class ReadOnlyLock:
+    """A lock whose file cannot be made."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def acquire(self) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_a_filled_cache_needs_no_lock_and_no_writing(lm, sentiment, config, tmp_path, monkeypatch):
+    config = replace(config, cache=tmp_path)
+    before = AdapterStore(lm, config).get(sentiment)
+    monkeypatch.setattr("filelock.FileLock", ReadOnlyLock)
+    folder = AdapterStore(lm, config).path_of(sentiment)
+    for path in (*folder.iterdir(), folder, folder.parent):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert (AdapterStore(lm, config).get(sentiment).faces == before.faces).all()
+    finally:
+        for path in (folder.parent, folder):
+            path.chmod(0o755)
+
+
+def test_a_cache_that_is_read_only_and_lacks_the_adapter(
+    lm, sentiment, config, tmp_path, monkeypatch
+):
+    """Missing or damaged, it would have to be built: one line says what to do."""
+    config = replace(config, cache=tmp_path)
+    message = (
+        "adapters: Read-only file system; expected a folder that can be .*set FUSE_INDEX_CACHE"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr("filelock.FileLock", ReadOnlyLock)
+        with pytest.raises(StorageError, match=message):
+            AdapterStore(lm, config).get(sentiment)
+    AdapterStore(lm, config).get(sentiment)
+    file = AdapterStore(lm, config).path_of(sentiment) / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    monkeypatch.setattr("filelock.FileLock", ReadOnlyLock)
+    with pytest.raises(StorageError, match=message):
+        AdapterStore(lm, config).get(sentiment)
+
+
+def test_a_process_that_builds_for_ever(lm, sentiment, config, tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    monkeypatch.setattr("fuse_index.run.adapters._WAIT_SECONDS", 0.1)
+    store = AdapterStore(lm, replace(config, cache=tmp_path))
+    path = store.path_of(sentiment)
+    path.parent.mkdir()
+    with (
+        FileLock(path.with_name(f"{path.name}.lock")),
+        pytest.raises(StorageError, match=r"under construction by another process .*; expected an"),
+    ):
+        store.get(sentiment)
 
 
 def test_words_from_a_corpus(lm, sentiment, config, tmp_path):
