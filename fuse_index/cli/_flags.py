@@ -15,7 +15,7 @@ import typer
 from fuse_index.cli import _console
 from fuse_index.errors import OptionError
 
-MODEL_HELP = "Hub id[@revision], folder, or open_clip:ARCH[/PRETRAINED or file]."
+MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
 _MOVED = "Where the {} is now, if not where it was built from."
 
 BatchSize = Annotated[int, typer.Option(help="Rows of one forward pass.")]

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuse_index.cli import _console
 from fuse_index.cli._progress import RunProgress
-from fuse_index.errors import FuseIndexError, OptionError, StorageError
+from fuse_index.errors import FuseIndexError, StorageError
 
 if TYPE_CHECKING:
     from fuse_index.optimize import Budget, Choice, MethodOptions, Result, Run
     from fuse_index.optimize.optimize import Callback
     from fuse_index.optimize.result import Point
-
-DEMO = "demo:"
-"""Names of the packaged demo models begin with it, such as ``demo:lm``."""
 
 
 def read_file(path: Path | None) -> dict[str, Any]:
@@ -27,37 +24,6 @@ def read_file(path: Path | None) -> dict[str, Any]:
     from fuse_index.run import load_file
 
     return {} if path is None else load_file(path)
-
-
-def with_demo_models(value: dict[str, Any]) -> dict[str, Any]:
-    """Replace names such as ``demo:lm`` in a run by where the packaged models are."""
-    models = value.get("models")
-    if isinstance(models, Mapping):
-        value["models"] = {name: with_demo(item) for name, item in models.items()}
-    return value
-
-
-def with_demo(item: Any) -> Any:
-    """Replace the name of a packaged model in what a file says of one model."""
-    if isinstance(item, Mapping) and isinstance(item.get("model"), str):
-        return {**item, "model": model_named(item["model"])}
-    return model_named(item) if isinstance(item, str) else item
-
-
-def model_named(text: str) -> str:
-    """Return a model's name, that of a packaged model for ``demo:NAME``.
-
-    Raises:
-        OptionError: there is no such packaged model.
-    """
-    if not text.startswith(DEMO):
-        return text
-    from fuse_index.demo.packaged import DemoModel, model_name
-
-    names = {DEMO + item.value: item for item in DemoModel}
-    if text not in names:
-        raise OptionError(f"model {text!r}", expected="one of " + ", ".join(names))
-    return type(text)(model_name(names[text]))
 
 
 def note_choice(method: MethodOptions | Choice) -> None:

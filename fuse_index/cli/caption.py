@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags, _run
+from fuse_index.cli._flags import MODEL_HELP
 from fuse_index.errors import FuseIndexError, ImageError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from fuse_index.optimize.optimize import Callback
     from fuse_index.run import CaptionConfig
     from fuse_index.run.captions import Caption, Captioner, Captions
-
-MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
 
 
 @_flags.with_flags
@@ -95,13 +94,10 @@ def caption_command(
 
 
 def _config(file: Path | None, settings: list[tuple[str, Any]]) -> CaptionConfig:
-    from fuse_index.run.captions import ROLES, read_captions
+    from fuse_index.run.captions import read_captions
 
     value = _run.read_file(file)
     _flags.put(value, settings)
-    for role in ROLES:
-        if value.get(role) is not None:
-            value[role] = _run.with_demo(value[role])
     return read_captions(value)
 
 

@@ -162,7 +162,8 @@ def _root(
 ) -> None:
     """Gradients across tokenizers: build, inspect and measure FUSE adapters.
 
-    A model is named by a Hub id, a local folder, or open_clip:ARCH[/PRETRAINED].
+    A model is named by a Hub id, a local folder, open_clip:ARCH[/PRETRAINED], or demo:NAME (lm,
+    clip, sentiment, judge: they come with the package).
 
     Every verb has --help and --json: one JSON object on stdout, also for an error
     ({"error": {"type", "message", "exit_code"}}); progress, logs and error lines go to stderr. Exit

@@ -97,7 +97,7 @@ def _named(text: str) -> tuple[str, str]:
         raise OptionError(
             f"--model {text}", expected="NAME=MODEL, such as lm=openai-community/gpt2"
         )
-    return name, _run.model_named(model)
+    return name, model
 
 
 def _config(file: Path | None, settings: list[tuple[str, Any]], objectives: list[str]) -> RunConfig:
@@ -110,7 +110,7 @@ def _config(file: Path | None, settings: list[tuple[str, Any]], objectives: list
         before = listed if isinstance(listed, list) else [] if listed is None else [listed]
         value["objectives"] = [*before, *map(FlagText, objectives)]
     _flags.put(value, settings)
-    return read_run(_run.with_demo_models(value))
+    return read_run(value)
 
 
 def _failed(ready: Assembly, result: Result, out: Path | None, json: bool) -> None:

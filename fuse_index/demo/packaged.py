@@ -1,44 +1,20 @@
-"""The tiny models that come with the package: where they are and whether they are whole."""
+"""The tiny models that come with the package, and whether they are whole."""
 
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import Path
 
 from fuse_index.common.files import sha256_of
 from fuse_index.errors import ModelError
+from fuse_index.models.packaged import FOLDER, DemoModel, model_name
 
-FOLDER = Path(__file__).parent / "weights"
-"""One folder a model."""
+__all__ = ["CHECKSUMS", "FOLDER", "DemoModel", "model_name", "verify", "write_checksums"]
+
 CHECKSUMS = "checksums.json"
 """File name -> sha256 of every file of every model, relative to the folder."""
 
 _REMEDY = "install the package again, or train them with tools/train_demo_models.py"
-
-
-class DemoModel(str, Enum):
-    """A model of the package; the value is its folder."""
-
-    LM = "lm"
-    """GPT-2's architecture, byte-level BPE."""
-    CLIP = "clip"
-    """A model of open_clip with CLIP's own tokenizer."""
-    SENTIMENT = "sentiment"
-    """BERT's architecture, WordPiece; labels negative, neutral, positive."""
-    JUDGE = "judge"
-    """A second sentiment classifier, with another seed, size and tokenizer, to judge results by."""
-
-
-def model_name(model: DemoModel, folder: Path | None = None) -> str:
-    """Return the name that ``fuse_index.models.load_model`` takes.
-
-    Args:
-        model: which one.
-        folder: where the models are; None is the package's own.
-    """
-    prefix = "open_clip:" if model is DemoModel.CLIP else ""
-    return f"{prefix}{(folder or FOLDER) / model.value}"
 
 
 def write_checksums(folder: Path) -> Path:

@@ -29,8 +29,8 @@ def load_model(
     Code of the model's own is never run and nothing is unpickled: weights come from safetensors.
 
     Args:
-        name: a Hub id (``openai-community/gpt2``, optionally ``@revision``), a local directory, or
-            ``open_clip:ARCH[/PRETRAINED or weights file]``.
+        name: a Hub id (``openai-community/gpt2``, optionally ``@revision``), a local directory,
+            ``open_clip:ARCH[/PRETRAINED or weights file]``, or a packaged ``demo:NAME``.
         kind: what to use the checkpoint as; None takes what it was saved as. A classifier or a
             causal model can be loaded as :attr:`ModelKind.ENCODER`.
         device: where to put it; None takes the GPU where there is one.

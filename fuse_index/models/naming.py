@@ -1,19 +1,20 @@
-"""How a model is named: Hub id, local directory, or ``open_clip:ARCH[/PRETRAINED or file]``."""
+"""How a model is named: Hub id, directory, ``open_clip:ARCH[/...]`` or ``demo:NAME``."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from fuse_index.errors import ModelError
+from fuse_index.models.packaged import demo_model, model_name
 
 OPEN_CLIP = "open_clip:"
 ACCEPTED = (
-    "a Hub id such as openai-community/gpt2 (optionally @revision), a local directory, or "
-    "open_clip:ARCH[/PRETRAINED or weights file]"
+    "a Hub id such as openai-community/gpt2 (optionally @revision), a local directory, "
+    "open_clip:ARCH[/PRETRAINED or weights file], or demo:NAME"
 )
 _HUB_ID = re.compile(r"(?P<id>[\w.\-]+(?:/[\w.\-]+)?)(?:@(?P<revision>[\w.\-/]+))?")
 _CONFIG_FILE = re.compile(r"(?P<config>.+\.json)(?:/(?P<weights>.+))?")
@@ -50,8 +51,11 @@ def parse_model_name(text: str) -> ModelName:
     """Parse a model name; a directory that exists wins over a Hub id of the same spelling.
 
     Raises:
-        ModelError: the name is empty, malformed, or a path to no directory.
+        ModelError: the name is empty, malformed, a path to no directory, or of no packaged model.
     """
+    packaged = demo_model(text)
+    if packaged is not None:
+        return replace(parse_model_name(model_name(packaged)), text=text)
     if text.startswith(OPEN_CLIP):
         return _parse_open_clip(text)
     path = Path(text).expanduser()

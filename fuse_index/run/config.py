@@ -13,8 +13,9 @@ from pydantic_core import CoreSchema, core_schema
 
 from fuse_index.common.options import Count, Flag, Positive, Share, options
 from fuse_index.common.reading import read_options, require_known
-from fuse_index.errors import OptionError
+from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.kinds import ModelKind
+from fuse_index.models.packaged import demo_model
 from fuse_index.objectives import OBJECTIVES, Objective
 from fuse_index.optimize import METHODS, SEARCHES, Budget, MethodOptions, RunOptions, SearchOptions
 from fuse_index.optimize.tokens import TokenFilter
@@ -45,7 +46,7 @@ class ModelConfig:
     """A model of a run.
 
     Attributes:
-        model: Hub id[@revision], folder, or open_clip:ARCH[/PRETRAINED or file].
+        model: Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME.
         kind: causal, clip, classifier or encoder; by default what it was saved as.
         device: where it runs; by default the GPU if there is one.
         dtype: float32, bfloat16 or float16; by default float32 on a CPU, else as stored.
@@ -64,6 +65,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.model:
             raise OptionError("a model with an empty name", expected="a Hub id or a folder")
+        try:
+            demo_model(self.model)
+        except ModelError as error:
+            raise OptionError(error.given, expected=error.expected) from None
 
 
 @options(kw_only=True)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fuse_index.errors import ModelError
-from fuse_index.models import ModelName, ModelSource, parse_model_name
+from fuse_index.models import ModelName, ModelSource, load_embeddings, parse_model_name
+from fuse_index.models.packaged import DemoModel, model_name
+from fuse_index.models.weights import weights_bytes
 
 
 def test_hub_id_with_and_without_revision() -> None:
@@ -73,3 +76,23 @@ def test_file_instead_of_directory(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(ModelError, match="is a file; expected a directory; try"):
         parse_model_name(str(file))
+
+
+@pytest.mark.parametrize("model", list(DemoModel))
+def test_packaged_models_have_names_everywhere(model: DemoModel) -> None:
+    name = f"demo:{model.value}"
+    by_place = parse_model_name(model_name(model))
+    assert parse_model_name(name) == replace(by_place, text=name)
+    found, expected = load_embeddings(name), load_embeddings(model_name(model))
+    assert found.identity.name == name
+    assert not found.identity.differences(expected.identity)
+    assert weights_bytes(name) == weights_bytes(model_name(model))
+
+
+def test_a_packaged_model_that_does_not_exist() -> None:
+    for name in ("demo:", "demo:gpt", "demo:LM", "demo:lm/../clip"):
+        with pytest.raises(ModelError) as error:
+            parse_model_name(name)
+        assert str(error.value) == (
+            f"model {name!r}; expected one of demo:lm, demo:clip, demo:sentiment, demo:judge"
+        )
