@@ -41,6 +41,7 @@ def build_bundle(
     corpus: Sequence[str | Path] = (),
     *,
     word_list: str | Path | None = None,
+    nested: bool = True,
     options: BuildOptions | None = None,
     overwrite: bool = False,
     local_files_only: bool = False,
@@ -59,6 +60,7 @@ def build_bundle(
         corpus: text, gzip and Parquet files, folders, patterns and fsspec URLs of them, or ``"-"``
             for standard input.
         word_list: a file of words, one a line, instead of a corpus.
+        nested: whether folders in a folder of the corpus are read too.
         options: see :class:`BuildOptions`.
         overwrite: whether an existing bundle at ``output`` may be replaced.
         local_files_only: no network.
@@ -78,7 +80,7 @@ def build_bundle(
     """
     options, resources = options or BuildOptions(), resources or Resources()
     output = check_output(output, overwrite)
-    sources = _sources(corpus, word_list, resume=resources.resume)
+    sources = _sources(corpus, word_list, nested=nested, resume=resources.resume)
     index = None if options.index is None else asdict(options.index)
     plan = make_plan(
         {"source": source, "target": target},
@@ -127,7 +129,7 @@ def build_bundle(
 
 
 def _sources(
-    corpus: Sequence[str | Path], word_list: str | Path | None, *, resume: bool
+    corpus: Sequence[str | Path], word_list: str | Path | None, *, nested: bool, resume: bool
 ) -> list[TextSource]:
     if word_list is not None and corpus:
         raise CorpusError("both a corpus and a word list", expected="one of the two")
@@ -137,7 +139,7 @@ def _sources(
             expected="at least one text file, folder, URL or '-' for standard input",
             remedy="name it with --corpus, or a list of words with --words",
         )
-    sources = find_sources(corpus if word_list is None else [word_list])
+    sources = find_sources(corpus if word_list is None else [word_list], nested=nested)
     for source in sources:
         if resume and not source.again:
             raise OptionError(

@@ -33,6 +33,7 @@ def examine_pair(
             *models,
             text.corpus or (),
             word_list=text.words,
+            nested=not text.flat,
             options=BuildOptions(*text.options(), groups=groups),
             local_files_only=offline,
             progress=bar,

@@ -21,6 +21,9 @@ class TextFlags:
 
     corpus: _flags.Corpus = None
     words: _flags.Words = None
+    flat: Annotated[
+        bool, typer.Option("--flat", help="Leave out the folders in a folder of the corpus.")
+    ] = False
     encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8"
     min_count: Annotated[
         int | None,

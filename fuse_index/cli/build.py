@@ -95,6 +95,7 @@ def build_command(
             out,
             text.corpus or (),
             word_list=text.words,
+            nested=not text.flat,
             options=options,
             overwrite=overwrite,
             local_files_only=offline,

@@ -47,6 +47,9 @@ def caption_command(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE.json", help="Captions with their whole results."),
     ] = None,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="Read folders in the folders of images too.")
+    ] = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Captions and losses as CSV.")
     ] = None,
@@ -76,7 +79,7 @@ def caption_command(
     named = {**roles, "classifier.label": label}
     settings = [(path, text) for path, text in named.items() if text is not None]
     config = _config(file, settings + flags.settings())
-    found = _images(images or ())
+    found = _images(images or (), nested)
     for path, flag in ((out, "--out"), (csv_file, "--csv"), (flags.events, "--events")):
         _run.require_writable(path, flag)
     with _console.ProgressBar() as bar:
@@ -101,14 +104,14 @@ def _config(file: Path | None, settings: list[tuple[str, Any]]) -> CaptionConfig
     return read_captions(value)
 
 
-def _images(given: Sequence[Path]) -> list[str]:
+def _images(given: Sequence[Path], nested: bool) -> list[str]:
     """All images, folders replaced by what is in them; each can be read."""
     from fuse_index.models.images import open_image
     from fuse_index.run import find_images
 
     if not given:
         raise ImageError("no image", expected="image files, or folders of images")
-    found = [str(path) for path in find_images(given)]
+    found = [str(path) for path in find_images(given, nested=nested)]
     for path in found:
         open_image(path)
     return found

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fuse_index.common.folders import visible_files
 from fuse_index.errors import FuseIndexError, ModelError
 from fuse_index.models.naming import ModelName, ModelSource
 
@@ -88,7 +89,7 @@ class TransformersCheckpoint:
     def may_have_tokenizer(self) -> bool:
         """Whether a local directory has any file of a tokenizer; of a Hub id it is not known."""
         folder = Path(self.name.location)
-        return not self.local or any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
+        return not self.local or any(visible_files(folder, name) for name in _TOKENIZER_FILES)
 
     def require_directory_content(self) -> None:
         """Check that a local directory holds a configuration and safetensors.
@@ -108,9 +109,9 @@ class TransformersCheckpoint:
                 expected="a transformers checkpoint",
                 remedy=remedy,
             )
-        if any(folder.glob("*.safetensors")):
+        if visible_files(folder, "*.safetensors"):
             return
-        pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
+        pickles = [path.name for pattern in _PICKLES for path in visible_files(folder, pattern)]
         raise no_safetensors(self.name.text, pickles)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fuse_index.common.folders import visible_files
 from fuse_index.errors import ModelError
 from fuse_index.models.checkpoint import loading, no_safetensors
 from fuse_index.models.naming import ModelName
@@ -108,11 +109,10 @@ def _directory(name: ModelName, folder: Path) -> OpenClipFiles:
             expected="a JSON object with model_cfg, and text_cfg in it",
         ) from error
     found = [folder / file for file in _WEIGHTS if (folder / file).is_file()]
-    found = found or sorted(folder.glob("*.safetensors"))
+    found = found or visible_files(folder, "*.safetensors")
     if not found:
-        raise no_safetensors(
-            name.text, [path.name for path in sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])]
-        )
+        pickles = sorted([*visible_files(folder, "*.bin"), *visible_files(folder, "*.pt")])
+        raise no_safetensors(name.text, [path.name for path in pickles])
     return OpenClipFiles(f"local-dir:{folder}", found[0])
 
 

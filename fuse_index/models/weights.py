@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fuse_index.common.folders import visible_files
 from fuse_index.errors import ModelError
 from fuse_index.models.checkpoint import TransformersCheckpoint
 from fuse_index.models.naming import ModelSource, parse_model_name
@@ -41,7 +42,7 @@ def weights_bytes(name: str, *, local_files_only: bool = False) -> int | None:
     if single is not None:
         return single.stat().st_size
     if checkpoint.local:
-        found = [path.stat().st_size for path in Path(parsed.location).glob("*.safetensors")]
+        found = [path.stat().st_size for path in visible_files(parsed.location, "*.safetensors")]
         return sum(found) or None
     return None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fuse_index.common.folders import list_files, tell_passed_over
 from fuse_index.common.progress import Progress, silent, stage
 from fuse_index.errors import ImageError
 from fuse_index.models import load_model
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Files of a folder that are taken for images."""
+_NESTED_REMEDY = "name {}/**/*.png and the like, or --nested, to read folders in it"
 
 
 class ModelPool:
@@ -235,8 +238,13 @@ def with_images(objective: Objective) -> Objective:
     return replace(objective, images=tuple(find_images(objective.images)))
 
 
-def find_images(images: Iterable[Any]) -> list[Any]:
-    """Return images, folders among them replaced by the images in them, sorted by name.
+def find_images(images: Iterable[Any], *, nested: bool = False) -> list[Any]:
+    """Return images, folders and patterns among them replaced by the images there, sorted by path.
+
+    Args:
+        images: paths, patterns (``photos/**/*.jpg``) and opened images; of a folder the files with
+            :data:`SUFFIXES` by the rule of :mod:`fuse_index.common.folders`.
+        nested: whether folders in folders are entered.
 
     Raises:
         ImageError: a path does not exist, or a folder holds no image.
@@ -245,18 +253,33 @@ def find_images(images: Iterable[Any]) -> list[Any]:
     for image in images:
         if not isinstance(image, (str, Path)) or Path(image).is_file():
             found.append(image)
-            continue
-        path = Path(image)
-        if not path.is_dir():
+        elif Path(image).is_dir():
+            found += _images_in(Path(image), nested)
+        elif Path(image).exists():
+            found.append(image)  # refused where it is opened
+        elif files := sorted(p for p in glob(str(image), recursive=True) if Path(p).is_file()):
+            found += files
+        else:
             raise ImageError(
-                f"image {str(path)!r} does not exist",
+                f"image {str(image)!r} does not exist",
                 expected="an image file, or a folder of images",
                 remedy="check the path",
             )
-        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES]
-        if not inside:
-            raise ImageError(
-                f"folder {str(path)!r} holds no image", expected="files " + ", ".join(SUFFIXES)
-            )
-        found += [str(p) for p in inside]
     return found
+
+
+def _images_in(folder: Path, nested: bool) -> list[str]:
+    try:
+        found = list_files(folder, nested=nested, suffixes=SUFFIXES)
+    except OSError as error:
+        raise ImageError(f"folder {str(folder)!r} cannot be listed: {error.strerror}") from error
+    remedy = _NESTED_REMEDY.format(folder) if found.folders else ""
+    if not found.files:
+        rest = f" ({found})" if found.passed_over else ""
+        raise ImageError(
+            f"folder {str(folder)!r} holds no image{rest}",
+            expected="files " + ", ".join(SUFFIXES),
+            remedy=remedy,
+        )
+    tell_passed_over(folder, found, remedy)
+    return [str(path) for path in found.files]

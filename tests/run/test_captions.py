@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -146,6 +147,27 @@ def test_folders_stand_for_their_images(tmp_path):
         find_images([tmp_path / "empty"])
     with pytest.raises(ImageError, match="does not exist; expected an image file, or a folder"):
         find_images([tmp_path / "none.png"])
+
+
+def test_hidden_images_and_folders_in_folders(tmp_path, caplog):
+    for name in ("a.png", "._a.png", "b/c.png", "b/d.png/e.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with caplog.at_level(logging.WARNING, logger="fuse_index"):
+        assert find_images([tmp_path]) == [str(tmp_path / "a.png")]
+        both = [str(tmp_path / "a.png"), str(tmp_path / "b/c.png")]
+        assert find_images([tmp_path], nested=True) == both
+        assert find_images([str(tmp_path / "**/*.png")]) == both
+    remedy = f"name {tmp_path}/**/*.png and the like, or --nested, to read folders in it"
+    assert caplog.messages == [
+        f"{tmp_path}: 1 files to read; passed over: 1 hidden, 1 folder in it ({remedy})",
+        f"{tmp_path}: 2 files to read; passed over: 1 hidden",
+    ]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(
+        ImageError, match=r"holds no image \(1 hidden, 1 folder in it\); .*--nested"
+    ):
+        find_images([tmp_path])
 
 
 def test_events(captioner, image, tmp_path):

@@ -47,6 +47,7 @@ def preflight(
     corpus: Sequence[str | Path] = (),
     *,
     word_list: str | Path | None = None,
+    nested: bool = True,
     options: BuildOptions | None = None,
     local_files_only: bool = False,
     progress: Progress | None = None,
@@ -59,6 +60,7 @@ def preflight(
         corpus: as for :func:`fuse_index.build.build_bundle`, but not standard input.
         word_list: a file of words, one a line, instead of a corpus. Without either, the words
             that are one token of either model stand in.
+        nested: whether folders in a folder of the corpus are read too.
         options: of the build.
         local_files_only: no network.
         progress: called with (what is done, steps done, steps in all or ``None``).
@@ -71,7 +73,7 @@ def preflight(
     if corpus and word_list is not None:
         raise CorpusError("both a corpus and a word list", expected="one of the two")
     options, tell = options or BuildOptions(), progress or silent
-    sources = find_sources(corpus) if corpus else []
+    sources = find_sources(corpus, nested=nested) if corpus else []
     start = time.perf_counter()
     tell("loading embeddings", 0, 2)
     first = load_embeddings(source, local_files_only=local_files_only)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
+from fuse_index.common.folders import FolderFiles, list_files, tell_passed_over
 from fuse_index.common.progress import Add
 from fuse_index.errors import CorpusError
 from fuse_index.words.corpus.remote import (
@@ -27,6 +27,7 @@ from fuse_index.words.corpus.remote import (
 )
 
 STDIN = "-"
+_STDIN_PATHS = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -87,36 +88,39 @@ class TextSource:
             return False
 
 
-def find_sources(given: Sequence[str | Path]) -> list[TextSource]:
+def find_sources(given: Sequence[str | Path], *, nested: bool = True) -> list[TextSource]:
     """Resolve files, folders, patterns, URLs and ``"-"`` to streams, in a reproducible order.
 
-    A folder stands for every file below it, and a pattern (``*``, ``?``, ``[``) for what matches
-    it, sorted by path; names that begin with a dot are passed over.
+    A folder stands for the files in it by the rule of :mod:`fuse_index.common.folders`, and a
+    pattern (``*``, ``?``, ``[``) for what matches it, each file once, sorted by path.
 
     Args:
         given: paths and patterns of files and folders, or fsspec URLs; ``"-"`` is standard input.
+        nested: whether folders in folders are entered.
 
     Returns:
         One source per stream, in the order given.
 
     Raises:
-        CorpusError: if nothing was given, a path does not exist, or a folder holds no file.
+        CorpusError: if nothing was given, a path does not exist or is no regular file, or a folder
+            holds no file.
     """
     if not given:
         raise CorpusError("no corpus", expected="files, folders, or - for standard input")
     found: list[TextSource] = []
     for item in given:
-        if str(item) == STDIN:
+        if str(item) in (STDIN, *_STDIN_PATHS):
             found.append(TextSource(None, None))
             continue
         if is_url(str(item)):
-            found += [TextSource(None, size, url) for url, size in urls_of(str(item))]
+            urls = urls_of(str(item), nested=nested)
+            found += [TextSource(None, size, url) for url, size in urls]
             continue
         path = Path(item)
         if path.exists():
-            found += _sources_at(path)
+            found += _sources_at(path, nested)
         elif matches := [match for match in sorted(glob(str(item), recursive=True)) if match]:
-            found += [source for match in matches for source in _sources_at(Path(match))]
+            found += _sources_matching(str(item), matches, nested)
         else:
             raise CorpusError(
                 f"corpus {path} does not exist",
@@ -132,14 +136,47 @@ def total_size(sources: Sequence[TextSource]) -> int | None:
     return None if None in sizes else sum(filter(None, sizes))
 
 
-def _sources_at(path: Path) -> list[TextSource]:
+def _sources_at(path: Path, nested: bool) -> list[TextSource]:
     """The files of a path that exists."""
-    if not path.is_dir():
-        return [TextSource(path, path.stat().st_size if path.is_file() else None)]
-    files = _files_below(path)
-    if not files:
-        raise CorpusError(f"folder {path} holds no file", expected="text or gzip files")
-    return [TextSource(file, file.stat().st_size) for file in files]
+    if path.is_file():
+        return [_source_of(path)]
+    if not path.is_dir():  # a pipe or a device, which may never end, or never begin
+        raise CorpusError(
+            f"corpus {path} is not a regular file",
+            expected="a text file, a gzip file, a folder, or - for standard input",
+            remedy="write the text to a file, or pipe it into - as standard input",
+        )
+    found = _listed(path, nested)
+    if not found.files:
+        rest = f" ({found})" if found.passed_over else ""
+        raise CorpusError(f"folder {path} holds no file{rest}", expected="text or gzip files")
+    return [_source_of(file) for file in found.files]
+
+
+def _sources_matching(pattern: str, matches: Sequence[str], nested: bool) -> list[TextSource]:
+    """The files of a pattern, which may match a folder and the files in it: each once."""
+    paths = [Path(match) for match in matches]
+    folders = [path for path in paths if path.is_dir()]
+    files = [path for path in paths if path.is_file()]
+    files += [file for folder in folders for file in _listed(folder, nested).files]
+    found = {file.resolve(): file for file in files}
+    if not found:
+        raise CorpusError(f"corpus {pattern} matches no file", expected="text or gzip files")
+    return [_source_of(file) for file in sorted(found.values())]
+
+
+def _listed(folder: Path, nested: bool) -> FolderFiles:
+    try:
+        found = list_files(folder, nested=nested)
+    except OSError as error:
+        raise CorpusError(f"folder {folder} cannot be listed: {error.strerror}") from error
+    if found.files:
+        tell_passed_over(folder, found)
+    return found
+
+
+def _source_of(file: Path) -> TextSource:
+    return TextSource(file, file.stat().st_size)
 
 
 def read_text(source: TextSource, encoding: str, progress: Add) -> Iterator[str]:
@@ -255,11 +292,3 @@ class _CountedStream(io.RawIOBase):
             self._left -= len(data)
         self._progress(len(data))
         return len(data)
-
-
-def _files_below(folder: Path) -> list[Path]:
-    files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in files if path.is_file())

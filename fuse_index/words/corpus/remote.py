@@ -24,11 +24,12 @@ def is_url(given: str) -> bool:
     return _URL.match(given) is not None
 
 
-def urls_of(given: str) -> list[tuple[str, int | None]]:
+def urls_of(given: str, *, nested: bool = True) -> list[tuple[str, int | None]]:
     """Resolve a URL of a file, a folder or a pattern to files.
 
     Args:
         given: the URL.
+        nested: whether folders in a folder are entered. Hidden files and folders never are.
 
     Returns:
         URLs with their sizes in bytes (None where the store does not say), sorted by path.
@@ -42,7 +43,9 @@ def urls_of(given: str) -> list[tuple[str, int | None]]:
         if any(mark in path for mark in "*?["):
             paths = [item for item in system.glob(path) if system.isfile(item)]
         elif system.isdir(path):
-            paths = system.find(path)
+            found = system.find(path, maxdepth=None if nested else 1)
+            top = len(path.rstrip("/"))
+            paths = [item for item in found if "/." not in item[top:]]
         else:
             paths = [path]
         kept = sorted(item for item in paths if not item.rsplit("/", 1)[-1].startswith("."))

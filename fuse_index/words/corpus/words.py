@@ -141,7 +141,14 @@ def read_word_list(path: str | Path, options: CorpusOptions | None = None) -> Wo
             is no positive number, or no word is left.
     """
     options = options or CorpusOptions()
-    (source,) = find_sources([path])[:1]
+    found = find_sources([path])
+    if len(found) > 1:
+        raise CorpusError(
+            f"the list of words {path} is {len(found)} files",
+            expected="one file",
+            remedy="name it, or pass running text as a corpus instead of a word list",
+        )
+    source = found[0]
     counter: Counter[str] = Counter()
     counted = False
     for number, line in enumerate(_lines(read_text(source, options.encoding, ignore)), 1):

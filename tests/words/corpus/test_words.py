@@ -101,6 +101,73 @@ def test_folders_are_read_in_sorted_order(tmp_path):
     assert names == ["a/10", "a/2", "b", "z"]
 
 
+def test_links_hidden_files_and_flat_folders(tmp_path):
+    texts, elsewhere = tmp_path / "texts", tmp_path / "elsewhere"
+    for path, text in ((texts / "a", "a"), (texts / "in/b", "b"), (elsewhere / "c", "c")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, text)
+    write(texts / "._a", b"\0\xff")
+    (texts / "linked").symlink_to(elsewhere)
+    (texts / "twice").symlink_to(elsewhere)
+    (texts / "loop").symlink_to(texts)
+    assert as_dict(count_words([texts])) == {"a": 1, "b": 1, "c": 1}
+    assert as_dict(count_words(reading.find_sources([texts], nested=False))) == {"a": 1}
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/linked").symlink_to(elsewhere)
+    assert as_dict(count_words([tmp_path / "links"])) == {"c": 1}
+
+
+def test_a_pattern_reads_every_file_once(tmp_path):
+    for name in ("a", "in/b", "in/deep/c", ".no/d"):
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / "texts" / name, name[-1])
+    assert as_dict(count_words([tmp_path / "texts/**"])) == {"a": 1, "b": 1, "c": 1}
+    assert as_dict(count_words([tmp_path / "texts/*"])) == {"a": 1, "b": 1, "c": 1}
+    assert as_dict(count_words([tmp_path / "texts/i*"])) == {"b": 1, "c": 1}
+    assert as_dict(count_words(reading.find_sources([tmp_path / "texts/*"], nested=False))) == {
+        "a": 1,
+        "b": 1,
+    }
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match=r"empt\* matches no file"):
+        reading.find_sources([tmp_path / "empt*"])
+
+
+@pytest.mark.parametrize("name", ["pipe", "device", "socket"])
+def test_only_regular_files_and_standard_input_are_corpora(tmp_path, name):
+    import os
+    import socket
+
+    path = tmp_path / name
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "device":
+        path = Path("/dev/null")
+    else:
+        socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))
+    for read in (count_words, lambda given: read_word_list(given[0])):
+        with pytest.raises(CorpusError) as error:
+            read([path])
+        assert str(error.value) == (
+            f"corpus {path} is not a regular file; expected a text file, a gzip file, a folder, or "
+            "- for standard input; write the text to a file, or pipe it into - as standard input"
+        )
+
+
+def test_names_of_standard_input(monkeypatch):
+    for name in ("-", "/dev/stdin", "/dev/fd/0"):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"in in")))
+        assert as_dict(count_words([name])) == {"in": 2}
+
+
+def test_a_folder_is_a_list_of_words_only_if_it_holds_one_file(tmp_path):
+    write(tmp_path / "a", "one\n")
+    assert as_dict(read_word_list(tmp_path)) == {"one": 1}
+    write(tmp_path / "b", "two\n")
+    with pytest.raises(CorpusError, match="is 2 files; expected one file; name it, or pass"):
+        read_word_list(tmp_path)
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
     assert as_dict(count_words([write(tmp_path / "a", b"\xef\xbb\xbfone two")])) == {
         "one": 1,
