@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fuse_index.common.progress import Tick
 from fuse_index.errors import CorpusError, VocabularyError
+from fuse_index.words.corpus.lengths import LONGEST_WORD
 from fuse_index.words.corpus.reading import TextSource, read_text
 from fuse_index.words.corpus.shards import split_sources
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts, count_words, read_word_list
@@ -159,7 +160,7 @@ def _pieces(
         before = 0
         for piece in read_text(shards[number], options.encoding, count):
             # Words that the border of a piece may cut are left out: two in a megabyte.
-            words = piece.split()[1:-1]
+            words = [word for word in piece.split()[1:-1] if len(word) <= LONGEST_WORD]
             yield taken - before, [word.lower() for word in words] if options.lowercase else words
             before = taken
             if taken >= SAMPLE_BYTES // _PIECES:

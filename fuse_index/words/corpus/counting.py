@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from fuse_index.common.files import replacing
 from fuse_index.common.progress import Add, ignore
 from fuse_index.errors import CorpusError, MissingDependencyError, StorageError
+from fuse_index.words.corpus.lengths import without_long_words
 from fuse_index.words.corpus.reading import TextSource, read_text
 from fuse_index.words.corpus.stored import StoredArray, Texts
 from fuse_index.words.corpus.words import CorpusOptions, WordCounts
@@ -105,7 +106,8 @@ def count_shard(
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            yield from _text_batches(read_text(shard, encoding, progress))
+            text = read_text(shard, encoding, progress)
+            yield from _text_batches(without_long_words(text, shard.name))
         except BaseException as error:  # the engine would wrap it into its own
             failure.append(error)
             raise

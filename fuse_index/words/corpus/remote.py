@@ -16,6 +16,8 @@ TEXT_COLUMN = "text"
 """The column that is read where a Parquet file has several of strings."""
 
 _ROWS = 4096
+_BATCH_BYTES = 4 << 20
+_PIECE = 1 << 20
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::[^:]*)*://", re.IGNORECASE)
 
 
@@ -107,15 +109,23 @@ def read_parquet(
         numbers = list(range(*slice(*groups).indices(file.metadata.num_row_groups)))
         total = sum(file.metadata.row_group(i).num_rows for i in numbers)
         done, reported = 0, 0
-        batches = file.iter_batches(_ROWS, row_groups=numbers, columns=[column], use_threads=False)
+        count = _rows_at_once(file.metadata, numbers)
+        batches = file.iter_batches(count, row_groups=numbers, columns=[column], use_threads=False)
         for batch in batches:
-            rows = [row for row in batch.column(0).to_pylist() if row]
+            text = "\n".join([*(row for row in batch.column(0).to_pylist() if row), ""])
             done += batch.num_rows
             now = (size or 0) * done // max(total, 1)
             progress(now - reported)
             reported = now
-            if rows:
-                yield "\n".join([*rows, ""])
+            for start in range(0, len(text) if len(text) > 1 else 0, _PIECE):
+                yield text[start : start + _PIECE]
+
+
+def _rows_at_once(metadata: Any, groups: list[int]) -> int:
+    """Rows of a batch: fewer where rows are long, as whole books are."""
+    found = [metadata.row_group(i) for i in groups]
+    longest = max((g.total_byte_size / max(g.num_rows, 1) for g in found), default=0.0)
+    return max(1, min(_ROWS, int(_BATCH_BYTES / max(longest, 1.0))))
 
 
 def text_column(schema: Any, name: str) -> str:

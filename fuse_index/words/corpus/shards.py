@@ -63,7 +63,8 @@ def _split_text(source: TextSource, total: int, size: int) -> list[TextSource]:
         with source.open() as stream:
             cuts = [0]
             for number in range(1, count):
-                cuts.append(max(cuts[-1], _next_space(stream, number * size, total)))
+                if cuts[-1] < number * size:  # else there is no space before that cut
+                    cuts.append(_next_space(stream, number * size, total))
     except OSError as error:
         raise _unreadable(source, error) from error
     bounds = [*dict.fromkeys(cuts), total]

@@ -16,6 +16,13 @@ from numpy.typing import NDArray
 from fuse_index.common.options import Count, options
 from fuse_index.common.progress import Tick, adding, ignore
 from fuse_index.errors import CorpusError, OptionError
+from fuse_index.words.corpus.lengths import (
+    LONGEST_LINE,
+    LONGEST_WORD,
+    report_long_words,
+    split_lines,
+    without_long_words,
+)
 from fuse_index.words.corpus.reading import TextSource, find_sources, read_text, total_size
 from fuse_index.words.corpus.stored import StoredArray
 
@@ -96,7 +103,8 @@ def count_words(
     """Count the white-space-delimited words of any number of texts.
 
     Text is split where :meth:`str.split` splits it, wherever the boundaries of the chunks fall in
-    which it is read. Memory grows with the number of distinct words only.
+    which it is read. Words of more than ``LONGEST_WORD`` characters are left out. Memory grows with
+    the number of distinct words only.
 
     Args:
         sources: text, gzip and Parquet files, folders (every file below), patterns, fsspec URLs,
@@ -117,7 +125,8 @@ def count_words(
     report = adding(progress, total_size(found))
     counter: Counter[str] = Counter()
     for source in found:
-        for words in _words(read_text(source, options.encoding, report)):
+        text = read_text(source, options.encoding, report)
+        for words in _words(without_long_words(text, source.name)):
             counter.update(words)
     names = ", ".join(source.name for source in found[:3]) + (", ..." if len(found) > 3 else "")
     return _finish(counter, options, names)
@@ -150,13 +159,18 @@ def read_word_list(path: str | Path, options: CorpusOptions | None = None) -> Wo
         )
     source = found[0]
     counter: Counter[str] = Counter()
-    counted = False
-    for number, line in enumerate(_lines(read_text(source, options.encoding, ignore)), 1):
-        if not line.strip():
+    counted, too_long = False, 0
+    for number, line in enumerate(split_lines(read_text(source, options.encoding, ignore)), 1):
+        if line is not None and not line.strip():
             continue
-        word, count = _parse_line(line, f"{source.name}, line {number}")
+        parsed = None if line is None else _parse_line(line, f"{source.name}, line {number}")
+        if parsed is None or len(parsed[0]) > LONGEST_WORD:
+            too_long += 1
+            continue
+        word, count = parsed
         counted |= count is not None
         counter[word] += 1 if count is None else count
+    report_long_words(too_long, source.name)
     return _finish(counter, options, source.name, keep_order=not counted)
 
 
@@ -171,12 +185,17 @@ def read_texts(path: str | Path, encoding: str = "utf-8") -> list[str]:
         CorpusError: if it is missing or unreadable, or holds no text.
     """
     options = CorpusOptions(encoding=encoding)
-    texts = [
-        line
-        for source in find_sources([path])
-        for line in _lines(read_text(source, options.encoding, ignore))
-        if line.strip()
-    ]
+    texts: list[str] = []
+    for source in find_sources([path]):
+        lines = split_lines(read_text(source, options.encoding, ignore))
+        for number, line in enumerate(lines, 1):
+            if line is None:
+                raise CorpusError(
+                    f"{source.name}, line {number} has more than {LONGEST_LINE:,} characters",
+                    expected="one text a line",
+                )
+            if line.strip():
+                texts.append(line)
     if not texts:
         raise CorpusError(f"{path} holds no text", expected="at least one line with a word")
     return texts
@@ -231,15 +250,6 @@ def _words(pieces: Iterator[str]) -> Iterator[list[str]]:
         yield words
     if carry:
         yield ["".join(carry)]
-
-
-def _lines(pieces: Iterator[str]) -> Iterator[str]:
-    """Split pieces of text at line feeds, and only there."""
-    carry = ""
-    for piece in pieces:
-        *lines, carry = (carry + piece).split("\n")
-        yield from lines
-    yield carry
 
 
 def _parse_line(line: str, where: str) -> tuple[str, int | None]:

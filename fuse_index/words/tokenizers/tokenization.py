@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ PROBE_WORDS = ("the", "a", "photo", "of", "two", "dogs", "running", "unbelievabl
 _LEADS = ("", " ")
 ANCHOR = "a"
 _BATCH = 8192
+_BATCH_CHARACTERS = 1 << 20
 
 
 class WordTokenizer:
@@ -129,8 +130,7 @@ class WordTokenizer:
             VocabularyError: if a text holds a lone surrogate, which no tokenizer can read.
         """
         parts: list[Ragged] = []
-        for start in range(0, len(texts), _BATCH):
-            batch = texts[start : start + _BATCH]
+        for batch in _batches(texts):
             for text in batch:
                 if not is_valid_text(text):
                     raise VocabularyError(
@@ -214,6 +214,18 @@ class WordTokenizer:
 
     def _encode(self, lead: str, texts: Sequence[str]) -> list[list[int]]:
         return self.backend.encode_batch([lead + text for text in texts])
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield texts in batches of bounded number and length: each token takes about 100 bytes."""
+    start, size = 0, 0
+    for stop, text in enumerate(texts):
+        if stop - start == _BATCH or (size and size + len(text) > _BATCH_CHARACTERS):
+            yield texts[start:stop]
+            start, size = stop, 0
+        size += len(text)
+    if start < len(texts):
+        yield texts[start:]
 
 
 def is_valid_text(text: str) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse_index.errors import ModelError, VocabularyError
+from fuse_index.words.tokenizers import tokenization
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 from tests.cases import case
 from tests.words.strategies import words
@@ -264,3 +265,15 @@ def test_the_real_tokenizers(gpt2_dir, minilm_dir):
     assert (
         target.encode_text("[MASK]") == minilm(" [ mask ] ", add_special_tokens=False)["input_ids"]
     )
+
+
+@given(st.lists(st.text("ab ", max_size=9), max_size=12), st.integers(1, 20), st.integers(1, 5))
+def test_batches_are_bounded_in_number_and_length(texts, characters, number):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tokenization, "_BATCH", number)
+        patched.setattr(tokenization, "_BATCH_CHARACTERS", characters)
+        batches = list(tokenization._batches(texts))
+    assert [text for batch in batches for text in batch] == texts
+    for batch in batches:
+        assert 1 <= len(batch) <= number
+        assert len(batch) == 1 or sum(map(len, batch)) <= characters
