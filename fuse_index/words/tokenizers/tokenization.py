@@ -220,7 +220,8 @@ def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield texts in batches of bounded number and length: each token takes about 100 bytes."""
     start, size = 0, 0
     for stop, text in enumerate(texts):
-        if stop - start == _BATCH or (size and size + len(text) > _BATCH_CHARACTERS):
+        full = stop - start == _BATCH or size + len(text) > _BATCH_CHARACTERS
+        if full and stop > start:
             yield texts[start:stop]
             start, size = stop, 0
         size += len(text)
