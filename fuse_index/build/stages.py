@@ -40,6 +40,8 @@ from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 logger = logging.getLogger(__name__)
 
+_INSTALL = "pip install 'fuse-index[scale]'"
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -67,7 +69,7 @@ class Stages:
         """
         total = total_size(sources)
         if not self._out_of_core(total, options.encoding):
-            return count_words(list(sources), options, report)
+            return self._count_in_memory(sources, options, report)
         folder = self.work.root / "words"
         if words := open_words(folder):
             report(total or 0, total)
@@ -84,6 +86,18 @@ class Stages:
         self.work.checkpoint()
         for path in paths:
             path.unlink()
+        return words
+
+    def _count_in_memory(
+        self, sources: Sequence[TextSource], options: CorpusOptions, report: Tick
+    ) -> WordCounts:
+        remedy = "" if has_engine() else f"{_INSTALL} to count on the disk, "
+
+        def check(words: int) -> None:
+            self.limit.require_sorted(words, lowercase=options.lowercase, remedy=remedy)
+
+        words = count_words(list(sources), options, report, check)
+        self.limit.require_tokenized(len(words))
         return words
 
     def _count_shards(
@@ -113,15 +127,18 @@ class Stages:
     def _out_of_core(self, total: int | None, encoding: str) -> bool:
         if not self.executor.is_local:
             return True
-        if total is not None and total <= SMALL_BYTES:
+        small = total is not None and total <= SMALL_BYTES
+        if small and not self.limit.prefers_engine(total or 0):
             return False
         if has_engine() and can_stream(encoding):
             return True
+        if small:
+            return False
         logger.warning(
             "the words are counted in memory: %s",
             f"{encoding} text cannot be counted on the disk"
             if has_engine()
-            else "pip install 'fuse-index[scale]' to count them on the disk",
+            else f"{_INSTALL} to count them on the disk",
         )
         return False
 

@@ -20,6 +20,8 @@ _PROCESS = 680e6  # the libraries, loaded, and the tokenizers
 _OBJECTS = 900  # bytes a word takes while its shard is tokenized
 _HELD = 6.2  # bytes of a word and a column of its embeddings, in a build that is one shard
 _TABLES = 1.5  # times the embedding tables, in a build that is one shard
+_COUNTED = 40  # times a corpus, counted in memory, if every word of it is another
+_SORTED = (190, 300)  # bytes a word takes when it is sorted at the end; lower-cased before
 _LISTED_BYTES = 20  # for a byte of a list of words
 _INDEXED_BYTES = 250  # of a word, its count and its tokens as Python objects
 
@@ -139,6 +141,36 @@ class MemoryLimit:
             raise _too_low(self.limit, least, "counting words")
         return min(left, DEFAULT_MEMORY)
 
+    def prefers_engine(self, size: int) -> bool:
+        """Whether a corpus of so many bytes may be too much for memory, but not for the engine."""
+        if self.limit is None:
+            return False
+        left = self.limit - resident_bytes()
+        return _COUNTED * size > left >= ENGINE_OVERHEAD + ENGINE_LEAST
+
+    def require_sorted(self, words: int, *, lowercase: bool, remedy: str) -> None:
+        """Refuse to go on counting in memory where the words could not be sorted any more.
+
+        Args:
+            words: distinct ones so far.
+            lowercase: whether they will be lower-cased.
+            remedy: what to do beside raising the limit.
+
+        Raises:
+            OptionError: what is resident, and the sorting, exceed the limit.
+        """
+        least = resident_bytes() + _SORTED[lowercase] * words
+        if self.limit is not None and least > self.limit:
+            raise _too_low(self.limit, least, f"counting {words:,} words and more", remedy)
+
+    def require_tokenized(self, words: int) -> None:
+        """Refuse to tokenize words that do not fit beside what is resident.
+
+        Raises:
+            OptionError: naming what that needs.
+        """
+        self.require(_OBJECTS * min(words, SHARD_WORDS), "tokenizing words")
+
     def require(self, more: int, what: str) -> None:
         """Refuse a stage that takes ``more`` bytes than are resident now, if they are too many.
 
@@ -161,9 +193,9 @@ def return_large_blocks() -> None:
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
-def _too_low(limit: int, least: int, what: str) -> OptionError:
+def _too_low(limit: int, least: int, what: str, remedy: str = "") -> OptionError:
     return OptionError(
         f"--max-memory {limit / 1e6:,.0f}M",
         expected=f"at least {least / 1e6:,.0f}M for {what}",
-        remedy="raise it, or leave it out",
+        remedy=f"{remedy}raise it, or leave it out",
     )

@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,7 @@ def count_words(
     sources: Sequence[str | Path] | Sequence[TextSource],
     options: CorpusOptions | None = None,
     progress: Tick | None = None,
+    check: Callable[[int], None] | None = None,
 ) -> WordCounts:
     """Count the white-space-delimited words of any number of texts.
 
@@ -111,6 +112,8 @@ def count_words(
             or ``"-"`` for standard input; or what ``find_sources`` made of them.
         options: see :class:`CorpusOptions`.
         progress: called with (bytes read, bytes in total or None).
+        check: called with the number of distinct words after every piece of text; what it raises
+            ends the counting.
 
     Returns:
         The words, sorted by (-count, word).
@@ -128,6 +131,8 @@ def count_words(
         text = read_text(source, options.encoding, report)
         for words in _words(without_long_words(text, source.name)):
             counter.update(words)
+            if check is not None:
+                check(len(counter))
     names = ", ".join(source.name for source in found[:3]) + (", ..." if len(found) > 3 else "")
     return _finish(counter, options, names)
 
