@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,11 +18,13 @@ from fuse_index.models.batch import Batch, build_batch
 from fuse_index.models.frame import PROBE, Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.layers import find_layers
+from fuse_index.models.placement import device_of, is_offloaded, is_spread
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from typing_extensions import Self
 
     from fuse_index.models.prefix import Prefix
     from fuse_index.words.ragged import Ragged
@@ -56,6 +59,8 @@ class Model(ABC):
     ``model.forward(model.embed(batch.ids), batch)`` is what the model computes for ``batch``; a
     gradient with respect to the embeddings is taken by making them require one first.
 
+    As a context manager it calls :meth:`release` at the end.
+
     Args:
         module: the network; its parameters are frozen and it is switched to evaluation.
         embedding: the module inside it that looks token ids up.
@@ -84,12 +89,16 @@ class Model(ABC):
         self.positions: int | None = parts.positions
         """Largest number of tokens of a prompt, special ones included; None without a limit."""
         self._embedding = embedding
+        self._at_release = ExitStack()
+        self._released = False
         rows = int(embedding.weight.shape[0])
         self.vocabulary_size = used_rows(rows, parts.words.vocab_size, parts.name)
         """Tokens of the tokenizer, which are the used rows of the embedding table."""
         self.unused_rows = rows - self.vocabulary_size
         """Rows of the embedding table no token uses (padding to a round number)."""
-        check_finite(embedding.weight[: self.vocabulary_size], self.words, parts.name)
+        offloaded = embedding.weight.device.type == "meta"
+        rows_used = self.table() if offloaded else embedding.weight[: self.vocabulary_size]
+        check_finite(rows_used, self.words, parts.name)
 
     @cached_property
     def layers(self) -> tuple[nn.Module, ...]:
@@ -114,12 +123,55 @@ class Model(ABC):
     @property
     def device(self) -> torch.device:
         """Where the embedding table is, and where batches go."""
-        return self._embedding.weight.device
+        place = self._embedding.weight.device
+        return place if place.type != "meta" else device_of(self._embedding, self.name)
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the embedding table."""
         return self._embedding.weight.dtype
+
+    @property
+    def spread(self) -> bool:
+        """Whether it computes on several devices, or brings its weights for each pass."""
+        return is_spread(self.module)
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether some of its weights are elsewhere between two passes."""
+        return is_offloaded(self.module)
+
+    def release(self) -> None:
+        """Give a module that was wrapped back to the caller, as it was found.
+
+        Afterwards the model can no longer be run. A model that was loaded by its name owns its
+        module; nothing is restored then.
+        """
+        self._released = True
+        self._at_release.close()
+
+    def at_release(self, undo: Callable[[], object]) -> None:
+        """Have a function called by :meth:`release`, the latest first."""
+        self._at_release.callback(undo)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def require_held(self) -> None:
+        """Refuse to run a module that was given back.
+
+        Raises:
+            ModelError: :meth:`release` was called.
+        """
+        if self._released:
+            raise ModelError(
+                f"{self.name}: its module was given back by release()",
+                expected="a model that is still held",
+                remedy="wrap the module again",
+            )
 
     def identity(self) -> ModelIdentity:
         """Return name and hashes; no embedding hash where loading narrowed the weights."""
@@ -150,7 +202,7 @@ class Model(ABC):
         Returns:
             (vocabulary_size, width), without gradient; a view of the weights where nothing scales.
         """
-        return effective_table(self._embedding, self.vocabulary_size)
+        return effective_table(self._embedding, self.vocabulary_size, self.device)
 
     def batch(
         self,
@@ -228,6 +280,7 @@ class Model(ABC):
             ModelError: a prefix for a model that is not causal, or of another batch.
             OptionError: another option is not for this kind of model, or outside its range.
         """
+        self.require_held()
         expected = (*batch.ids.shape, self.width)
         if tuple(embeds.shape) != expected:
             raise ShapeError(

@@ -59,7 +59,7 @@ class CausalModel(Model):
         start = max(logits_from, done)
         if self._keeps_logits and start > done:
             options["logits_to_keep"] = length - start
-        logits = self.module(inputs_embeds=embeds[:, done:], **options).logits
+        logits = self.module(inputs_embeds=embeds[:, done:], **options).logits.to(embeds.device)
         logits = logits[:, logits.shape[1] - (length - start) :, : self.vocabulary_size]
         return ModelOutput(logits=logits, start=start)
 
@@ -81,6 +81,7 @@ class CausalModel(Model):
             ModelError: the model has no keys and values to cache, or ``ids`` do not begin with the
                 prefix.
         """
+        self.require_held()
         ids = tuple(int(i) for i in ids)
         if not ids:
             raise OptionError(
@@ -100,7 +101,7 @@ class CausalModel(Model):
             output = self.module(inputs_embeds=embeds, **options)
         cache = getattr(output, self.cache_name, None)
         check_cacheable(cache, self.name)
-        logits = output.logits[0, -kept:, : self.vocabulary_size]
+        logits = output.logits[0, -kept:, : self.vocabulary_size].to(self.device)
         return Prefix(ids, cache, None if logits_from is None else logits)
 
     def _check_prefix(self, prefix: Prefix, shared: tuple[int, ...], length: int) -> int:

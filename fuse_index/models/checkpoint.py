@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse_index.common.folders import visible_files
-from fuse_index.errors import FuseIndexError, ModelError
+from fuse_index.errors import FuseIndexError, MissingDependencyError, ModelError
 from fuse_index.models.naming import ModelName, ModelSource
 
 _TOKENIZER_FILES = ("*token*", "*vocab*", "*.model", "merges.txt", "*.bpe")
@@ -219,9 +219,15 @@ _SAYINGS = (
 _NO_SAFETENSORS = r"(no file named|does not appear to have a file).*safetensors"
 
 
-def translate(error: Exception, what: str, name: str) -> ModelError:
-    """Turn an error of transformers, open_clip or huggingface_hub into a ModelError."""
+def translate(error: Exception, what: str, name: str) -> FuseIndexError:
+    """Turn an error of transformers, open_clip or huggingface_hub into one of this package."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ImportError):
+        return MissingDependencyError(
+            f"{name}: its {what} need a library that is not installed ({text[:240]})",
+            expected="that library beside transformers",
+            remedy="install it",
+        )
     for pattern, given, expected, remedy in _SAYINGS:
         if re.search(pattern, text):
             said = f"{name}: {given.format(what=what)}"

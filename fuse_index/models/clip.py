@@ -40,7 +40,7 @@ class ClipModel(Model):
         self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
     ) -> ModelOutput:
         if self.frame.width is not None:
-            pad = self._embedding.weight[self.frame.pad]
+            pad = self.embed(torch.full((1, 1), self.frame.pad, device=self.device))[0, 0]
             embeds = with_padding_embedded(embeds, batch, pad)
         with self._substitute.using(embeds):
             return ModelOutput(features=self._text_features(batch))

@@ -58,7 +58,8 @@ class ClassifierModel(_MaskedModel):
     ) -> None:
         self.labels = labels
         score = getattr(module, "score", None)
-        self._score = score if isinstance(score, nn.Linear) else None
+        # a linear layer, or what an adapter has put around it
+        self._score = score if isinstance(score, nn.Module) else None
         super().__init__(module, embedding, parts)
 
     def label_id(self, label: str | int) -> int:
@@ -86,11 +87,11 @@ class ClassifierModel(_MaskedModel):
     ) -> ModelOutput:
         inputs = {"inputs_embeds": embeds, "attention_mask": batch.mask.long()}
         if self._score is None:
-            return ModelOutput(logits=self.module(**inputs).logits)
+            return ModelOutput(logits=self.module(**inputs).logits.to(embeds.device))
         base: nn.Module = self.module.base_model  # type: ignore[assignment]
         rows = torch.arange(len(batch), device=embeds.device)
-        last = base(**inputs).last_hidden_state[rows, batch.last]
-        return ModelOutput(logits=self._score(last))
+        states = base(**inputs).last_hidden_state.to(embeds.device)
+        return ModelOutput(logits=self._score(states[rows, batch.last]).to(embeds.device))
 
 
 class EncoderModel(_MaskedModel):
@@ -110,6 +111,7 @@ class EncoderModel(_MaskedModel):
 
 def masked_mean(states: Tensor, batch: Batch) -> Tensor:
     """Average (b, L, d) over the real tokens of each row -> (b, d)."""
+    states = states.to(batch.mask.device)
     weights = batch.mask.to(states.dtype)
     # torch.where, not a product: what a model computes at padding may be NaN
     kept = torch.where(batch.mask[..., None], states, torch.zeros_like(states))

@@ -92,6 +92,7 @@ class GraphCache:
         self._seen: Counter[Hashable] = Counter()
         self._refused: set[str] = set()
         self._pool: Any = None
+        self._spread = model.device.type == "cuda" and model.spread
 
     def run(
         self, name: str, run: Pass, embeds: Tensor, batch: Batch, *, exact: bool = False
@@ -110,7 +111,8 @@ class GraphCache:
         Returns:
             The results, which the caller may keep.
         """
-        if embeds.device.type != "cuda":
+        # what runs on other devices too, or moves weights, would not be in the recording
+        if embeds.device.type != "cuda" or self._spread:
             return run(embeds, batch)
         with _attention(batch.ids.shape[1]):
             # what rows share is computed once, which pays more

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fuse_index.common.reading import choose
+from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.naming import ModelSource, parse_model_name
 
 if TYPE_CHECKING:
+    import torch
+
     from fuse_index.models.base import Model
 
 
@@ -20,6 +21,8 @@ def load_model(
     kind: ModelKind | str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    device_map: Any = None,
+    quantization: Any = None,
     local_files_only: bool = False,
     bos: bool | None = None,
     allow_random: bool = False,
@@ -35,6 +38,10 @@ def load_model(
             causal model can be loaded as :attr:`ModelKind.ENCODER`.
         device: where to put it; None takes the GPU where there is one.
         dtype: of the weights; None is float32 on a CPU and the stored dtype elsewhere.
+        device_map: how to spread it over devices, instead of ``device``: what transformers takes
+            (``"auto"``, or module names to devices); needs accelerate.
+        quantization: ``"4bit"`` or ``"8bit"`` (needs bitsandbytes and accelerate), or a
+            quantization configuration of transformers.
         local_files_only: never ask the Hub.
         bos: whether a causal model's content follows its beginning-of-sequence token; None does
             what the tokenizer does by itself.
@@ -46,17 +53,26 @@ def load_model(
 
     Raises:
         ModelError: the model does not exist, lacks something, or is not of that kind.
+        MissingDependencyError: the library for ``device_map`` or ``quantization`` is not installed.
+        OptionError: options contradict each other.
     """
+    from fuse_index.models.pretrained import placement_of  # noqa: PLC0415 - it imports torch
+
     parsed = parse_model_name(name)
     chosen = None if kind is None else choose(ModelKind, kind, "model kind")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    placement = placement_of(device, dtype, device_map, quantization)
     if parsed.source is ModelSource.OPEN_CLIP:
         from fuse_index.models.openclip import load_open_clip  # noqa: PLC0415
 
+        if placement.device is None or quantization is not None:
+            raise OptionError(
+                f"{name}: an open_clip model with a device_map or quantization",
+                expected="a device and a dtype",
+            )
         model: Model = load_open_clip(
             parsed,
             kind=chosen,
-            device=place,
+            device=placement.device,
             dtype=dtype,
             local_files_only=local_files_only,
             allow_random=allow_random,
@@ -66,4 +82,4 @@ def load_model(
     from fuse_index.models.hub import load_transformers  # noqa: PLC0415
 
     checkpoint = TransformersCheckpoint(parsed, local_files_only=local_files_only)
-    return load_transformers(checkpoint, kind=chosen, device=place, dtype=dtype, bos=bos)
+    return load_transformers(checkpoint, kind=chosen, placement=placement, bos=bos)

@@ -136,18 +136,55 @@ def load_open_clip(
     files = find_files(name, allow_random=allow_random, local_files_only=local_files_only)
     module, transform = _build(files, name, device, dtype or torch.float32)
     tokenizer = load_open_clip_tokenizer(files, name)
+    return assemble_open_clip(
+        module, tokenizer, transform, name.text, revision=files.revision, stored=torch.float32
+    )
+
+
+def assemble_open_clip(
+    module: nn.Module,
+    tokenizer: Any,
+    transform: Callable[[Any], Tensor],
+    name: str,
+    *,
+    revision: str = "",
+    stored: torch.dtype | None = None,
+) -> OpenClipModel:
+    """Make a :class:`Model` of a network of open_clip and its tokenizer.
+
+    Args:
+        module: see :class:`OpenClipModel`.
+        tokenizer: its tokenizer.
+        transform: see :class:`OpenClipModel`.
+        name: of the model.
+        revision: commit of the weights where known, else "".
+        stored: dtype the weights have on disk, where known.
+
+    Raises:
+        ModelError: the two do not fit together, or are not supported.
+    """
     words = WordTokenizer.from_tokenizer(tokenizer)
     text = getattr(module, "text", module)
     parts = ModelParts(
-        name=name.text,
-        revision=files.revision,
+        name=name,
+        revision=revision,
         tokenizer=tokenizer,
         words=words,
         frame=_frame(tokenizer, words, text, name),
         positions=int(tokenizer.context_length),
-        stored=torch.float32,
+        stored=stored,
     )
     return OpenClipModel(module, text_embedding(text, name), parts, transform)
+
+
+def transform_of(module: Any) -> Callable[[Any], Tensor]:
+    """Return the image preprocessing that a network of open_clip was made with."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: PLC0415
+
+    transform: Callable[[Any], Tensor] = image_transform_v2(
+        PreprocessCfg(**module.visual.preprocess_cfg), is_train=False
+    )
+    return transform
 
 
 def load_open_clip_tokenizer(files: OpenClipFiles, name: ModelName) -> Any:
@@ -158,14 +195,14 @@ def load_open_clip_tokenizer(files: OpenClipFiles, name: ModelName) -> Any:
         return open_clip.get_tokenizer(files.architecture)
 
 
-def text_embedding(text: Any, name: ModelName) -> nn.Embedding:
+def text_embedding(text: Any, name: str) -> nn.Embedding:
     """Return the lookup module of a text tower."""
     embedding = getattr(text, "token_embedding", None)
     if embedding is None and hasattr(getattr(text, "transformer", None), "get_input_embeddings"):
         embedding = text.transformer.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding):
         raise ModelError(
-            f"{name.text}: its text tower {type(text).__name__} has no table of input embeddings",
+            f"{name}: its text tower {type(text).__name__} has no table of input embeddings",
             expected="a text tower with token embeddings",
         )
     return embedding
@@ -194,7 +231,6 @@ def _build(
     files: OpenClipFiles, name: ModelName, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Module, Callable[[Any], Tensor]]:
     import open_clip  # noqa: PLC0415
-    from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: PLC0415
 
     if dtype not in _PRECISION:
         raise ModelError(f"{name.text}: dtype {dtype}", expected="float32, float16 or bfloat16")
@@ -211,18 +247,17 @@ def _build(
         )
         if files.weights is not None:
             open_clip.load_checkpoint(module, str(files.weights), strict=True)
-        config = PreprocessCfg(**module.visual.preprocess_cfg)
-        return module, image_transform_v2(config, is_train=False)
+        return module, transform_of(module)
 
 
-def _frame(tokenizer: Any, words: WordTokenizer, text: Any, name: ModelName) -> Frame:
+def _frame(tokenizer: Any, words: WordTokenizer, text: Any, name: str) -> Frame:
     """Find the special tokens by tokenizing a probe as open_clip does."""
     row = [int(i) for i in tokenizer([PROBE])[0]]
     bare = words.encode_text(PROBE)
     start = find_sublist(row, bare)
     if start is None or getattr(tokenizer, "tokenizer_mode", None):
         raise ModelError(
-            f"{name.text}: its tokenizer gives {row[:12]} for {PROBE!r}",
+            f"{name}: its tokenizer gives {row[:12]} for {PROBE!r}",
             expected=f"special tokens around {bare}, and padding to the right",
             remedy="this tokenizer is not supported",
         )

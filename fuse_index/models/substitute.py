@@ -23,20 +23,23 @@ class EmbeddingSubstitute:
     lookup puts other embeddings in the place of what it looked up. Gradients flow into them.
 
     Args:
-        embedding: the tower's lookup module; it behaves as before outside :meth:`using`.
+        embedding: the tower's lookup module; it is hooked only inside :meth:`using`.
     """
 
     def __init__(self, embedding: nn.Embedding) -> None:
+        self._embedding = embedding
         self._given = threading.local()
-        embedding.register_forward_hook(self._hook)
 
     @contextlib.contextmanager
     def using(self, embeds: Tensor) -> Iterator[None]:
         """Let this thread's next lookups return ``embeds`` (b, L, width)."""
         self._given.embeds = embeds
+        # one that another thread registers meanwhile does the same
+        handle = self._embedding.register_forward_hook(self._hook)
         try:
             yield
         finally:
+            handle.remove()
             self._given.embeds = None
 
     def _hook(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:

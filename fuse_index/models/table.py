@@ -25,19 +25,27 @@ def is_plain(embedding: nn.Embedding) -> bool:
     return type(embedding).forward is nn.Embedding.forward and embedding.max_norm is None
 
 
-def effective_table(embedding: nn.Embedding, rows: int) -> Tensor:
+def effective_table(
+    embedding: nn.Embedding, rows: int, device: torch.device | None = None
+) -> Tensor:
     """Return what an embedding module gives for the ids ``0 .. rows - 1``.
 
     A plain :class:`torch.nn.Embedding` is read without a copy; a subclass that changes what it
-    returns (Gemma 3 multiplies by the square root of the width) is called.
+    returns (Gemma 3 multiplies by the square root of the width) is called, and so is one whose
+    weight is offloaded.
+
+    Args:
+        embedding: the module.
+        rows: how many.
+        device: that it computes on; by default its weight's.
 
     Returns:
-        (rows, width), dtype and device of the module's weight, without gradient.
+        (rows, width), in the dtype of the module's weight, without gradient.
     """
     weight = embedding.weight
-    if is_plain(embedding):
+    if is_plain(embedding) and weight.device.type != "meta":
         return weight.detach()[:rows]
-    ids = torch.arange(rows, device=weight.device)
+    ids = torch.arange(rows, device=device or weight.device)
     with torch.no_grad():
         return torch.cat([embedding(part) for part in torch.split(ids, _CHUNK_ROWS)])
 
