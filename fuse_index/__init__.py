@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fuse_index.bundle import read_bundle, verify_bundle
     from fuse_index.errors import FuseIndexError
     from fuse_index.evaluate import FidelityOptions, measure_fidelity
-    from fuse_index.models import load_model
+    from fuse_index.models import load_model, wrap_model
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ _HOMES = {
     "measure_fidelity": "fuse_index.evaluate",
     "read_bundle": "fuse_index.bundle",
     "verify_bundle": "fuse_index.bundle",
+    "wrap_model": "fuse_index.models",
 }
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "measure_fidelity",
     "read_bundle",
     "verify_bundle",
+    "wrap_model",
 ]
 
 

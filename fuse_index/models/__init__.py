@@ -7,6 +7,8 @@ from fuse_index.models.frame import Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.load import load_model
 from fuse_index.models.naming import ModelName, ModelSource, parse_model_name
+from fuse_index.models.pretrained import Quantization
+from fuse_index.models.wrap import wrap_model
 
 __all__ = [
     "Batch",
@@ -17,7 +19,9 @@ __all__ = [
     "ModelName",
     "ModelOutput",
     "ModelSource",
+    "Quantization",
     "load_embeddings",
     "load_model",
     "parse_model_name",
+    "wrap_model",
 ]

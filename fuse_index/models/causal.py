@@ -12,7 +12,7 @@ from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.prefix import Prefix, check_cacheable
-from fuse_index.models.selfcheck import agree, require_embeds, require_same, trying
+from fuse_index.models.selfcheck import agree, require_embeds, require_same, tolerance_of, trying
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -133,7 +133,7 @@ class CausalModel(Model):
                 )
             )
         require_same(by_ids, by_embeds, self)
-        if ids.shape[1] > 1 and not agree(by_ids[:, :-1], shorter):
+        if ids.shape[1] > 1 and not agree(by_ids[:, :-1], shorter, tolerance_of(self)):
             raise ModelError(
                 f"{self.name}: in {type(self.module).__name__} a later token changes the logits of "
                 "earlier ones",

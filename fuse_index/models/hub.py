@@ -16,7 +16,7 @@ from fuse_index.models.pretrained import Placement, load_module, stored_dtype
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
 
-_CLIP_TYPES = ("clip", "siglip")
+CLIP_TYPES = ("clip", "siglip")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -62,7 +62,7 @@ def load_config(checkpoint: TransformersCheckpoint) -> Any:
 
 def detect_kind(config: Any) -> ModelKind:
     """Tell from a configuration what a checkpoint was saved as."""
-    if config.model_type in _CLIP_TYPES:
+    if config.model_type in CLIP_TYPES:
         return ModelKind.CLIP
     architecture = (getattr(config, "architectures", None) or [""])[0]
     if "SequenceClassification" in architecture:
@@ -94,13 +94,22 @@ def load_transformers(
     return assemble(module, tokenizer, kind, origin, bos)
 
 
-def _agreed_kind(kind: ModelKind | None, config: Any, name: str) -> ModelKind:
+def refuse_encoder_decoder(config: Any, name: str) -> None:
+    """Refuse a model that reads its prompt with an encoder and writes with a decoder.
+
+    Raises:
+        ModelError: it is one.
+    """
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name}: an encoder-decoder model ({config.model_type})",
             expected="a causal language model, a classifier, an encoder, or CLIP",
             remedy="choose another model",
         )
+
+
+def _agreed_kind(kind: ModelKind | None, config: Any, name: str) -> ModelKind:
+    refuse_encoder_decoder(config, name)
     detected = detect_kind(config)
     if kind is None:
         return detected

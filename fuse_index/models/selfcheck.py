@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fuse_index.models.base import Model
 
 _TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 2e-1}
+_EIGHT_BIT_TOLERANCE = 2e-1
 
 
 def require_embeds(model: Model) -> Collection[str]:
@@ -56,11 +57,27 @@ def trying(model: Model) -> Iterator[None]:
         ) from error
 
 
-def agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two results are the same up to the rounding of their dtype."""
+def agree(a: Tensor, b: Tensor, tolerance: float | None = None) -> bool:
+    """Whether two results are the same up to the rounding of their dtype.
+
+    Args:
+        a: any shape.
+        b: of the same shape.
+        tolerance: largest difference as a share of the largest number; None: by the dtype.
+    """
+    if tolerance is None:
+        tolerance = _TOLERANCE.get(a.dtype, 1e-3)
     scale = float(a.float().abs().max()) + 1e-6
-    difference = float((a.float() - b.float()).abs().max())
-    return difference <= scale * _TOLERANCE.get(a.dtype, 1e-3)
+    return float((a.float() - b.float()).abs().max()) <= scale * tolerance
+
+
+def tolerance_of(model: Model) -> float | None:
+    """How far results of a model may differ by rounding, as a share; None: by their dtype.
+
+    LLM.int8() quantizes activations by what else is in the batch.
+    """
+    quantization = getattr(getattr(model.module, "config", None), "quantization_config", None)
+    return _EIGHT_BIT_TOLERANCE if getattr(quantization, "load_in_8bit", False) else None
 
 
 def require_same(by_ids: Tensor, by_embeds: Tensor, model: Model) -> None:
@@ -69,7 +86,7 @@ def require_same(by_ids: Tensor, by_embeds: Tensor, model: Model) -> None:
     Raises:
         ModelError: it gives another result for embeddings than for the token ids they stand for.
     """
-    if agree(by_ids, by_embeds):
+    if agree(by_ids, by_embeds, tolerance_of(model)):
         return
     raise ModelError(
         f"{model.name}: {type(model.module).__name__} computes something else from embeddings than "

@@ -13,7 +13,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import filelock
@@ -23,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fuse_index.common.cache import cache_folder
 from fuse_index.common.files import replacing
@@ -89,13 +91,13 @@ def are_kept(model: Model, tokens: Ragged, contexts: Contexts | None = None) -> 
     contexts = contexts or Contexts()
     if _version(model, tokens, contexts) in _made.get(model, {}):
         return True
-    if len(tokens) < KEPT_FROM:
+    if len(tokens) < KEPT_FROM or model.offloaded:
         return False
     return not len(StateFolder(model, contexts).missing(tokens))
 
 
 def _find(model: Model, tokens: Ragged, contexts: Contexts, progress: Tick | None) -> Tensor:
-    if len(tokens) < KEPT_FROM:
+    if len(tokens) < KEPT_FROM or model.offloaded:  # the weights of the latter cannot be hashed
         return hidden_states(model, tokens, contexts, progress)
     return StateFolder(model, contexts).states(tokens, progress).to(model.device)
 
@@ -240,7 +242,25 @@ def _version(model: Model, tokens: Ragged, contexts: Contexts) -> str:
 
 
 def _weights_version(model: Model) -> str:
-    return repr([(w.data_ptr(), w._version) for w in model.module.state_dict().values()])
+    weights = chain(model.module.parameters(), _kept_buffers(model.module))
+    return repr(([(w.data_ptr(), w._version) for w in weights], _adapters(model.module)))
+
+
+def _kept_buffers(module: nn.Module) -> Iterator[Tensor]:
+    """The buffers that are stored with a network; a state dict would pack quantized weights."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                yield buffer
+
+
+def _adapters(module: nn.Module) -> list[Any]:
+    """Which PEFT adapters are switched on, and how strongly: the weights do not tell."""
+    return [
+        (name, part.active_adapters, part.disable_adapters, part.merged_adapters, part.scaling)
+        for name, part in module.named_modules()
+        if all(hasattr(part, own) for own in ("merged_adapters", "scaling", "disable_adapters"))
+    ]
 
 
 def _weights_hash(model: Model) -> str:
@@ -251,7 +271,14 @@ def _weights_hash(model: Model) -> str:
         digest = hashlib.blake2b(digest_size=20)
         for name, weight in sorted(model.module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            if not isinstance(weight, Tensor):
+                digest.update(repr(weight).encode())
+                continue
+            digest.update(
+                weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            )
+        if adapters := _adapters(model.module):
+            digest.update(repr(adapters).encode())
         known = _hashed[model] = version, digest.hexdigest()
     return known[1]
 
