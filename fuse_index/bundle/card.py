@@ -41,24 +41,26 @@ def render_card(manifest: Manifest) -> str:
         "embeddings of the source model, although the two have different tokenizers."
         if not manifest.identity
         else "A fuse_index bundle of one model with itself: gradients pass through unchanged.",
-        _models(source, target),
-        f"## Words\n\n{manifest.words:,} words, counted text `{manifest.corpus_sha256[:16]}`.",
-        _table(["group", "words"], [[g.name, f"{g.words:,}"] for g in manifest.groups]),
+        _use(manifest),
+        "## How it was made",
+        f"{manifest.words:,} words, counted text `{manifest.corpus_sha256[:16]}`, by fuse_index "
+        f"{manifest.package_version}.",
     ]
+    if manifest.options:
+        parts.append(_pairs("option", "value", manifest.options))
+    parts.append(_table(["group", "words"], [[g.name, f"{g.words:,}"] for g in manifest.groups]))
     if manifest.left_out:
         parts.append("Left out:\n\n" + _pairs("reason", "words", manifest.left_out))
     if manifest.fallbacks:
         table = _pairs("group", "why", manifest.fallbacks)
         parts.append("Groups served by the fallback adapter:\n\n" + table)
+    parts += ["## What it fits", _models(source, target), _REFUSED]
     if manifest.quality:
         parts.append("## Quality on held-out words\n\n" + quality_table(manifest))
     if manifest.indexes:
         parts.append("## Word indexes\n\n" + _indexes(manifest))
-    if manifest.options:
-        parts.append("## Built with\n\n" + _pairs("option", "value", manifest.options))
     if licence := manifest.published.get("license"):
         parts.append(f"## License\n\n{escape(licence)}, as its publisher says.")
-    parts.append(_use(manifest))
     return "\n\n".join(parts) + "\n"
 
 
@@ -157,16 +159,29 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def _use(manifest: Manifest) -> str:
     place = manifest.published.get("name", "path/to/this/folder")
-    return _USE.format(place=json.dumps(place), version=manifest.package_version)
+    source, target = (json.dumps(model.name) for model in (manifest.source, manifest.target))
+    return _USE.format(place=json.dumps(place), source=source, target=target)
 
 
 _USE = """## Use
 
-```python
-from fuse_index import Adapter
-
-adapter = Adapter.from_pretrained({place})
+```sh
+pip install fuse-index
 ```
 
+```python
+from fuse_index import Adapter, load_model
+
+source, target = load_model({source}), load_model({target})
+adapter = Adapter.from_pretrained({place}, source.identity(), target.identity())
+```
+
+`wrap_model(module, tokenizer)` in the place of `load_model` takes a model that is in memory.
 `fuse-index inspect FOLDER` verifies the checksums, `fuse-index validate FOLDER` measures how good
-the gradient is. Written by fuse_index {version}."""
+the gradient is."""
+
+_REFUSED = """The hashes decide, names do not. Refused are another tokenizer (one added token makes
+another), a table of another size, and other embedding values: those of a model whose embeddings
+were trained further, or of another revision. What lies above the embeddings may differ: adapters
+such as LoRA on the layers, quantization, the head. Of a model that is loaded in fewer bits than it
+is stored in, embedding values are not compared."""

@@ -22,7 +22,7 @@ from fuse_index.bundle.staging import storage_error
 from fuse_index.common.cache import cache_folder
 from fuse_index.errors import BundleError, RemoteError, StorageError
 from fuse_index.share.failures import bucket_errors, is_about_the_disk, may_pass, message_of
-from fuse_index.share.places import Place, hide_password
+from fuse_index.share.places import HUB_URL, Place, Token, hide_password
 from fuse_index.share.sources import (
     BundleSource,
     Report,
@@ -39,7 +39,20 @@ logger = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.2
 _STAGING = ".uploading-"
-_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "memory"}
+_WITHOUT_FOLDERS = {
+    "s3",
+    "s3a",
+    "gs",
+    "gcs",
+    "az",
+    "abfs",
+    "abfss",
+    "adl",
+    "oss",
+    "oci",
+    "memory",
+    "hf",
+}
 """Stores where making a folder is needless, and may even make a bucket of a misspelt name."""
 
 
@@ -49,18 +62,22 @@ class Bucket:
     Args:
         url: such as ``s3://bucket/folder``.
         options: what the file system is made with (``anon``, ``endpoint_url``, ``token``, ...).
+        token: of the Hub, for its buckets; see :data:`~fuse_index.share.places.Token`.
 
     Raises:
         MissingDependencyError: the package for this protocol is not installed.
         RemoteError: fsspec knows no such protocol.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, url: str, options: Mapping[str, Any] | None = None, token: Token = None
+    ) -> None:
         self.name = hide_password(url)
+        of_hub = {"token": token} if token is not None and url.startswith(HUB_URL) else {}
         with self.errors():
             from fsspec.core import url_to_fs  # noqa: PLC0415 - only for URLs
 
-            self._system, root = url_to_fs(url, **(options or {}))
+            self._system, root = url_to_fs(url, **of_hub, **(options or {}))
             self._system.invalidate_cache()
         self._root = root.rstrip("/")
         self._has_folders = url.partition("://")[0] not in _WITHOUT_FOLDERS
@@ -273,7 +290,10 @@ class Bucket:
 
 
 def find_in_bucket(
-    place: Place, options: Mapping[str, Any] | None, local_files_only: bool
+    place: Place,
+    options: Mapping[str, Any] | None,
+    local_files_only: bool,
+    token: Token = None,
 ) -> BundleSource:
     """Read the manifest at a URL, whose checksum is the revision; files go into the cache.
 
@@ -281,6 +301,7 @@ def find_in_bucket(
         place: the URL.
         options: what fsspec makes the file system with.
         local_files_only: use the cached copy of what the URL held when it was last read.
+        token: see :class:`Bucket`.
 
     Raises:
         BundleError: there is no bundle, or its manifest is damaged.
@@ -291,7 +312,7 @@ def find_in_bucket(
     reference = bundles / "urls" / hashlib.sha256(place.location.encode()).hexdigest()
     if local_files_only:
         return _in_cache(place, reference)
-    bucket = Bucket(place.location, options)
+    bucket = Bucket(place.location, options, token)
     text = bucket.read_manifest()
     manifest = Manifest.from_bytes(text, f"{bucket.name}: {MANIFEST}")
     revision = checksum_of(manifest)

@@ -50,14 +50,18 @@ def bucket_errors(url: str, doing: str) -> Iterator[None]:
         url: where, fit for messages.
         doing: "read" or "written".
     """
+    of_the_hub = url.startswith("hf://")
     try:
-        yield
+        with quiet_hub() if of_the_hub else contextlib.nullcontext():
+            yield
     except FuseIndexError:
         raise
     except Exception as error:
         if is_about_the_disk(error):
             raise
-        raise of_bucket(error, url, doing) from error
+        missing = isinstance(error, (FileNotFoundError, ImportError))
+        translate = of_hub if of_the_hub and not missing else of_bucket
+        raise translate(error, url, doing) from error
 
 
 def of_bucket(error: Exception, url: str, doing: str) -> FuseIndexError:
@@ -98,6 +102,20 @@ def hub_errors(name: str, doing: str) -> Iterator[None]:
         name: the repository, with its revision.
         doing: "read" or "written".
     """
+    try:
+        with quiet_hub():
+            yield
+    except FuseIndexError:
+        raise
+    except Exception as error:
+        if is_about_the_disk(error):
+            raise
+        raise of_hub(error, name, doing) from error
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keep huggingface_hub from logging and from drawing progress bars."""
     import huggingface_hub.utils  # noqa: PLC0415 - only for the Hub
 
     bars: Any = huggingface_hub.utils  # it re-exports what it does not list
@@ -108,12 +126,6 @@ def hub_errors(name: str, doing: str) -> Iterator[None]:
         bars.disable_progress_bars()
     try:
         yield
-    except FuseIndexError:
-        raise
-    except Exception as error:
-        if is_about_the_disk(error):
-            raise
-        raise of_hub(error, name, doing) from error
     finally:
         library.setLevel(level)
         if had_bars:

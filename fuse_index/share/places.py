@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from fuse_index.errors import OptionError
+from fuse_index.errors import MissingDependencyError, OptionError
 
 ACCEPTED = (
     "a Hub id such as owner/name (optionally @revision), a folder, or a URL such as "
@@ -23,6 +23,9 @@ _LOCAL = re.compile(r"[./~]|[A-Za-z]:")
 """How a path begins that is no Hub id: here, the root, a home, a drive."""
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
+
+HUB_URL = "hf://"
+"""How URLs of the Hub begin; those of its buckets are opened by fsspec."""
 
 Token = str | bool | None
 """As huggingface_hub takes it: None and True take the one that is stored, False takes none."""
@@ -98,6 +101,8 @@ def _parse(text: str, is_path: bool) -> Place:
 
 def _parse_url(text: str, protocol: str, rest: str) -> Place:
     if protocol == "hf":
+        if rest.startswith("buckets/"):
+            return _parse_hub_bucket(f"{protocol}://{rest.rstrip('/')}")
         return _parse_hub(rest.removeprefix("models/"))
     if protocol in ("file", "local"):
         return Place(PlaceKind.FOLDER, unquote(rest.removeprefix("localhost")))
@@ -107,6 +112,33 @@ def _parse_url(text: str, protocol: str, rest: str) -> Place:
             f"{hide_password(text)!r} is no place for a bundle", expected="PROTOCOL://bucket/folder"
         )
     return Place(PlaceKind.URL, f"{protocol}://{path}")
+
+
+def _parse_hub_bucket(url: str) -> Place:
+    """Parse ``hf://buckets/OWNER/NAME[/FOLDER]`` as huggingface_hub does.
+
+    Raises:
+        MissingDependencyError: huggingface_hub is from before there were buckets.
+        OptionError: it is malformed.
+    """
+    try:
+        from huggingface_hub import parse_hf_uri  # noqa: PLC0415 - only for buckets
+        from huggingface_hub.errors import HfUriError  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{url}: this huggingface_hub knows no buckets",
+            expected="one that parses such URLs",
+            remedy="pip install -U huggingface_hub",
+        ) from error
+    expected = "hf://buckets/OWNER/NAME, with a folder in it or without"
+    try:
+        parsed = parse_hf_uri(url)
+    except HfUriError as error:
+        raise OptionError(f"{url!r} is no bucket of the Hub", expected=expected) from error
+    parts = [*parsed.id.split("/"), *parsed.path_in_repo.split("/")]
+    if any(part in (".", "..") for part in parts) or "::" in url:
+        raise OptionError(f"{url!r} is no place for a bundle", expected=expected)
+    return Place(PlaceKind.URL, parsed.to_uri())
 
 
 def _parse_hub(text: str) -> Place:

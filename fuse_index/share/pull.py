@@ -143,7 +143,7 @@ def _find(
 
         return find_on_hub(place, token, local_files_only)
     if place.kind is PlaceKind.URL:
-        return find_in_bucket(place, storage_options, local_files_only)
+        return find_in_bucket(place, storage_options, local_files_only, token)
     folder = Path(place.location)
     manifest = read_manifest(folder)
     return BundleSource(str(place), manifest, checksum_of(manifest), folder)

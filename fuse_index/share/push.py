@@ -127,7 +127,7 @@ def push(
         with staged(output, options.overwrite) as folder:
             carry_bundle(root, made, card, folder)
     elif place.kind is PlaceKind.URL:
-        bucket = Bucket(place.location, storage_options)
+        bucket = Bucket(place.location, storage_options, token)
         before = bucket.check_output(options.overwrite)
         with _sealed(root, made, card) as folder:
             size = sum(record.size for record in made.files.values())

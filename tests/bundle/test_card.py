@@ -43,6 +43,28 @@ def test_card_says_what_from_what_and_how_good():
     assert "Adapter.from_pretrained" in card
 
 
+def test_card_opens_with_use_then_says_how_made_what_fits_and_what_is_refused():
+    card = render_card(manifest(quality=REPORT, published={"license": "mit", "name": "me/bundle"}))
+    headings = [line for line in card.splitlines() if line.startswith("#")]
+    assert headings == [
+        "# Gradients of org/target-encoder for org/source-lm",
+        "## Use",
+        "## How it was made",
+        "## What it fits",
+        "## Quality on held-out words",
+        "## License",
+    ]
+    install, code = (part.split("\n", 1)[1] for part in card.split("```")[1::2])
+    assert install == "pip install fuse-index\n"
+    assert code == (
+        "from fuse_index import Adapter, load_model\n\n"
+        'source, target = load_model("org/source-lm"), load_model("org/target-encoder")\n'
+        'adapter = Adapter.from_pretrained("me/bundle", source.identity(), target.identity())\n'
+    )
+    assert f"| embedding hash | `{MANIFEST.source.embedding_hash[:16]}` |" in card
+    assert "Refused are another tokenizer" in card
+
+
 def test_identity_card_says_so():
     files = {"words.safetensors": MANIFEST.files["words.safetensors"]}
     groups = MANIFEST.groups[:1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -63,7 +64,33 @@ def memory() -> str:
     return f"memory://{uuid.uuid4().hex}"
 
 
-@pytest.fixture(params=["s3", "memory"])
+@pytest.fixture
+def hub_bucket(monkeypatch) -> str:
+    """A bucket of the Hub, whose files are in memory: folders are implicit there."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Buckets(MemoryFileSystem):
+        protocol = "hf"
+        store: ClassVar[dict[str, Any]] = {}
+        tokens: ClassVar[list[Any]] = []
+
+        def __init__(self, token=None, **options):
+            super().__init__(**options)
+            self.tokens.append(token)
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return "/" + path.removeprefix("hf://").strip("/")
+
+        def makedirs(self, path, exist_ok=False):
+            raise AssertionError("the Hub's buckets have no folders to make")
+
+    Buckets.clear_instance_cache()
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "hf", Buckets)
+    return f"hf://buckets/org/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["s3", "memory", "hub_bucket"])
 def store(request) -> str:
     """A URL of either kind; nothing is there yet."""
     return request.getfixturevalue(request.param) + "/bundles/mine"
@@ -76,6 +103,44 @@ def test_what_is_pushed_is_what_is_pulled(store, bundle, tmp_path):
     pulled = pull(store, tmp_path / "out")
     assert files_of(tmp_path / "out") == files_of(bundle)
     assert pulled.revision == pushed.revision == pulled.manifest.to_json()["checksum"]
+
+
+def test_the_token_goes_to_buckets_of_the_hub_alone(hub_bucket, memory, bundle, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "stored")
+    buckets = fsspec.get_filesystem_class("hf")
+    push(bundle, hub_bucket, token="secret")
+    locate(hub_bucket, token="secret")
+    assert buckets.tokens == ["secret"]  # one instance serves both
+    locate(hub_bucket)
+    assert buckets.tokens == ["secret", None]
+    push(bundle, memory, token="secret")  # which a memory file system would refuse
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (lambda hub: hub.OfflineModeIsEnabled("x"), "the Hub may not be asked"),
+        (lambda hub: hub.LocalTokenNotFoundError("x"), "no token of the Hub; run `hf auth login`"),
+        (lambda hub: ConnectionError("refused"), "no connection to the Hub"),
+        (lambda hub: FileNotFoundError("x"), "holds no bundle: no manifest.json"),
+    ],
+    ids=["offline", "no token", "no network", "no bundle"],
+)
+def test_what_goes_wrong_at_a_bucket_of_the_hub(hub_bucket, monkeypatch, raised, told):
+    from huggingface_hub import errors
+
+    def fail(*_, **__):
+        raise raised(errors)
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("hf"), "open", fail)
+    with pytest.raises((RemoteError, BundleError), match=told):
+        locate(hub_bucket)
+
+
+def test_the_file_system_of_hub_buckets_is_huggingface_hubs():
+    bucket = Bucket("hf://buckets/org/name/folder")
+    assert type(bucket._system).__name__ == "HfFileSystem"
+    assert bucket._path("a") == "buckets/org/name/folder/a"
 
 
 def test_the_manifest_comes_last(memory, bundle, monkeypatch):
@@ -158,7 +223,7 @@ def test_a_push_that_fails_leaves_the_old_bundle(store, bundle, tmp_path, monkey
 
     monkeypatch.setattr(Bucket, "_send", fail)
     sample.edit_manifest(bundle, lambda value: value["options"].update(seed=1))
-    with pytest.raises(RemoteError, match=r"cannot be written \(ConnectionResetError: cut\)"):
+    with pytest.raises(RemoteError, match=r"cannot be written.*\(ConnectionResetError: cut\)"):
         push(bundle, store, PushOptions(overwrite=True))
     pull(store, tmp_path / "out")
     assert files_of(tmp_path / "out") == before
