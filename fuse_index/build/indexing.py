@@ -60,7 +60,7 @@ def index_bundle(
     model: IndexModel = IndexModel.TARGET,
     options: IndexOptions | None = None,
     *,
-    names: Mapping[str, str | None] | None = None,
+    names: Mapping[str, str | Model | None] | None = None,
     device: str | None = None,
     local_files_only: bool = False,
     progress: Tick | None = None,
@@ -73,8 +73,8 @@ def index_bundle(
         bundle: its folder.
         model: over whose vectors.
         options: see :class:`~fuse_index.index.IndexOptions`.
-        names: where the models are now, by "source" and "target"; where they were built from if
-            not given.
+        names: where the models are now, by "source" and "target", or models in memory; where they
+            were built from if not given.
         device: where gradients are taken.
         local_files_only: no network.
         progress: called with (kinds tried, kinds to try).
@@ -131,7 +131,7 @@ def make_index(
     queries = None
     if not options.kind.exact:  # an exact kind has nothing to be measured but its time
         models = [
-            load_model(given.name, device=device, local_files_only=local_files_only)
+            given.model or load_model(given.name, device=device, local_files_only=local_files_only)
             for given in embeddings.values()
         ]
         queries = gradient_queries(table, sides, models, options)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuse_index.adapter.fit.store import FitStore
 from fuse_index.build.executors import Executor, LocalExecutor
@@ -33,10 +33,13 @@ from fuse_index.words.corpus.words import read_word_list
 from fuse_index.words.stored_table import StoredTable
 from fuse_index.words.table import WordTable
 
+if TYPE_CHECKING:
+    from fuse_index.models.base import Model
+
 
 def build_bundle(
-    source: str,
-    target: str,
+    source: str | Model,
+    target: str | Model,
     output: str | os.PathLike[str],
     corpus: Sequence[str | Path] = (),
     *,
@@ -54,7 +57,8 @@ def build_bundle(
     shards are kept until the bundle is complete.
 
     Args:
-        source: the model whose tokens are optimized: Hub id, directory, or ``open_clip:`` name.
+        source: the model whose tokens are optimized: Hub id, directory, ``open_clip:`` name, or a
+            model in memory.
         target: the model whose loss is differentiated.
         output: the folder to make.
         corpus: text, gzip and Parquet files, folders, patterns and fsspec URLs of them, or ``"-"``
@@ -83,7 +87,7 @@ def build_bundle(
     sources = _sources(corpus, word_list, nested=nested, resume=resources.resume)
     index = None if options.index is None else asdict(options.index)
     plan = make_plan(
-        {"source": source, "target": target},
+        {"source": _name_of(source), "target": _name_of(target)},
         {**options.to_dict(), "index": index, "index_model": options.index_model},
         sources,
     )
@@ -128,6 +132,10 @@ def build_bundle(
     return BuildResult(output, manifest, len(words), timer.seconds, _notes(models, manifest))
 
 
+def _name_of(model: str | Model) -> str:
+    return model if isinstance(model, str) else model.name
+
+
 def _sources(
     corpus: Sequence[str | Path], word_list: str | Path | None, *, nested: bool, resume: bool
 ) -> list[TextSource]:
@@ -159,7 +167,7 @@ def _executor(resources: Resources) -> AbstractContextManager[Executor]:
 
 
 def _load(
-    work: Work, names: tuple[str, str], local_files_only: bool, report: Tick
+    work: Work, names: tuple[str | Model, str | Model], local_files_only: bool, report: Tick
 ) -> tuple[Embeddings, Embeddings]:
     loaded = []
     for number, (side, name) in enumerate(zip(("source", "target"), names, strict=True)):

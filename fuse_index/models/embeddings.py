@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fuse_index.bundle.identity import ModelIdentity, hash_embeddings
-from fuse_index.errors import FuseIndexError
+from fuse_index.errors import FuseIndexError, ModelError
 from fuse_index.models.checkpoint import TransformersCheckpoint, loading
 from fuse_index.models.hub import load_config, load_tokenizer
 from fuse_index.models.naming import ModelSource, parse_model_name
@@ -20,6 +20,8 @@ from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fuse_index.models.base import Model
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class Embeddings:
         words: the tokenizer for words and running text.
         identity: name, revision and hashes.
         unused_rows: rows of the stored table that no token uses; ``table`` does not have them.
+        model: the model itself, where it is in memory.
     """
 
     name: str
@@ -60,22 +63,26 @@ class Embeddings:
     words: WordTokenizer
     identity: ModelIdentity
     unused_rows: int
+    model: Model | None = None
 
 
-def load_embeddings(name: str, *, local_files_only: bool = False) -> Embeddings:
+def load_embeddings(name: str | Model, *, local_files_only: bool = False) -> Embeddings:
     """Read the input embedding table and the tokenizer of a model, and nothing else where possible.
 
     The one tensor is read from the safetensors file that holds it. Where it cannot be told from
     the file, the whole model is loaded.
 
     Args:
-        name: as for :func:`fuse_index.models.load_model`.
+        name: as for :func:`fuse_index.models.load_model`; or a model, whose own table is taken.
         local_files_only: never ask the Hub.
 
     Raises:
         ModelError: the model does not exist, has no tokenizer or no input embeddings, has fewer
-            rows than tokens, or rows with NaN or infinity.
+            rows than tokens, or rows with NaN or infinity; a model was given whose table is
+            narrower than it is stored.
     """
+    if not isinstance(name, str):
+        return _of_model(name)
     parsed = parse_model_name(name)
     if parsed.source is ModelSource.OPEN_CLIP:
         from fuse_index.models.openclip import read_open_clip_table  # noqa: PLC0415
@@ -183,6 +190,19 @@ def _restore_scale(embedding: nn.Embedding) -> bool:
             return False
         setattr(embedding, name, torch.tensor(value))
     return True
+
+
+def _of_model(model: Model) -> Embeddings:
+    identity = model.identity()
+    if not identity.embedding_hash:
+        raise ModelError(
+            f"{model.name}: its embeddings are in {str(model.dtype).removeprefix('torch.')} and "
+            "stored in more",
+            expected="the values as they are stored, which a bundle is checked by",
+            remedy="give the model's name, or load it in the dtype that it is stored in",
+        )
+    table = model.table().to(device="cpu", dtype=torch.float32).contiguous()
+    return Embeddings(model.name, table, model.words, identity, model.unused_rows, model)
 
 
 def _load_whole(name: str, local_files_only: bool) -> Embeddings:
