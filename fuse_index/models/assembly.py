@@ -26,7 +26,7 @@ _POSITION_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Where a network comes from.
 
     Attributes:
@@ -43,7 +43,7 @@ class Origin:
 
 
 def assemble(
-    module: Any, tokenizer: Any, kind: ModelKind, origin: Origin, bos: bool | None
+    module: Any, tokenizer: Any, kind: ModelKind, provenance: Provenance, bos: bool | None
 ) -> Model:
     """Make a :class:`Model` of a network and its tokenizer.
 
@@ -51,7 +51,7 @@ def assemble(
         module: a network of transformers that has what the kind needs.
         tokenizer: its tokenizer.
         kind: what to use it as.
-        origin: where it comes from.
+        provenance: where it comes from.
         bos: see :func:`fuse_index.models.load_model`.
 
     Raises:
@@ -62,22 +62,22 @@ def assemble(
     from fuse_index.models.clip import TransformersClipModel  # noqa: PLC0415
     from fuse_index.models.encoder import ClassifierModel, EncoderModel  # noqa: PLC0415
 
-    config, name = module.config, origin.name
+    config, name = module.config, provenance.name
     frame = frame_of(tokenizer, kind, name, bos)
     if config.model_type in _FULL_WIDTH:
         frame = replace(frame, width=int(config.text_config.max_position_embeddings))
     parts = ModelParts(
         name=name,
-        revision=origin.revision,
+        revision=provenance.revision,
         tokenizer=tokenizer,
         words=WordTokenizer.from_tokenizer(tokenizer),
         frame=frame,
         positions=position_limit(module, config),
-        stored=origin.stored,
+        stored=provenance.stored,
     )
     if kind is ModelKind.CLIP:
         embedding = module.text_model.embeddings.token_embedding
-        return TransformersClipModel(module, embedding, parts, origin.load_processor)
+        return TransformersClipModel(module, embedding, parts, provenance.load_processor)
     embedding = input_embeddings(module, name)
     require_near_first_layer(module, device_of(embedding, name), name)
     if kind is ModelKind.CAUSAL:

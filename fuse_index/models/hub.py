@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fuse_index.errors import ModelError
-from fuse_index.models.assembly import Origin, assemble
+from fuse_index.models.assembly import Provenance, assemble
 from fuse_index.models.checkpoint import TransformersCheckpoint, loading
 from fuse_index.models.frame import PROBE
 from fuse_index.models.kinds import ModelKind
@@ -88,10 +88,10 @@ def load_transformers(
     kind = _agreed_kind(kind, config, name)
     tokenizer = load_tokenizer(checkpoint)
     module = load_module(checkpoint, config, kind, placement)
-    origin = Origin(
+    provenance = Provenance(
         name, checkpoint.commit(), stored_dtype(config), partial(load_processor, checkpoint)
     )
-    return assemble(module, tokenizer, kind, origin, bos)
+    return assemble(module, tokenizer, kind, provenance, bos)
 
 
 def refuse_encoder_decoder(config: Any, name: str) -> None:

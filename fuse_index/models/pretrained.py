@@ -75,7 +75,6 @@ def placement_of(
         quantization = choose(Quantization, quantization, "quantization")
     if isinstance(quantization, Quantization):
         require_library("bitsandbytes", f"quantization={quantization.value!r}")
-        require_library("accelerate", f"quantization={quantization.value!r}")
     elif quantization is not None and not hasattr(quantization, "quant_method"):
         raise OptionError(
             f"quantization {quantization!r}",
@@ -150,6 +149,7 @@ def _placed(placement: Placement, config: Any, dtype: torch.dtype) -> Mapping[st
     if quantization is not None:
         given["quantization_config"] = quantization
     if quantization is not None or getattr(config, "quantization_config", None) is not None:
+        require_library("accelerate", "a quantized model")
         # quantized weights cannot be moved afterwards
         given.setdefault("device_map", {"": placement.device})
     return given

@@ -13,7 +13,7 @@ from torch import nn
 
 from fuse_index.common.reading import choose
 from fuse_index.errors import FuseIndexError, ModelError
-from fuse_index.models.assembly import Origin, assemble
+from fuse_index.models.assembly import Provenance, assemble
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.loan import lend, unchanged
 
@@ -76,8 +76,8 @@ def wrap_model(
             if _is_open_clip(inner):
                 model = _wrap_open_clip(inner, tokenizer, chosen, name, processor)
             else:
-                origin = _origin(inner, name, processor)
-                model = _wrap_transformers(inner, tokenizer, chosen, origin, bos)
+                provenance = _provenance(inner, name, processor)
+                model = _wrap_transformers(inner, tokenizer, chosen, provenance, bos)
         _check_adapters(module, model)
     except BaseException:
         give_back()
@@ -137,16 +137,16 @@ def _wrap_open_clip(
 
 
 def _wrap_transformers(
-    module: Any, tokenizer: Any, kind: ModelKind | None, origin: Origin, bos: bool | None
+    module: Any, tokenizer: Any, kind: ModelKind | None, provenance: Provenance, bos: bool | None
 ) -> Model:
-    found = _kind_of(module, origin.name)
+    found = _kind_of(module, provenance.name)
     if kind not in (None, found):
         if kind is not ModelKind.ENCODER or found is ModelKind.CLIP:
-            raise _wrong_kind(origin.name, module, kind)
+            raise _wrong_kind(provenance.name, module, kind)
         found = kind
     if found is ModelKind.ENCODER:
         module = module.base_model  # without a head
-    return assemble(module, tokenizer, found, origin, bos)
+    return assemble(module, tokenizer, found, provenance, bos)
 
 
 def _kind_of(module: Any, name: str) -> ModelKind:
@@ -170,7 +170,7 @@ def _wrong_kind(name: str, module: nn.Module, kind: ModelKind) -> ModelError:
     )
 
 
-def _origin(module: Any, name: str | None, processor: Any) -> Origin:
+def _provenance(module: Any, name: str | None, processor: Any) -> Provenance:
     """Where a network was loaded from, as far as it is known here; nothing is downloaded."""
     from fuse_index.models.checkpoint import TransformersCheckpoint  # noqa: PLC0415
     from fuse_index.models.hub import load_processor  # noqa: PLC0415
@@ -193,7 +193,7 @@ def _origin(module: Any, name: str | None, processor: Any) -> Origin:
         pass
     if processor is not None:
         find_processor = partial(_same, processor)
-    return Origin(name, revision, stored, find_processor)
+    return Provenance(name, revision, stored, find_processor)
 
 
 def _same(value: Any) -> Any:

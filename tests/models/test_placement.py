@@ -186,18 +186,20 @@ def test_quantized(tmp_path: Path, quantization: str, layer: str) -> None:
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
     folder = str(factory.save_model("llama", tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        MissingDependencyError, match=r"quantization='4bit' without bitsandbytes; .*"
+    for options, told in (
+        ({"quantization": "4bit"}, r"quantization='4bit' without bitsandbytes; .* pip install"),
+        ({"quantization": transformers.GPTQConfig(bits=4)}, "a quantized model without accelerate"),
+        ({"device_map": "auto"}, "device_map without accelerate"),
     ):
-        load_model(folder, quantization="4bit")
-    with pytest.raises(
-        MissingDependencyError, match=r"device_map without accelerate; .*; pip install"
-    ):
-        load_model(folder, device_map="auto")
+        with pytest.raises(MissingDependencyError, match=told):
+            load_model(folder, **options)
 
 
+@needs_accelerate
 def test_quantization_whose_library_is_found_missing_by_transformers(tmp_path: Path) -> None:
     import transformers
 
