@@ -57,7 +57,7 @@ def test_what_the_publisher_says_is_in_manifest_and_card(bundle):
     assert card == render_card(manifest).encode()
     text = card.decode()
     assert 'license: "cc-by-4.0"' in text.split("---")[1]
-    assert r'Adapter.from_pretrained("org/\"name\"")' in text
+    assert r'Adapter.from_pretrained("org/\"name\"", source.identity(), target.identity())' in text
     yaml = pytest.importorskip("yaml")
     assert yaml.safe_load(text.split("---")[1])["base_model"] == [
         "org/source-lm",

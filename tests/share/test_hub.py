@@ -41,7 +41,7 @@ class TestPush:
         card = after["README.md"].decode()
         assert 'license: "mit"' in card
         assert 'base_model:\n- "org/source-lm"\n- "org/target-encoder"' in card
-        assert 'Adapter.from_pretrained("org/name")' in card
+        assert 'Adapter.from_pretrained("org/name", source.identity(), target.identity())' in card
         assert not list(tmp_path.glob(".*"))
 
     def test_a_new_repository_is_private_if_asked(self, hub, bundle):
