@@ -166,7 +166,8 @@ def _bitsandbytes(quantization: Quantization, dtype: torch.dtype) -> Any:
 
 def stored_dtype(config: Any) -> torch.dtype | None:
     """Return the dtype of the weights on disk as the configuration says."""
-    value = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    # reading torch_dtype where there is none makes transformers 5 warn
+    value = getattr(config, "dtype", None) or vars(config).get("torch_dtype")
     if isinstance(value, str):
         value = getattr(torch, value, None)
     return value if isinstance(value, torch.dtype) else None
