@@ -18,6 +18,7 @@ from fuse_index.models.batch import Batch, build_batch
 from fuse_index.models.frame import PROBE, Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.layers import find_layers
+from fuse_index.models.lengths import run_by_length
 from fuse_index.models.placement import device_of, is_offloaded, is_spread
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
@@ -88,6 +89,9 @@ class Model(ABC):
         """Special tokens around the content."""
         self.positions: int | None = parts.positions
         """Largest number of tokens of a prompt, special ones included; None without a limit."""
+        self.padding_limit: int | None = None
+        """Longest padded batch whose rows give what they give alone. Rows of longer ones run apart
+        by length: all rows where it is 0, none where it is None."""
         self._embedding = embedding
         self._at_release = ExitStack()
         self._released = False
@@ -260,6 +264,9 @@ class Model(ABC):
     ) -> ModelOutput:
         """Run the model on embeddings of a batch.
 
+        A row gives what it gives alone, whatever is in the batch beside it: where padding would
+        change results, rows of equal length run together (:attr:`padding_limit`).
+
         Args:
             embeds: (b, L, width), the embeddings of ``batch.ids`` or what stands for them; where
                 ``batch.mask`` is false the values do not matter.
@@ -300,10 +307,27 @@ class Model(ABC):
             )
         if normalize and self.kind in (ModelKind.CAUSAL, ModelKind.CLASSIFIER):
             raise OptionError(f"{self.name}: normalize=True", expected="an encoder or CLIP")
-        output = self._forward(embeds, batch, prefix, logits_from)
+        if self.splits(batch):
+            output = run_by_length(
+                lambda own, part, first: self._forward(own, part, prefix, first),
+                embeds,
+                batch,
+                logits_from,
+            )
+        else:
+            output = self._forward(embeds, batch, prefix, logits_from)
         if normalize and output.features is not None:
             return ModelOutput(features=functional.normalize(output.features, dim=-1))
         return output
+
+    def splits(self, batch: Batch) -> bool:
+        """Whether a batch is run in groups of rows of equal length, because padding would matter.
+
+        Args:
+            batch: rows of ids.
+        """
+        limit = self.padding_limit
+        return limit is not None and not batch.even and batch.ids.shape[1] > limit
 
     @abstractmethod
     def _forward(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,33 @@ class Batch:
             return values[self.content]
         inside = values[:, self.start : self.start + self.longest]
         return inside.reshape(-1, *values.shape[2:])
+
+    def by_length(self) -> list[tuple[Tensor, Batch]]:
+        """Return the rows of each length as a batch without padding, the shortest first.
+
+        Returns:
+            (n,) int64 indices of rows and their batch, for every length; a row without any token
+            keeps one position, masked.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}
+        sizes = zip(self.totals.tolist(), self.lengths.tolist(), strict=True)
+        for row, size in enumerate(sizes):
+            groups.setdefault(size, []).append(row)
+        found = []
+        for (total, content), members in sorted(groups.items()):
+            rows, length = torch.tensor(members, device=self.ids.device), max(total, 1)
+            part = replace(
+                self,
+                ids=self.ids[rows, :length],
+                mask=self.mask[rows, :length],
+                lengths=self.lengths[rows],
+                totals=self.totals[rows],
+                shortest=total,
+                longest=content,
+                even=True,
+            )
+            found.append((rows, part))
+        return found
 
     def __len__(self) -> int:
         return self.ids.shape[0]

@@ -12,7 +12,14 @@ from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.prefix import Prefix, check_cacheable
-from fuse_index.models.selfcheck import agree, require_embeds, require_same, tolerance_of, trying
+from fuse_index.models.selfcheck import (
+    agree,
+    require_embeds,
+    require_same,
+    settle_padding,
+    tolerance_of,
+    trying,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +51,7 @@ class CausalModel(Model):
         """What the module's forward and output call the keys and values; renamed by transformers
         5.24."""
         self._self_check()
+        settle_padding(self)
 
     def _forward(
         self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int

@@ -15,6 +15,7 @@ from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.images import Images, as_images
 from fuse_index.models.kinds import ModelKind, ModelOutput
+from fuse_index.models.selfcheck import settle_padding
 from fuse_index.models.substitute import EmbeddingSubstitute, marker_ids, with_padding_embedded
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class TransformersClipModel(ClipModel):
         end = getattr(self.module.config.text_config, "eos_token_id", None)
         # Configurations from before transformers 4.31 say 2 and mean "the largest id".
         self._end = int(embedding.num_embeddings) - 1 if end in (None, 2) else int(end)
+        settle_padding(self)
 
     def _text_features(self, batch: Batch) -> Tensor:
         ids = marker_ids(batch, end=self._end, pad=0)

@@ -11,7 +11,7 @@ from fuse_index.errors import ModelError
 from fuse_index.models.base import Model, ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.kinds import ModelKind, ModelOutput
-from fuse_index.models.selfcheck import require_embeds, require_same, trying
+from fuse_index.models.selfcheck import require_embeds, require_same, settle_padding, trying
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,7 @@ class _MaskedModel(Model):
         super().__init__(module, embedding, parts)
         require_embeds(self)
         self._self_check()
+        settle_padding(self)
 
     def _self_check(self) -> None:
         batch = self.probe()

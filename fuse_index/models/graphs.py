@@ -116,7 +116,8 @@ class GraphCache:
             return run(embeds, batch)
         with _attention(batch.ids.shape[1]):
             # what rows share is computed once, which pays more
-            if not self.enabled or name in self._refused or _shares_most(batch):
+            usual = _shares_most(batch) or self._model.splits(batch)
+            if not self.enabled or name in self._refused or usual:
                 return run(embeds, batch)
             return self._replay(name, run, embeds, batch, exact=exact)
 
@@ -159,9 +160,12 @@ class GraphCache:
         causal = self._model.kind is ModelKind.CAUSAL
         # a causal model has logits over the vocabulary at every further position
         exact = exact or (batch.even and causal) or self._model.frame.width is not None
+        step = _FEW_ROWS_LENGTH_STEP if rows <= _EXACT_ROWS and not causal else _LENGTH_STEP
+        longer = min(-(-length // step) * step, self._model.positions or length)
+        limit = self._model.padding_limit
+        exact = exact or (limit is not None and longer > limit)
         if not exact:
-            step = _FEW_ROWS_LENGTH_STEP if rows <= _EXACT_ROWS and not causal else _LENGTH_STEP
-            length = min(-(-length // step) * step, self._model.positions or length)
+            length = longer
         return replace(
             batch,
             ids=torch.empty((_rounded_rows(rows), length), dtype=torch.int64, device="meta"),

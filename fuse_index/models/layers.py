@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fuse_index.errors import ModelError
+from fuse_index.models.lengths import rows_running
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,12 +82,14 @@ class CutStates(ExitStack):
 
     Attributes:
         states: filled by the forward pass: ``layers + 1`` tensors ``(n, width)`` that require a
-            gradient, the cut positions of all rows one after another.
+            gradient, the cut positions of all rows one after another. Where rows of equal length
+            run apart, so many for every length.
     """
 
     def __init__(self, layers: Sequence[nn.Module], where: Tensor) -> None:
         super().__init__()
         self.states: list[Tensor] = []
+        self._rows: list[Tensor] = []
         self._layers = layers
         self._where = where
         self._with_gradient = False
@@ -108,14 +111,14 @@ class CutStates(ExitStack):
         Returns:
             ``(b, (layers + 1) * width)`` float32, the layers one after another.
         """
-        rows = self._where.nonzero()[:, 0]
+        every = self._where.nonzero()[:, 0]
+        rows = self._rows or [every] * len(values)
+        layers = len(self._layers) + 1
         empty = (len(self._where), values[0].shape[1])
-        parts = [
-            own.new_zeros(empty, dtype=torch.float32).index_add_(
-                0, rows.to(own.device), own.float()
-            )
-            for own in values
-        ]
+        parts = [own.new_zeros(empty, dtype=torch.float32) for own in values[:layers]]
+        for at, (own, where) in enumerate(zip(values, rows, strict=True)):
+            part = parts[at % layers]
+            part.index_add_(0, where.to(part.device), own.float())
         return torch.cat([part.to(parts[0].device) for part in parts], dim=1)
 
     def _before(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -131,13 +134,16 @@ class CutStates(ExitStack):
     def _cut(self, states: Tensor) -> Tensor:
         if torch.is_grad_enabled() is not self._with_gradient:
             return states
+        where, running = self._where, rows_running()
+        if running is not None:
+            rows, length = running
+            where = where[rows, :length]
         # keys and values of a prefix may be cached, and its positions not computed again
-        rows, positions = self._where[:, self._where.shape[1] - states.shape[1] :].nonzero(
-            as_tuple=True
-        )
-        leaf = states.detach()[rows, positions].requires_grad_()
+        own, positions = where[:, where.shape[1] - states.shape[1] :].nonzero(as_tuple=True)
+        leaf = states.detach()[own, positions].requires_grad_()
         self.states.append(leaf)
-        return states.index_put((rows, positions), leaf)
+        self._rows.append(own if running is None else rows[own])
+        return states.index_put((own, positions), leaf)
 
 
 class _Behind(Exception):  # noqa: N818 - no error

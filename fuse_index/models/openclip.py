@@ -17,6 +17,7 @@ from fuse_index.models.frame import PROBE, Frame, find_sublist
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.naming import ModelName
 from fuse_index.models.openclip_files import OpenClipFiles, find_files
+from fuse_index.models.selfcheck import settle_padding
 from fuse_index.models.substitute import marker_ids
 from fuse_index.models.weights import read_tensor, tensor_keys
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
@@ -58,6 +59,7 @@ class OpenClipModel(ClipModel):
         self._tower = _TextTower(module)
         self._end = _end_id(self._tower.text, embedding)
         self._pad = _pad_id(self._tower.text)
+        settle_padding(self)
 
     def _text_features(self, batch: Batch) -> Tensor:
         return self._tower.run(marker_ids(batch, end=self._end, pad=self._pad))

@@ -58,7 +58,11 @@ class SharedStart:
             logits: whether the predictions of shared content are wanted. ``prefix.logits`` then
                 begins at position ``max(batch.start, 1) - 1``; None if it holds no content.
         """
-        if not self._possible:
+        limit_of_padding = self.model.padding_limit
+        if not self._possible or (
+            # there, what was computed for a shorter text is not the beginning of a longer one
+            limit_of_padding is not None and embeds.shape[1] > limit_of_padding
+        ):
             return None
         most = len(batch.shared) - 1 if limit is None else min(limit, len(batch.shared) - 1)
         before = min(max(batch.start - 1, 0), most)

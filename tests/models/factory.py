@@ -205,9 +205,17 @@ def _classifier(config: str, **options: Any) -> Callable[[int, Any], Any]:
             label2id={"negative": 0, "neutral": 1, "positive": 2},
             **options,
         )
-        return transformers.AutoModelForSequenceClassification.from_config(made)
+        model = transformers.AutoModelForSequenceClassification.from_config(made)
+        # as in checkpoints that were converted from TensorFlow: no row of zeros for padding
+        table = model.get_input_embeddings().weight
+        torch.nn.init.normal_(table.data[tokenizer.pad_token_id], std=0.3)
+        return model
 
     return build
+
+
+def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 def _two_towers(family: str) -> Callable[[int, Any], Any]:
@@ -318,11 +326,33 @@ FAMILIES: dict[str, Family] = {
         ),
         wordpiece,
     ),
+    "xlnet": Family(
+        _classifier("XLNetConfig", d_model=WIDTH, n_layer=2, n_head=4, d_inner=64), wordpiece
+    ),
+    "mobilebert": Family(
+        _classifier(
+            "MobileBertConfig",
+            embedding_size=16,
+            intra_bottleneck_size=16,
+            true_hidden_size=16,
+            **{**SIZES, "initializer_range": 0.15},  # it has no norms: larger states saturate
+        ),
+        wordpiece,
+    ),
+    "convbert": Family(_classifier("ConvBertConfig", embedding_size=WIDTH, **SIZES), wordpiece),
+    "fnet": Family(
+        _classifier(
+            "FNetConfig", tpu_short_seq_length=16, **_without(SIZES, "num_attention_heads")
+        ),
+        wordpiece,
+    ),
     "clip": Family(_two_towers("CLIP"), end_of_word),
     "siglip": Family(_two_towers("Siglip"), lambda: end_of_word(None)),
 }
 CAUSAL = tuple(list(FAMILIES)[:11])
-CLASSIFIERS = ("bert", "roberta", "distilbert")
+CLASSIFIERS = ("bert", "roberta", "distilbert", "xlnet", "mobilebert", "convbert", "fnet")
+UNPADDED = ("xlnet", "mobilebert", "convbert", "fnet")
+"""Those whose results padding changes."""
 TOWERS = ("clip", "siglip")
 
 
@@ -395,5 +425,28 @@ def save_albert(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         transformers.AlbertModel(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+LONG_FROM = 16
+"""Positions of :func:`save_longrope` from which all rows get other rotary frequencies."""
+
+
+def save_longrope(folder: Path) -> Path:
+    """Write a Phi-3 whose longest row decides the rotary frequencies of all rows."""
+    import transformers
+
+    tokenizer = tokenizer_of("llama")
+    config = transformers.Phi3Config(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        original_max_position_embeddings=LONG_FROM,
+        rope_scaling={"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4},
+        **GROUPED,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.Phi3ForCausalLM(config).eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -142,7 +142,7 @@ def test_model_is_frozen_and_evaluating(loaded: Load, family: str) -> None:
 @every_family
 def test_positions_are_enforced_at_the_true_limit(loaded: Load, family: str) -> None:
     model = loaded(family)
-    if family == "falcon-alibi":
+    if family in ("falcon-alibi", "xlnet"):
         assert model.positions is None
         return
     assert model.positions == (24 if family in factory.TOWERS else 48)
