@@ -21,6 +21,7 @@ from fuse_index.common.progress import Tick
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.evaluate.ranking import Estimate, share_found, spearman
 from fuse_index.evaluate.sampling import Task, draw_tasks
+from fuse_index.models.encoder import ClassifierModel
 from fuse_index.objectives.target_loss import TargetLoss
 from fuse_index.predict.adapted import AdaptedWords
 from fuse_index.predict.anchors import weighted_anchors
@@ -60,7 +61,8 @@ class FidelityOptions:
         samples: texts; one word position is taken in each.
         candidates: random words of the table that are put there.
         seed: decides texts, positions, candidates and random scores.
-        label: label of a classifier; ``None`` takes the one each text has least of.
+        label: label of a classifier, by name or index; ``None`` takes the one each text has least
+            of.
         best: how many truly best candidates the shares look for.
         among: among how many predicted best.
         batch_size: rows of one forward pass.
@@ -160,8 +162,7 @@ def measure_fidelity(
     Raises:
         CorpusError: too few texts can be measured.
         VocabularyError: the table has too few words for so many candidates.
-        OptionError: the classifier does not have the label.
-        ModelError: the loss is not finite.
+        ModelError: the classifier does not have the label, or the loss is not finite.
     """
     tasks = draw_tasks(
         table,
@@ -269,20 +270,17 @@ def _loss(task: Task, model: Model, options: FidelityOptions) -> Loss:
     label: str | int = 0
     if options.loss is TargetLoss.LABEL:
         label = _rarest_label(task, model) if options.label is None else options.label
-        labels = list(getattr(model, "labels", ()))
-        if options.label is not None and label not in labels:
-            raise OptionError(
-                f"{model.name} has no label {label!r}",
-                expected=f"one of {', '.join(map(repr, labels))}",
-            )
     return options.loss.objective(other=task.other, label=label).prepare(model)
 
 
-def _rarest_label(task: Task, model: Model) -> int:
-    """The label the unchanged text has least of."""
+def _rarest_label(task: Task, model: Model) -> str | int:
+    """The label the unchanged text has least of, by its name where no other has it."""
+    assert isinstance(model, ClassifierModel)
     logits = model.encode_texts([model.words.lead + " ".join(task.words)]).logits
     assert logits is not None
-    return int(logits[0].argmin())
+    index = int(logits[0].argmin())
+    name = model.labels[index]
+    return name if model.labels.count(name) == 1 else index
 
 
 def _at_text(task: Task, words: _Words, loss: Loss) -> dict[str, Tensor]:

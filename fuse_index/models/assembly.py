@@ -60,7 +60,11 @@ def assemble(
     from fuse_index.models.base import ModelParts  # noqa: PLC0415
     from fuse_index.models.causal import CausalModel  # noqa: PLC0415
     from fuse_index.models.clip import TransformersClipModel  # noqa: PLC0415
-    from fuse_index.models.encoder import ClassifierModel, EncoderModel  # noqa: PLC0415
+    from fuse_index.models.encoder import (  # noqa: PLC0415
+        ClassifierModel,
+        EncoderModel,
+        label_names,
+    )
 
     config, name = module.config, provenance.name
     frame = frame_of(tokenizer, kind, name, bos)
@@ -83,8 +87,7 @@ def assemble(
     if kind is ModelKind.CAUSAL:
         return CausalModel(module, embedding, parts)
     if kind is ModelKind.CLASSIFIER:
-        labels = tuple(config.id2label[i] for i in range(config.num_labels))
-        return ClassifierModel(module, embedding, parts, labels)
+        return ClassifierModel(module, embedding, parts, label_names(config, name))
     return EncoderModel(module, embedding, parts)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fuse_index.errors import ModelError
 from fuse_index.models.base import Model, ModelParts
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fuse_index.models.prefix import Prefix
+
+
+_DIGITS = 10
+"""Of an index, at most."""
 
 
 class _MaskedModel(Model):
@@ -50,6 +55,11 @@ class ClassifierModel(_MaskedModel):
         embedding: its input embedding module.
         parts: tokenizer, frame and limits.
         labels: the names of the labels in the order of the logits.
+
+    Attributes:
+        labels: their names.
+        problem_type: what the head was trained for, as its configuration has it: None,
+            ``"single_label_classification"``, ``"multi_label_classification"`` or ``"regression"``.
     """
 
     kind: ClassVar[ModelKind] = ModelKind.CLASSIFIER
@@ -58,30 +68,70 @@ class ClassifierModel(_MaskedModel):
         self, module: nn.Module, embedding: nn.Embedding, parts: ModelParts, labels: tuple[str, ...]
     ) -> None:
         self.labels = labels
+        self.problem_type: str | None = getattr(module.config, "problem_type", None)
         score = getattr(module, "score", None)
         # a linear layer, or what an adapter has put around it
         self._score = score if isinstance(score, nn.Module) else None
         super().__init__(module, embedding, parts)
 
     def label_id(self, label: str | int) -> int:
-        """Return the index of a label given by name (case does not matter) or by index.
+        """Return the index of a label given by name or by index.
+
+        A name comes before an index, as written or in another case: of labels "1", "2" and "3",
+        1 is the first.
 
         Raises:
-            ModelError: the classifier does not have the label; the message lists those it has.
+            ModelError: the classifier does not have the label, which the message lists, or several
+                of that name.
         """
-        if isinstance(label, int):
-            if 0 <= label < len(self.labels):
-                return label
-        elif label in self.labels:
-            return self.labels.index(label)
-        else:
-            folded = [name.casefold() for name in self.labels]
-            if folded.count(label.casefold()) == 1:
-                return folded.index(label.casefold())
+        text, folded = str(label), [name.casefold() for name in self.labels]
+        for names, wanted in ((list(self.labels), text), (folded, text.casefold())):
+            if names.count(wanted) == 1:
+                return names.index(wanted)
+            if wanted in names:
+                raise ModelError(
+                    f"{self.name}: {names.count(wanted)} labels are named {label!r}",
+                    expected="a name that one label has",
+                    remedy=f"give an index, 0 to {len(names) - 1}",
+                )
+        if text.isdecimal() and len(text) < _DIGITS and int(text) < len(self.labels):
+            return int(text)
         raise ModelError(
             f"{self.name}: no label {label!r}",
             expected="one of " + ", ".join(repr(name) for name in self.labels),
         )
+
+    def require_labels(self) -> None:
+        """Refuse a head whose outputs are numbers and no labels.
+
+        Raises:
+            ModelError: it has one output that is not said to be a label's (rewards), or was trained
+                for regression.
+        """
+        multiple = self.problem_type == "multi_label_classification"
+        if self.problem_type == "regression" or (len(self.labels) == 1 and not multiple):
+            what = "one output" if len(self.labels) == 1 else f"{len(self.labels)} outputs"
+            raise ModelError(
+                f"{self.name}: a head of {what} for regression or rewards, which has no label",
+                expected="a classifier of several labels, or problem_type "
+                "'multi_label_classification'",
+                remedy="write a CustomObjective of its logits in Python, or choose another model",
+            )
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Return log-probabilities of the labels, as the head was trained to give them.
+
+        Each on its own by a sigmoid where a text may have several labels, else by a softmax.
+
+        Args:
+            logits: (b, labels).
+
+        Returns:
+            (b, labels) float32.
+        """
+        if self.problem_type == "multi_label_classification":
+            return functional.logsigmoid(logits.float())
+        return functional.log_softmax(logits.float(), dim=-1)
 
     def _forward(
         self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int
@@ -117,3 +167,23 @@ def masked_mean(states: Tensor, batch: Batch) -> Tensor:
     # torch.where, not a product: what a model computes at padding may be NaN
     kept = torch.where(batch.mask[..., None], states, torch.zeros_like(states))
     return kept.sum(dim=1) / weights.sum(dim=1, keepdim=True)
+
+
+def label_names(config: Any, name: str) -> tuple[str, ...]:
+    """Return the names of a classifier's labels in the order of its logits.
+
+    Args:
+        config: of the classifier.
+        name: the model, for the message.
+
+    Raises:
+        ModelError: an index has no name.
+    """
+    names = {int(index): str(label) for index, label in config.id2label.items()}
+    if sorted(names) != list(range(len(names))):
+        raise ModelError(
+            f"{name}: names for the labels {sorted(names)}",
+            expected="id2label from 0 on, without a gap",
+            remedy="correct id2label in its config.json",
+        )
+    return tuple(names[index] for index in range(len(names)))

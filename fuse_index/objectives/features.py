@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from pydantic import Field
 from torch.nn import functional
 
 from fuse_index.common.options import options
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
     from fuse_index.models.base import Model
     from fuse_index.models.batch import Batch
+
+
+LabelName = str | Annotated[int, Field(strict=True)]
+"""A label by name or index; ``yes`` and ``1.0``, which YAML reads as no text, are neither."""
 
 
 @register
@@ -78,16 +83,22 @@ class TextSimilarity(Objective):
 class ClassifierLabel(Objective):
     """Cross-entropy of a classifier to a label, ``- log p(label | prompt)``.
 
+    The probability is the classifier's own: by a softmax over the labels, or by a sigmoid where its
+    ``problem_type`` says that a text may have several labels. A head that gives numbers, as of
+    regression or rewards, is refused.
+
     Attributes:
-        label: name of the label, or its index.
+        label: name of the label, or its index; a name comes before an index.
     """
 
-    label: str | int
+    label: LabelName
 
     type: ClassVar[str] = "label"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CLASSIFIER,)
 
     def _prepare(self, model: Model) -> Loss:
+        assert isinstance(model, ClassifierModel)
+        model.require_labels()
         return _LabelLoss(self, model)
 
 
@@ -117,13 +128,13 @@ class FeatureLoss(Loss):
 
 class _LabelLoss(Loss):
     recordable: ClassVar[bool] = True
+    model: ClassifierModel
 
-    def __init__(self, objective: ClassifierLabel, model: Model) -> None:
-        assert isinstance(model, ClassifierModel)
+    def __init__(self, objective: ClassifierLabel, model: ClassifierModel) -> None:
         super().__init__(objective, model)
         self._label = model.label_id(objective.label)
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         logits = self.model.forward(embeds, batch).logits
         assert logits is not None
-        return -functional.log_softmax(logits.float(), dim=-1)[:, self._label]
+        return -self.model.log_probabilities(logits)[:, self._label]

@@ -20,6 +20,7 @@ from fuse_index.objectives import (
     TextSimilarity,
     TokenReduction,
 )
+from fuse_index.objectives.features import LabelName
 from fuse_index.optimize import (
     Budget,
     Problem,
@@ -97,10 +98,10 @@ class ClassifierRole(RoleConfig):
     """A classifier with the label that captions are to get.
 
     Attributes:
-        label: name of the label, or its index.
+        label: name of the label, or its index; a name comes before an index.
     """
 
-    label: str | int | None = None
+    label: LabelName | None = None
 
 
 ROLES: dict[str, type[RoleConfig]] = {

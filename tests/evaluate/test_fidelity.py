@@ -11,7 +11,7 @@ import torch
 
 from fuse_index.adapter import Adapter
 from fuse_index.build import BuildOptions, build_bundle
-from fuse_index.errors import CorpusError, OptionError, VocabularyError
+from fuse_index.errors import CorpusError, ModelError, OptionError, VocabularyError
 from fuse_index.evaluate import FidelityOptions, measure_fidelity
 from fuse_index.evaluate.fidelity import PREDICTIONS, RANDOM, _with_words, _Words
 from fuse_index.evaluate.sampling import Task, draw_tasks
@@ -216,7 +216,7 @@ def test_the_likelihood_of_a_causal_target(tmp_path, gpt2_dir, minilm_dir, capti
 def test_unknown_labels_are_listed(pair, minilm_dir):
     model = load_model(str(minilm_dir), device="cpu")
     with pytest.raises(
-        OptionError, match="no label 'joyful'; expected one of 'negative', 'positive'"
+        ModelError, match="no label 'joyful'; expected one of 'negative', 'positive'"
     ):
         measure(pair, model, loss=TargetLoss.LABEL, label="joyful", samples=2, candidates=5)
 
