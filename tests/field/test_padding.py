@@ -18,7 +18,7 @@ from fuse_index.optimize import Budget, Problem, RandomSearch, RunOptions, Term,
 from tests.models import factory
 
 
-@pytest.mark.parametrize("family", factory.UNPADDED)
+@pytest.mark.parametrize("family", ["mobilebert", "fnet"])
 def test_the_batch_size_does_not_decide_which_prompt_wins(tmp_path: Path, family: str) -> None:
     lm = load_model(str(factory.save_model("gpt2", tmp_path / "lm")), device="cpu")
     judge = load_model(str(factory.save_model(family, tmp_path / "judge")), device="cpu")

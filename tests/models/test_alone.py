@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fuse_index.errors import ModelError
-from fuse_index.models import Model, ModelKind, load_model
+from fuse_index.models import Model, ModelKind, load_model, wrap_model
 from fuse_index.models.batch import Batch
 from fuse_index.models.lengths import stated_padding_limit
 from tests.models import factory
@@ -27,7 +27,7 @@ KINDS = [
     *((family, "encoder") for family in factory.FAMILIES if family not in factory.TOWERS),
 ]
 every_kind = pytest.mark.parametrize(("family", "kind"), KINDS)
-few = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = st.lists(st.lists(st.integers(0, 199), min_size=1, max_size=18), min_size=1, max_size=5)
 
 
@@ -87,6 +87,13 @@ def test_it_is_told_in_the_log(
     with caplog.at_level(logging.INFO, "fuse_index"):
         load_model(str(saved("fnet")), device="cpu")
     assert "padding changes its results; rows run by length" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "clip", *factory.UNPADDED])
+def test_wrapped_networks_are_checked_as_loaded_ones(loaded: Load, family: str) -> None:
+    with wrap_model(factory.build_model(family), factory.tokenizer_of(family)) as model:
+        assert model.padding_limit == loaded(family).padding_limit
+        check_rows(model, [[100, 110, 120], [130] * 9, [140]])
 
 
 CLASSIFIERS: dict[str, dict[str, Any]] = {

@@ -53,7 +53,7 @@ def losses_of(loss: Loss, rows: list[list[int]], size: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("family", "kind"), KINDS)
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 def test_the_batch_size_changes_no_loss_and_no_winner(
     loaded: Load, family: str, kind: str | None, rows: list[list[int]]
