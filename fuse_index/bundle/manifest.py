@@ -264,14 +264,14 @@ _PLAIN_KEYS = (
 def _check_format(value: Mapping[str, Any], where: str) -> None:
     if value.get("format") != FORMAT:
         raise BundleError(
-            f"{where} is not a fuse_index manifest (format {value.get('format')!r})",
+            f"{where} is not a fuse_index manifest (format {value.get('format')!r:.80})",
             expected=f"format {FORMAT!r}",
             remedy="check the path",
         )
     version = value.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(
-            f"{where} has format version {version!r}",
+            f"{where} has format version {version!r:.80}",
             expected=f"version {FORMAT_VERSION}",
             remedy="upgrade fuse_index, or build the bundle again with this version",
         )
