@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fuse_index.errors import BundleError, MissingDependencyError
 from fuse_index.index.exact import Found, best_of, by_nearness, finish, search_tokens
-from fuse_index.index.faissfile import Layout, OtherVectorsError
+from fuse_index.index.faissfile import CodesLayout, parts_of
 from fuse_index.index.masks import Mask
 from fuse_index.index.options import Kind, Metric
 from fuse_index.index.projection import Projection
@@ -200,21 +200,12 @@ def import_faiss() -> Any:
     return faiss
 
 
-def parse_index(
-    data: NDArray[np.uint8],
-    vectors: WordVectors,
-    metric: Metric,
-    projection: Projection | None,
-    where: str,
-) -> Any:
+def parse_index(data: NDArray[np.uint8], layout: CodesLayout, where: str) -> Any:
     """Read an index of product codes from bytes whose checksum was verified.
 
     Args:
-        data: the file; FAISS sees only what :func:`~fuse_index.index.faissfile.check_faiss` lets
-            through.
-        vectors: of the words that it must be of.
-        metric: that it must be made for.
-        projection: of the words, or ``None``.
+        data: the file.
+        layout: that it must have before FAISS sees it.
         where: the file, for messages.
 
     Raises:
@@ -222,18 +213,9 @@ def parse_index(
         MissingDependencyError: FAISS is absent.
     """
     faiss = import_faiss()
-    width = searched_width(vectors, projection)
-    parts = _parts(width, projection is not None)
-    layout = Layout(width, parts, len(vectors), metric)
+    layout.require(data, where)
     try:
-        layout.check(data)
         return faiss.deserialize_index(data)
-    except OtherVectorsError as error:
-        raise BundleError(
-            f"{where}: the FAISS index holds {error}",
-            expected=f"{len(vectors)} of width {width}",
-            remedy="build the index again",
-        ) from None
     except (RuntimeError, ValueError, AssertionError) as error:
         raise BundleError(
             f"{where}: faiss {faiss.__version__} cannot read it ({str(error)[:200]})",
@@ -269,9 +251,4 @@ def _factory(kind: Kind, width: int, projected: bool) -> str:
     """
     if kind is Kind.FLAT:
         return "Flat"
-    return f"IVF1,PQ{_parts(width, projected)}x4fs"
-
-
-def _parts(width: int, projected: bool) -> int:
-    """Parts of a vector that get a code each."""
-    return width if projected or width % 2 else width // 2
+    return f"IVF1,PQ{parts_of(width, projected)}x4fs"

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.bundle.layout import MAX_MAGNITUDE
+from fuse_index.errors import BundleError
 from fuse_index.index.options import Metric
+from fuse_index.index.schema import BUILD_AGAIN
 
 _CODEWORDS = 16
 """Centroids of a part of a vector: 4 bits."""
@@ -29,12 +31,17 @@ _RESERVED = 1 << 20
 """What FAISS writes where it once had two more fields."""
 
 
+def parts_of(width: int, projected: bool) -> int:
+    """Parts of a vector that get a code each: projected dimensions, or two others, share one."""
+    return width if projected or width % 2 else width // 2
+
+
 class OtherVectorsError(ValueError):
     """An index holds another number of vectors, or of another width."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class CodesLayout:
     """The layout of a file of product codes, all in one list.
 
     Attributes:
@@ -48,6 +55,11 @@ class Layout:
     parts: int
     words: int
     metric: Metric
+
+    @classmethod
+    def of(cls, width: int, words: int, metric: Metric, *, projected: bool) -> CodesLayout:
+        """Return the layout of what a build makes of ``words`` vectors of ``width`` columns."""
+        return cls(width, parts_of(width, projected), words, metric)
 
     def check(self, data: NDArray[np.uint8]) -> None:
         """Check the bytes of a file.
@@ -68,6 +80,26 @@ class Layout:
             raise ValueError(f"ids {ids.min()} to {ids.max()}, expected 0, 1, ... {self.words - 1}")
         if (size := int(data[stop : stop + 8].view("<u8")[0])) != codes:
             raise ValueError(f"codes of {size} bytes, expected {codes}")
+
+    def require(self, data: NDArray[np.uint8], where: str) -> None:
+        """Refuse a file that is not of this layout.
+
+        Raises:
+            BundleError: naming the first fault.
+        """
+        try:
+            self.check(data)
+        except OtherVectorsError as error:
+            raise BundleError(
+                f"{where}: the FAISS index holds {error}",
+                expected=f"{self.words} of width {self.width}",
+                remedy=BUILD_AGAIN,
+            ) from None
+        except ValueError as error:
+            raise BundleError(
+                f"{where}: faiss is not given its file, as fuse_index cannot read it ({error})",
+                remedy=BUILD_AGAIN,
+            ) from None
 
     def _check_fields(self, data: NDArray[np.uint8], header: np.dtype[Any]) -> None:
         if data.size < header.itemsize:

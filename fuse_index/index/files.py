@@ -18,8 +18,6 @@ from torch import Tensor
 from fuse_index.bundle import Bundle, FileRecord, Manifest, add_index_files
 from fuse_index.bundle.files import hashed_file, read_checked, read_plain
 from fuse_index.bundle.jsontext import dump_pretty
-from fuse_index.bundle.tensorfile import parse_file
-from fuse_index.bundle.tensors import as_tensor, require_finite
 from fuse_index.errors import (
     BundleError,
     IdentityError,
@@ -28,7 +26,8 @@ from fuse_index.errors import (
     StorageError,
     VocabularyError,
 )
-from fuse_index.index.approximate import Approximate, parse_index
+from fuse_index.index.approximate import Approximate, parse_index, searched_width
+from fuse_index.index.faissfile import CodesLayout
 from fuse_index.index.options import IndexOptions, Kind
 from fuse_index.index.projection import Projection
 from fuse_index.index.schema import (
@@ -265,34 +264,17 @@ def _engine(
         return Approximate.build(vectors, Kind.FLAT, options.metric)
     projection = None
     if stored["reduction"] is not None:
-        projection = _projection(read(".safetensors", stored["reduction"]), vectors.width, where)
+        maps = read(".safetensors", stored["reduction"])
+        projection = Projection.parse(maps, vectors.width, where)
+    layout = CodesLayout.of(
+        searched_width(vectors, projection),
+        len(vectors),
+        options.metric,
+        projected=projection is not None,
+    )
     data = read(".faiss", {"size": stored["size"], "sha256": stored["sha256"]})
-    index = parse_index(data, vectors, options.metric, projection, where)
+    index = parse_index(data, layout, where)
     if stored["keeps_vectors"]:
         vectors.keep(stored["keeps_tables"])
     candidates = stored["effort"]["candidates"]
     return Approximate(index, options.kind, options.metric, candidates, projection)
-
-
-def _projection(data: NDArray[np.uint8], width: int, where: str) -> Projection:
-    try:
-        entries = parse_file(data, where)
-        for entry in entries.values():
-            require_finite(entry.spec, data[entry.start : entry.stop], where)
-    except BundleError as error:
-        raise BundleError(f"{where}: its maps cannot be read ({error.given})") from None
-    specs = {name: entry.spec for name, entry in entries.items()}
-    shapes = {name: spec.shape for name, spec in specs.items()}
-    fits = set(specs) == {"words", "queries"} and len(set(shapes.values())) == 1
-    if fits:
-        shape = shapes["words"]
-        fits = len(shape) == 2 and shape[0] == width and 1 <= shape[1] <= width
-        fits &= all(spec.dtype == "F32" for spec in specs.values())
-    if not fits:
-        raise BundleError(
-            f"{where}: maps of shapes {str(shapes)[:200]}",
-            expected=f"words and queries, float32, both ({width}, r)",
-            remedy=BUILD_AGAIN,
-        )
-    maps = {name: as_tensor(e.spec, data[e.start : e.stop]) for name, e in entries.items()}
-    return Projection(maps["words"], maps["queries"])

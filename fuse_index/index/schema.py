@@ -10,14 +10,15 @@ from typing_extensions import TypedDict
 from fuse_index.bundle.jsontext import load_strict
 from fuse_index.bundle.layout import MAX_TOKENS
 from fuse_index.common.reading import read_options
-from fuse_index.common.stored import EXACT, SchemaError, Whole, check_schema
+from fuse_index.common.stored import EXACT, MAX_VALUES, SchemaError, Whole, check_schema
 from fuse_index.errors import BundleError, OptionError
 from fuse_index.index.options import IndexOptions, Kind
 
 FORMAT = "fuse_index word index"
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 256 << 20
-MAX_JSON_VALUES = 1 << 24
+_BYTES_PER_VALUE = 8
+"""Least bytes that a value takes in a large file: they stand in lines of their own."""
 BUILD_AGAIN = "build the index again (fuse-index index)"
 
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -94,7 +95,7 @@ def parse_index_json(data: bytes, where: str) -> tuple[IndexJson, IndexOptions]:
     Raises:
         BundleError: it is not the JSON of an index, or contradicts itself.
     """
-    value = load_strict(data, where, MAX_JSON_VALUES)
+    value = load_strict(data, where, MAX_VALUES + len(data) // _BYTES_PER_VALUE)
     if value.get("format") != FORMAT or value.get("format_version") != FORMAT_VERSION:
         raise BundleError(
             f"{where} is not a word index of this version "

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +22,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, given, settings
 
 from fuse_index.adapter import Adapter
 from fuse_index.bundle import Bundle, read_bundle, verify_bundle, write_bundle
 from fuse_index.errors import BundleError
 from tests.bundle import mutations, sample
 from tests.bundle.test_fuzz import check_promises
+
+logger = logging.getLogger(__name__)
 
 MUTATIONS = {
     "manifest.json": mutations.of_json,
@@ -37,8 +41,6 @@ MUTATIONS = {
 }
 MEMORY = 32 << 20
 """Most bytes that Python and numpy may hold while a mutation of a few kilobytes is read."""
-few = settings(max_examples=30, suppress_health_check=[*HealthCheck])
-many = settings(max_examples=1000, suppress_health_check=[*HealthCheck])
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,8 @@ def replaced(folder: Path, file: str, data: bytes) -> Iterator[None]:
             (folder / name).write_bytes(content)
 
 
-def outcome(act: Callable[[], Any]) -> Any:
-    """Return what an act gives, or None where it is refused in one line."""
+def outcome(act: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what an act gives; or None, and the line in which it is refused."""
     found, line = None, ""
     tracemalloc.start()
     try:
@@ -81,16 +83,13 @@ def outcome(act: Callable[[], Any]) -> Any:
     assert "\n" not in line
     assert len(line) < 5000
     assert peak < MEMORY
-    return found
+    return found, line
 
 
 def use(folder: Path) -> Bundle:
     """Read everything and make the adapter."""
     bundle = read_bundle(folder, parts=sample.ALL)
     try:
-        Adapter(bundle.adapters, (bundle.manifest.source.width,) * 2, bundle).to(
-            dtype=torch.float32
-        )
         sample.snapshot(bundle)
         check_promises(bundle)
         check_pull_back(bundle)
@@ -128,23 +127,30 @@ def exact_pull_back(bundle: Bundle, groups: np.ndarray, gradient: np.ndarray) ->
     return np.array(rows)
 
 
-def attack(folder: Path, file: str, data: bytes) -> None:
-    """Refused by verifying, by reading and by using alike, or harmless for all of them."""
+def attack(folder: Path, file: str, data: bytes) -> str:
+    """Refused by verifying, by reading and by using alike, or harmless for all of them.
+
+    Only the card and files of indexes are verified and not needed to read.
+    """
     with replaced(folder, file, data):
-        verified = outcome(lambda: verify_bundle(folder)) is not None
-        used = outcome(lambda: use(folder)) is not None
-    event("harmless" if used else "refused")
-    assert verified == used
+        verified, line = outcome(lambda: verify_bundle(folder))
+        used, _ = outcome(lambda: use(folder))
+    assert used is not None or verified is None
+    assert used is None or verified is not None or "README.md" in line or "/index/" in line
+    return "refused" if used is None else "harmless"
+
+
+def run(kind: Callable[[bytes], Any], count: int, data: bytes, act: Callable[[bytes], str]) -> None:
+    """Act on mutations of a file; how many were refused and harmless is logged."""
+    tally: Counter[str] = Counter()
+    options = settings(max_examples=count, suppress_health_check=[*HealthCheck])
+    options(given(kind(data))(lambda mutated: tally.update([act(mutated)])))()
+    logger.info("%s", dict(tally))
+    assert tally["refused"] + tally["harmless"] >= count
 
 
 @pytest.mark.parametrize("file", MUTATIONS)
-def test_a_mutated_file_is_refused_or_harmless(folder, file):
+@pytest.mark.parametrize("count", [25, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_mutated_file_is_refused_or_harmless(folder, file, count):
     data = (folder / file).read_bytes()
-    few(given(MUTATIONS[file](data))(lambda mutated: attack(folder, file, mutated)))()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("file", MUTATIONS)
-def test_a_thousand_mutations_of_a_file(folder, file):
-    data = (folder / file).read_bytes()
-    many(given(MUTATIONS[file](data))(lambda mutated: attack(folder, file, mutated)))()
+    run(MUTATIONS[file], count, data, lambda mutated: attack(folder, file, mutated))

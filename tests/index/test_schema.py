@@ -11,7 +11,7 @@ import torch
 from fuse_index.errors import BundleError, ShapeError
 from fuse_index.index import Metric, Side, WordIndex
 from fuse_index.index.approximate import Approximate
-from fuse_index.index.faissfile import Layout
+from fuse_index.index.faissfile import CodesLayout
 from fuse_index.index.options import IndexOptions, Kind, Representation
 from fuse_index.index.vectors import WordVectors
 from fuse_index.words.ragged import Ragged
@@ -62,7 +62,7 @@ def test_the_layout_is_what_faiss_writes(metric, width, parts, words):
     sides = helpers.make_sides(words, {"target": width})
     vectors = WordVectors(sides, Representation.MEAN)
     data = Approximate.build(vectors, Kind.PQ, metric).serialize()
-    layout = Layout(width, parts, words, metric)
+    layout = CodesLayout(width, parts, words, metric)
     layout.check(data)
     header = data.size - 8 * words - 8 - (-(-words // 32) * 32 * ((parts + 1) // 2))
     free = 4 * width + 4 * 16 * width  # the bytes of the centroids
