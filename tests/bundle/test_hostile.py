@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, given, settings
 
 from fuse_index.adapter import Adapter
 from fuse_index.bundle import Bundle, read_bundle, verify_bundle, write_bundle
+from fuse_index.bundle.card import render_card
 from fuse_index.errors import BundleError
 from tests.bundle import mutations, sample
 from tests.bundle.test_fuzz import check_promises
@@ -91,6 +92,7 @@ def use(folder: Path) -> Bundle:
     bundle = read_bundle(folder, parts=sample.ALL)
     try:
         sample.snapshot(bundle)
+        render_card(bundle.manifest).encode("utf-8")
         check_promises(bundle)
         check_pull_back(bundle)
     finally:
