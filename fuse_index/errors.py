@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+_LONGEST = 2000
+"""Most characters that a part of a message may have."""
+
 
 class FuseIndexError(Exception):
     """Base of every error this package raises on purpose.
@@ -22,15 +25,20 @@ class FuseIndexError(Exception):
     """What was found before a run failed, where there is something."""
 
     def __init__(self, given: str, *, expected: str = "", remedy: str = "") -> None:
-        self.given = given
-        self.expected = expected
+        self.given = _shorten(given)
+        self.expected = _shorten(expected)
         self.remedy = remedy
-        parts = [given]
+        parts = [self.given]
         if expected:
-            parts.append(f"expected {expected}")
+            parts.append(f"expected {self.expected}")
         if remedy:
             parts.append(remedy)
         super().__init__("; ".join(parts))
+
+
+def _shorten(text: str) -> str:
+    """Cut what a hostile file may have made too long to be read."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 class OptionError(FuseIndexError, ValueError):

@@ -34,7 +34,7 @@ class Adapter:
         bundle: where they come from, if from a bundle.
 
     Raises:
-        ShapeError: shapes, dtypes or devices differ between groups.
+        ShapeError: shapes, dtypes or devices differ between groups, or a value is not finite.
         OptionError: there is no fallback, or a group name is malformed.
     """
 
@@ -57,6 +57,7 @@ class Adapter:
         _check_adapters(adapters)
         ordered = [adapters[name] for name in self.group_names]
         self.faces = torch.cat(ordered)
+        _require_finite(self.faces)
         """``(F, d_src, d_tgt)``: the faces of all groups, one group after another."""
         self.tubes = tuple(len(faces) for faces in ordered)
         """Tube length ``k`` of every group."""
@@ -215,11 +216,17 @@ class Adapter:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Adapter:
-        """Return the adapter on another device or in another floating dtype."""
+        """Return the adapter on another device or in another floating dtype.
+
+        Raises:
+            ShapeError: a value is beyond the range of the dtype.
+        """
         other = Adapter.__new__(Adapter)
         other.__dict__.update(self.__dict__)
         other.faces = self.faces.to(device=device or self.device, dtype=dtype or self.dtype)
         other.face_offsets = self.face_offsets.to(other.faces.device)
+        if other.dtype is not self.dtype:
+            _require_finite(other.faces)
         return other
 
     @classmethod
@@ -342,6 +349,20 @@ class _PairTable:
         known = (p >= 0) & (q >= 0) & (p < len(self.table)) & (q < len(self.table))
         found = self.table[np.where(known, p, 0), np.where(known, q, 0)]
         return np.where(known, found, self.fallback)
+
+
+def _require_finite(faces: Tensor) -> None:
+    """Refuse NaN and infinity, such as values that a conversion has taken out of range.
+
+    Raises:
+        ShapeError: there are some.
+    """
+    if not bool(torch.isfinite(faces).all()):
+        raise ShapeError(
+            f"adapters that are not finite in {faces.dtype}",
+            expected=f"finite values, at most {torch.finfo(faces.dtype).max:.3g}",
+            remedy="use a wider dtype, or build the bundle again",
+        )
 
 
 def _check_adapters(adapters: Mapping[str, Tensor]) -> None:

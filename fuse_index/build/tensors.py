@@ -45,9 +45,6 @@ class GroupTensors:
             words: of the bundle.
             groups: its tensors.
             manifest: of the bundle.
-
-        Raises:
-            BundleError: the tensors of one model have several dtypes.
         """
         vectors = {side: groups.vectors(side) for side in ("source", "target")}
         places = {

@@ -24,6 +24,8 @@ from fuse_index.bundle.tensors import (
     as_tensor,
     dtype_name,
     require_finite,
+    require_finite_tensor,
+    same_dtype,
     tensor_bytes,
 )
 from fuse_index.bundle.wordfile import assign_groups, group_position
@@ -59,7 +61,11 @@ class GroupTensor:
     def source(self) -> TensorSource:
         """Return this tensor as bytes to be written."""
         spec = TensorSpec(self.name, dtype_name(self.dtype, self.name), self.shape)
-        return TensorSource(spec, lambda: (tensor_bytes(chunk) for chunk in self.chunks()))
+        return TensorSource(spec, lambda: map(self._bytes, self.chunks()))
+
+    def _bytes(self, chunk: Tensor) -> memoryview:
+        require_finite_tensor(chunk, f"group tensor {self.name!r}", "mend the embeddings")
+        return tensor_bytes(chunk)
 
 
 def embed_groups(
@@ -221,18 +227,8 @@ class GroupReader:
 
         Args:
             side: "source" or "target".
-
-        Raises:
-            BundleError: its tensors have several dtypes.
         """
         entries = [entry for name, entry in self._entries.items() if name.startswith(f"{side}.")]
-        dtypes = {entry.spec.dtype for entry in entries}
-        if len(dtypes) > 1:
-            raise BundleError(
-                f"{self._where}: {side} tensors of dtypes {sorted(dtypes)}",
-                expected="one dtype",
-                remedy=_FETCH_AGAIN,
-            )
         return GroupVectors(self._file, sorted(entries, key=lambda e: e.spec.name))
 
     def close(self) -> None:
@@ -268,6 +264,12 @@ class GroupReader:
         for name, (words, group, width) in expected.items():
             if problem := _problem(self._entries[name].spec, words, group, width):
                 raise BundleError(f"{self._where}: tensor {name!r} {problem}", remedy=_FETCH_AGAIN)
+        for side in widths:
+            specs = [e.spec for name, e in self._entries.items() if name.startswith(f"{side}.")]
+            if problem := same_dtype(specs):
+                raise BundleError(
+                    f"{self._where}: {side} {problem}", expected="one dtype", remedy=_FETCH_AGAIN
+                )
 
 
 class GroupVectors:

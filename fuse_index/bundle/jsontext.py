@@ -8,9 +8,14 @@ import math
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
+from fuse_index.common.stored import MAX_VALUES, SchemaError, check_schema, parse_json
 from fuse_index.errors import BundleError
+
+Value = TypeVar("Value")
+
+_FETCH_AGAIN = "fetch or build the bundle again"
 
 
 def plain(value: Any) -> Any:
@@ -52,58 +57,59 @@ def content_digest(value: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def load_strict(data: bytes | bytearray | memoryview, where: str) -> dict[str, Any]:
+def load_strict(
+    data: bytes | bytearray | memoryview, where: str, most_values: int = MAX_VALUES
+) -> dict[str, Any]:
     """Parse a JSON object from a file that may be hostile.
 
     Args:
         data: UTF-8 text.
         where: what is parsed, for messages.
+        most_values: see :func:`fuse_index.common.stored.parse_json`.
 
     Returns:
         The object; every number in it is finite, no key occurred twice.
 
     Raises:
         BundleError: not UTF-8, not JSON, not an object, a key twice, a number that is not finite,
-            or nested too deeply.
+            nested too deeply, or too many values.
     """
     try:
-        value = json.loads(
-            bytes(data).decode("utf-8"),
-            object_pairs_hook=_distinct,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        value = parse_json(data, most_values)
+    except ValueError as error:
         raise BundleError(
-            f"{where} is not valid JSON ({reason})",
+            f"{where} is not valid JSON ({error})",
             expected="a JSON object as fuse_index writes it",
-            remedy="fetch or build the bundle again",
+            remedy=_FETCH_AGAIN,
         ) from None
     if not isinstance(value, dict):
         raise BundleError(
             f"{where} holds a JSON {type(value).__name__}",
             expected="a JSON object",
-            remedy="fetch or build the bundle again",
+            remedy=_FETCH_AGAIN,
         )
     return value
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice!r} occurs twice")
-    return result
+def require_schema(
+    schema: type[Value], value: Any, where: str, remedy: str = _FETCH_AGAIN
+) -> Value:
+    """Check what a file holds against a schema.
 
+    Args:
+        schema: see :func:`fuse_index.common.stored.check_schema`.
+        value: as :func:`load_strict` returns it.
+        where: the file, for messages.
+        remedy: what the user can do.
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
+    Returns:
+        The value.
 
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"number {text} is out of range")
-    return number
+    Raises:
+        BundleError: naming the place of the first fault.
+    """
+    try:
+        return check_schema(schema, value)
+    except SchemaError as error:
+        join = " " if str(error).startswith(("lacks", "has")) else ": "
+        raise BundleError(f"{where}{join}{error}", expected=error.expected, remedy=remedy) from None

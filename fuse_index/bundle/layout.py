@@ -30,6 +30,12 @@ MAX_MANIFEST_BYTES = 16 << 20
 MAX_HEADER_BYTES = 16 << 20
 MAX_TOKENS = 1024
 """Longest tube ``k`` and most tokens of one word that a bundle may hold."""
+MAX_GROUPS = 1 << 14
+MAX_FILES = 1 << 12
+"""Most groups, and most files, that a manifest may list; counted before any is looked at."""
+MAX_MAGNITUDE = 1e30
+"""Largest absolute value of adapters and group tensors. Their products with gradients stay finite
+in float32, whatever dtype they are stored in."""
 
 MAX_FILE_BYTES = {
     WORDS: 16 << 30,

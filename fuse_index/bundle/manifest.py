@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import FailFast
+from typing_extensions import NotRequired, TypedDict
 
 from fuse_index.bundle.identity import ModelIdentity, is_sha256
-from fuse_index.bundle.jsontext import content_digest, dump_pretty, load_strict, plain
+from fuse_index.bundle.jsontext import (
+    content_digest,
+    dump_pretty,
+    load_strict,
+    plain,
+    require_schema,
+)
 from fuse_index.bundle.layout import (
     ADAPTER,
     FALLBACK,
     FORMAT,
     FORMAT_VERSION,
+    MAX_FILES,
+    MAX_GROUPS,
     WORDS,
     is_member_name,
     order_groups,
     size_limit,
 )
+from fuse_index.common.stored import EXACT, at_most
 from fuse_index.errors import BundleError, OptionError
 
 _FETCH_AGAIN = "fetch or build the bundle again"
@@ -48,6 +60,54 @@ class GroupRecord:
 
     name: str
     words: int
+
+
+class _ModelJson(TypedDict):
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+
+    name: str
+    revision: str
+    tokenizer_hash: str
+    embedding_hash: str
+    width: int
+    vocabulary_size: int
+
+
+class _GroupJson(TypedDict):
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+
+    name: str
+    words: int
+
+
+class _FileJson(TypedDict):
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+
+    size: int
+    sha256: str
+
+
+class _ManifestJson(TypedDict):
+    """What ``manifest.json`` holds; ranges are those of the classes made from it."""
+
+    __pydantic_config__ = EXACT  # type: ignore[misc]
+
+    format: str
+    format_version: int
+    package_version: str
+    source: _ModelJson
+    target: _ModelJson
+    identity: bool
+    groups: Annotated[list[_GroupJson], FailFast(), at_most(MAX_GROUPS)]
+    options: dict[str, Any]
+    corpus_sha256: str
+    left_out: Annotated[dict[str, int], at_most(MAX_GROUPS)]
+    fallbacks: Annotated[dict[str, str], at_most(MAX_GROUPS)]
+    quality: dict[str, Any]
+    files: Annotated[dict[str, _FileJson], at_most(MAX_FILES)]
+    indexes: NotRequired[Annotated[dict[str, dict[str, Any]], at_most(MAX_FILES)]]
+    published: NotRequired[Annotated[dict[str, str], at_most(2)]]
+    checksum: str
 
 
 @dataclass(frozen=True)
@@ -89,6 +149,11 @@ class Manifest:
     def __post_init__(self) -> None:
         for name in ("options", "left_out", "fallbacks", "quality", "indexes", "published"):
             object.__setattr__(self, name, plain(getattr(self, name)))
+        for name, most in (("groups", MAX_GROUPS), ("files", MAX_FILES)):
+            if len(getattr(self, name)) > most:
+                raise OptionError(
+                    f"{name} has {len(getattr(self, name))} items", expected=f"at most {most}"
+                )
         if self.group_names != order_groups(self.group_names):
             raise OptionError("groups are not sorted by (p, q)", expected="order_groups' order")
         if not is_sha256(self.corpus_sha256):
@@ -162,26 +227,7 @@ class Manifest:
                 path outside the bundle, or a checksum that does not fit.
         """
         _check_format(value, where)
-        if missing := _KEYS - set(value):
-            raise BundleError(f"{where} lacks {sorted(missing)}", remedy=_FETCH_AGAIN)
-        if unknown := set(value) - _KEYS - {"indexes", "published"}:
-            raise BundleError(f"{where} has unknown keys {sorted(unknown)}", remedy=_FETCH_AGAIN)
-        for key, (check, expected) in _TYPES.items():
-            if not check(value[key]):
-                raise BundleError(
-                    f"{where}: {key} has the wrong type", expected=expected, remedy=_FETCH_AGAIN
-                )
-        indexes = value.get("indexes", {})
-        if not _is_object(indexes) or not all(map(_is_object, indexes.values())):
-            raise BundleError(
-                f"{where}: indexes has the wrong type",
-                expected="an object of objects",
-                remedy=_FETCH_AGAIN,
-            )
-        if not _is_object(published := value.get("published", {})):
-            raise BundleError(
-                f"{where}: published has the wrong type", expected="an object", remedy=_FETCH_AGAIN
-            )
+        require_schema(_ManifestJson, value, where)
         content = {key: item for key, item in value.items() if key != "checksum"}
         if value["checksum"] != content_digest(content):
             raise BundleError(
@@ -189,25 +235,17 @@ class Manifest:
                 remedy=_FETCH_AGAIN,
             )
         try:
-            return cls(
-                source=ModelIdentity.from_json(value["source"], "source"),
-                target=ModelIdentity.from_json(value["target"], "target"),
-                groups=tuple(_group(item) for item in value["groups"]),
-                files={name: _record(name, item) for name, item in value["files"].items()},
-                **{key: value[key] for key in _PLAIN_KEYS},
-                indexes=indexes,
-                published=published,
+            manifest = cls(
+                source=ModelIdentity(**value["source"]),
+                target=ModelIdentity(**value["target"]),
+                groups=tuple(GroupRecord(**item) for item in value["groups"]),
+                files={name: FileRecord(**item) for name, item in value["files"].items()},
+                **{key: value[key] for key in _PLAIN_KEYS if key in value},
             )
+            _check_adapter(manifest)
         except OptionError as error:
             raise BundleError(f"{where}: {error}", remedy=_FETCH_AGAIN) from None
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is(kind: type) -> Callable[[Any], bool]:
-    return lambda value: type(value) is kind
+        return manifest
 
 
 _PLAIN_KEYS = (
@@ -217,36 +255,41 @@ _PLAIN_KEYS = (
     "left_out",
     "fallbacks",
     "quality",
+    "indexes",
+    "published",
     "package_version",
 )
-_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "package_version": (_is(str), "text"),
-    "corpus_sha256": (_is(str), "text"),
-    "checksum": (_is(str), "text"),
-    "identity": (_is(bool), "true or false"),
-    "groups": (_is(list), "a list"),
-    **dict.fromkeys(
-        ("source", "target", "options", "left_out", "fallbacks", "quality", "files"),
-        (_is_object, "an object"),
-    ),
-}
-_KEYS = {"format", "format_version", *_TYPES}
 
 
 def _check_format(value: Mapping[str, Any], where: str) -> None:
     if value.get("format") != FORMAT:
         raise BundleError(
-            f"{where} is not a fuse_index manifest (format {value.get('format')!r})",
+            f"{where} is not a fuse_index manifest (format {value.get('format')!r:.80})",
             expected=f"format {FORMAT!r}",
             remedy="check the path",
         )
     version = value.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(
-            f"{where} has format version {version!r}",
+            f"{where} has format version {version!r:.80}",
             expected=f"version {FORMAT_VERSION}",
             remedy="upgrade fuse_index, or build the bundle again with this version",
         )
+
+
+def _check_adapter(manifest: Manifest) -> None:
+    """Check what an adapter needs: hashes of both models, a fallback, or one model twice."""
+    for role, model in (("source", manifest.source), ("target", manifest.target)):
+        if not model.embedding_hash:
+            raise OptionError(f"the {role} has no embedding hash", expected="64 hex digits")
+    found = manifest.source.differences(manifest.target)
+    if manifest.identity and found:
+        raise OptionError(
+            f"an identity adapter of two models: the source has {', '.join(found)}",
+            expected="one model",
+        )
+    if not manifest.identity and FALLBACK not in manifest.group_names:
+        raise OptionError(f"groups without {FALLBACK!r}", expected=f"{FALLBACK!r} among them")
 
 
 def _check_counts(name: str, counts: Mapping[str, int]) -> None:
@@ -281,19 +324,3 @@ def _check_files(files: Mapping[str, FileRecord], identity: bool) -> None:
         raise OptionError(f"files lacks {sorted(missing)}", expected="every file of the bundle")
     if identity and ADAPTER in files:
         raise OptionError(f"an identity adapter with {ADAPTER}", expected="no adapter tensors")
-
-
-def _group(item: Any) -> GroupRecord:
-    if (
-        not isinstance(item, dict)
-        or set(item) != {"name", "words"}
-        or type(item["name"]) is not str
-    ):
-        raise OptionError(f"group {item!r}", expected="an object with name and words")
-    return GroupRecord(item["name"], item["words"])
-
-
-def _record(name: str, item: Any) -> FileRecord:
-    if not isinstance(item, dict) or set(item) != {"size", "sha256"}:
-        raise OptionError(f"files[{name!r}] is {item!r}", expected="an object with size and sha256")
-    return FileRecord(item["size"], item["sha256"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +16,7 @@ from fuse_index.bundle.groups import GroupReader
 from fuse_index.bundle.identity import ModelIdentity, require_model
 from fuse_index.bundle.layout import (
     ADAPTER,
+    FALLBACK,
     GROUPS,
     INDEX_FOLDER,
     MANIFEST,
@@ -34,6 +35,8 @@ from fuse_index.words.table import WordTable
 if TYPE_CHECKING:
     from torch import Tensor
 
+Words = tuple[WordTable, NDArray[np.int64]]
+"""The words of a bundle, and the group of each."""
 _T = TypeVar("_T")
 
 _DEFAULT_PARTS = (Part.WORDS, Part.ADAPTER)
@@ -50,7 +53,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    _words: tuple[WordTable, NDArray[np.int64]] | None
+    _words: Words | None
     _adapters: dict[str, Tensor] | None
     _groups: GroupReader | None
 
@@ -176,13 +179,16 @@ def verify_files(root: Path, manifest: Manifest, progress: Tick | None = None) -
         if name not in (WORDS, ADAPTER, GROUPS):
             os.close(check_member(root, name, record, report))
     data = read_checked(root, WORDS, manifest.files[WORDS], report)
-    parse_words(data, manifest, str(root / WORDS))
+    words = parse_words(data, manifest, str(root / WORDS))
     if ADAPTER in manifest.files:
         data = read_checked(root, ADAPTER, manifest.files[ADAPTER], report)
-        adapter_entries(data, manifest, str(root / ADAPTER))
+        entries = adapter_entries(data, manifest, str(root / ADAPTER))
+        tubes = [entry.spec.shape[0] for _, entry in entries]
+        _require_tubes(words, tubes, manifest, str(root / ADAPTER))
     if GROUPS in manifest.files:
         groups = GroupReader(root, manifest, report)
         try:
+            _require_group_tubes(words, groups, manifest, str(root / GROUPS))
             groups.verify(report)
         finally:
             groups.close()
@@ -211,9 +217,50 @@ def _read(
         if not manifest.identity:
             data = read_checked(root, ADAPTER, manifest.files[ADAPTER])
             adapters = parse_adapter(data, manifest, str(root / ADAPTER))
+            if words is not None:
+                tubes = [len(faces) for faces in adapters.values()]
+                _require_tubes(words, tubes, manifest, str(root / ADAPTER))
     if Part.GROUPS in parts:
         groups = GroupReader(root, manifest)
+        if words is not None:
+            _require_group_tubes(words, groups, manifest, str(root / GROUPS))
     return Bundle(root, manifest, words, adapters, groups)
+
+
+def _require_group_tubes(words: Words, groups: GroupReader, manifest: Manifest, where: str) -> None:
+    for side in ("source", "target"):
+        tubes = [groups.shapes[f"{side}.{name}"][1] for name in manifest.group_names]
+        _require_tubes(words, tubes, manifest, where, free=())
+
+
+def _require_tubes(
+    words: Words,
+    tubes: Sequence[int],
+    manifest: Manifest,
+    where: str,
+    free: Sequence[str] = (FALLBACK,),
+) -> None:
+    """Refuse a group with a word of more tokens than its tensor has.
+
+    Args:
+        words: the table, and the group of every word.
+        tubes: of the tensor of every group.
+        manifest: of the bundle.
+        where: the file of the tensors.
+        free: groups whose tensors serve words of any length.
+
+    Raises:
+        BundleError: naming the group.
+    """
+    table, groups = words
+    longest = np.zeros(len(tubes), np.int64)
+    np.maximum.at(longest, groups, table.shapes.max(axis=1, initial=0))
+    for name, k, most in zip(manifest.group_names, tubes, longest.tolist(), strict=True):
+        if most > k and name not in free:
+            raise BundleError(
+                f"{where}: group {name!r} has words of {most} tokens, but tensors of {k}",
+                remedy="fetch or build the bundle again",
+            )
 
 
 def _part(part: Part | str) -> Part:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.bundle.layout import MAX_TOKENS, parse_group
+from fuse_index.bundle.layout import MAX_MAGNITUDE, MAX_TOKENS, parse_group
 from fuse_index.bundle.manifest import Manifest
 from fuse_index.bundle.tensorfile import (
     TensorEntry,
@@ -29,6 +29,7 @@ TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "b
 _SAFETENSORS = {f"torch.{torch_name}": name for name, torch_name in TORCH_DTYPES.items()}
 _FETCH_AGAIN = "fetch or build the bundle again"
 _ADAPTER_PREFIX = "adapter."
+_BEYOND = f"values beyond {MAX_MAGNITUDE:g}"
 
 
 class Vectors(Protocol):
@@ -85,22 +86,18 @@ def adapter_sources(
         target_width: columns of the target's embedding table.
 
     Raises:
-        ShapeError: a shape, dtype or tube length does not fit, or a value is not finite.
+        ShapeError: a shape, dtype or tube length does not fit, dtypes differ, or a value is not
+            finite.
     """
-    import torch  # noqa: PLC0415 - reading manifests and words works without it
-
     sources = []
     for name, tensor in adapters.items():
         spec = TensorSpec(_ADAPTER_PREFIX + name, dtype_name(tensor.dtype, name), (*tensor.shape,))
         if problem := _adapter_problem(spec, source_width, target_width):
             raise ShapeError(f"adapter {name!r} {problem}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise ShapeError(
-                f"adapter {name!r} holds NaN or infinity",
-                expected="finite values",
-                remedy="raise ridge",
-            )
+        require_finite_tensor(tensor, f"adapter {name!r}", "raise ridge")
         sources.append(TensorSource(spec, partial(_whole, tensor)))
+    if problem := same_dtype(source.spec for source in sources):
+        raise ShapeError(f"adapters: {problem}", expected="one dtype", remedy="convert them")
     return sources
 
 
@@ -143,6 +140,8 @@ def adapter_entries(
         if problem := _adapter_problem(spec, manifest.source.width, manifest.target.width):
             raise BundleError(f"{where}: tensor {spec.name!r} {problem}", remedy=_FETCH_AGAIN)
         require_finite(spec, data[entry.start : entry.stop], where)
+    if problem := same_dtype(entry.spec for entry in entries.values()):
+        raise BundleError(f"{where}: {problem}", expected="one dtype", remedy=_FETCH_AGAIN)
     return [(name, entries[_ADAPTER_PREFIX + name]) for name in manifest.group_names]
 
 
@@ -168,12 +167,39 @@ def _adapter_problem(spec: TensorSpec, source_width: int, target_width: int) -> 
 
 
 def require_finite(spec: TensorSpec, data: NDArray[np.uint8], where: str) -> None:
-    """Refuse a tensor with NaN or infinity.
+    """Refuse a tensor with NaN, infinity, or values whose products overflow float32.
 
     Raises:
         BundleError: naming the file and the tensor.
     """
-    if not all_finite(spec, as_array(spec, data)):
+    values = as_array(spec, data)
+    if not all_finite(spec, values, MAX_MAGNITUDE):
+        finite = all_finite(spec, values)
         raise BundleError(
-            f"{where}: tensor {spec.name!r} holds NaN or infinity", remedy=_FETCH_AGAIN
+            f"{where}: tensor {spec.name!r} holds {_BEYOND if finite else 'NaN or infinity'}",
+            remedy=_FETCH_AGAIN,
         )
+
+
+def require_finite_tensor(tensor: Tensor, what: str, remedy: str) -> None:
+    """Refuse to write what :func:`require_finite` would not read.
+
+    Raises:
+        ShapeError: naming the tensor.
+    """
+    import torch  # noqa: PLC0415 - reading manifests and words works without it
+
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    if not largest <= MAX_MAGNITUDE:
+        finite = bool(torch.isfinite(tensor).all())
+        raise ShapeError(
+            f"{what} holds {_BEYOND if finite else 'NaN or infinity'}",
+            expected="finite values",
+            remedy=remedy,
+        )
+
+
+def same_dtype(specs: Iterable[TensorSpec]) -> str:
+    """Return what is wrong where tensors that belong together have several dtypes, else ""."""
+    dtypes = sorted({spec.dtype for spec in specs})
+    return f"tensors of dtypes {', '.join(dtypes)}" if len(dtypes) > 1 else ""

@@ -286,6 +286,8 @@ def _check_part(columns: Mapping[str, Column], manifest: Manifest, where: str) -
             raise
         raise BundleError(f"{where}: {error}", remedy=_FETCH_AGAIN) from None
     _check_groups(table, groups, manifest.group_names, where)
+    same = not manifest.identity or table.source.equals(table.target)
+    _require(same, where, "target.ids", "differs from the source's, although the model is the same")
     return table
 
 

@@ -33,6 +33,10 @@ def inspect_command(
     if verify:
         with _console.ProgressBar() as bar:
             manifest = verify_bundle(bundle, bar.stage("verifying"))
+        if manifest.indexes:
+            from fuse_index.index import verify_indexes
+
+            verify_indexes(bundle)
     else:
         manifest = read_manifest(bundle)
     report = {

@@ -42,6 +42,10 @@ def verify_command(
         raise OptionError("--source, --target, --corpus or --words", expected="--rebuild with them")
     with _console.ProgressBar() as bar:
         manifest = verify_bundle(bundle, bar.stage("verifying"))
+    if manifest.indexes:
+        from fuse_index.index import verify_indexes
+
+        verify_indexes(bundle)
     found = None
     if rebuild:
         from fuse_index.build.rebuild import rebuild_bundle

@@ -4,6 +4,7 @@ from fuse_index.index.files import add_index, load_index, read_index, save_index
 from fuse_index.index.masks import Mask
 from fuse_index.index.options import IndexOptions, Kind, Metric, Representation
 from fuse_index.index.vectors import Side, WordVectors, sides_of
+from fuse_index.index.verify import verify_indexes
 from fuse_index.index.word_index import WordIndex
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "read_index",
     "save_index",
     "sides_of",
+    "verify_indexes",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fuse_index.errors import BundleError, MissingDependencyError
 from fuse_index.index.exact import Found, best_of, by_nearness, finish, search_tokens
+from fuse_index.index.faissfile import CodesLayout, parts_of
 from fuse_index.index.masks import Mask
 from fuse_index.index.options import Kind, Metric
 from fuse_index.index.projection import Projection
@@ -199,14 +200,20 @@ def import_faiss() -> Any:
     return faiss
 
 
-def parse_index(data: NDArray[np.uint8], where: str) -> Any:
-    """Read an index from bytes whose checksum was verified.
+def parse_index(data: NDArray[np.uint8], layout: CodesLayout, where: str) -> Any:
+    """Read an index of product codes from bytes whose checksum was verified.
+
+    Args:
+        data: the file.
+        layout: that it must have before FAISS sees it.
+        where: the file, for messages.
 
     Raises:
-        BundleError: FAISS does not take them.
+        BundleError: it is another index, or damaged.
         MissingDependencyError: FAISS is absent.
     """
     faiss = import_faiss()
+    layout.require(data, where)
     try:
         return faiss.deserialize_index(data)
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -244,5 +251,4 @@ def _factory(kind: Kind, width: int, projected: bool) -> str:
     """
     if kind is Kind.FLAT:
         return "Flat"
-    parts = width if projected or width % 2 else width // 2
-    return f"IVF1,PQ{parts}x4fs"
+    return f"IVF1,PQ{parts_of(width, projected)}x4fs"

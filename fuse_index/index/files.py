@@ -11,19 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from fuse_index.bundle import Bundle, FileRecord, Manifest, add_index_files
 from fuse_index.bundle.files import hashed_file, read_checked, read_plain
-from fuse_index.bundle.jsontext import dump_pretty, load_strict
-from fuse_index.errors import BundleError, FuseIndexError, IdentityError, OptionError, StorageError
+from fuse_index.bundle.jsontext import dump_pretty
+from fuse_index.errors import (
+    BundleError,
+    IdentityError,
+    OptionError,
+    ShapeError,
+    StorageError,
+    VocabularyError,
+)
 from fuse_index.index.approximate import Approximate, parse_index, searched_width
+from fuse_index.index.faissfile import CodesLayout
 from fuse_index.index.options import IndexOptions, Kind
 from fuse_index.index.projection import Projection
+from fuse_index.index.schema import (
+    BUILD_AGAIN,
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_JSON_BYTES,
+    EngineJson,
+    IndexJson,
+    parse_index_json,
+)
 from fuse_index.index.vectors import Side, WordVectors, sides_of
 from fuse_index.index.word_index import WordIndex
 from fuse_index.words.ragged import Ragged
@@ -31,15 +46,6 @@ from fuse_index.words.table import WordTable
 
 Read = Callable[[str, Mapping[str, Any]], NDArray[np.uint8]]
 """Returns the checked bytes of a file of an index, by the end of its name and its record."""
-
-FORMAT = "fuse_index word index"
-FORMAT_VERSION = 1
-_MAX_JSON_BYTES = 256 << 20
-_KEYS = {
-    *("format", "format_version", "options", "models", "weights", "words_sha256", "added"),
-    *("engine", "report"),
-}
-_BUILD_AGAIN = "build the index again (fuse-index index)"
 
 
 def index_files(index: WordIndex, name: str) -> dict[str, Any]:
@@ -139,12 +145,12 @@ def load_index(
     """
     root = Path(folder)
     where = str(root / f"{name}.json")
-    value = _parse(read_plain(root, f"{name}.json", _MAX_JSON_BYTES), where)
+    parsed = parse_index_json(read_plain(root, f"{name}.json", MAX_JSON_BYTES), where)
 
     def read(end: str, record: Mapping[str, Any]) -> NDArray[np.uint8]:
         return read_checked(root, name + end, FileRecord(record["size"], record["sha256"]))
 
-    return _restore(value, read, table, {"source": source, "target": target}, where)
+    return _restore(parsed, read, table, {"source": source, "target": target}, where)
 
 
 def add_index(bundle: str | os.PathLike[str], index: WordIndex, name: str) -> Manifest:
@@ -175,12 +181,12 @@ def read_index(
             remedy="make it with fuse-index index",
         )
     where = str(bundle.path / "index" / f"{name}.json")
-    value = _parse(bundle.index_bytes(f"{name}.json").tobytes(), where)
+    parsed = parse_index_json(bundle.index_bytes(f"{name}.json").tobytes(), where)
 
     def read(end: str, record: Mapping[str, Any]) -> NDArray[np.uint8]:  # the manifest has checked
         return bundle.index_bytes(name + end)
 
-    return _restore(value, read, bundle.table, {"source": source, "target": target}, where)
+    return _restore(parsed, read, bundle.table, {"source": source, "target": target}, where)
 
 
 def _record(data: Any) -> dict[str, Any]:
@@ -199,70 +205,54 @@ def words_sha256(words: Sequence[str], sides: Sequence[Side]) -> str:
     return digest.hexdigest()
 
 
-def _parse(data: bytes, where: str) -> dict[str, Any]:
-    value = load_strict(data, where)
-    if value.get("format") != FORMAT or value.get("format_version") != FORMAT_VERSION:
-        raise BundleError(
-            f"{where} is not a word index of this version "
-            f"({value.get('format')!r}, {value.get('format_version')!r})",
-            expected=f"{FORMAT!r}, version {FORMAT_VERSION}",
-            remedy=_BUILD_AGAIN,
-        )
-    if set(value) != _KEYS:
-        raise BundleError(
-            f"{where} has keys {sorted(value)}", expected=f"{sorted(_KEYS)}", remedy=_BUILD_AGAIN
-        )
-    return value
-
-
 def _restore(
-    value: dict[str, Any],
+    parsed: tuple[IndexJson, IndexOptions],
     read: Read,
     table: WordTable,
     embeddings: Mapping[str, Tensor | None],
     where: str,
 ) -> WordIndex:
+    value, options = parsed
+    models: list[str] = [*value["models"]]
+    added = value["added"]
+    if missing := [name for name in models if embeddings.get(name) is None]:
+        raise OptionError(
+            f"{where} is over {', '.join(models)}",
+            expected=f"the embeddings of the {' and the '.join(missing)}",
+            remedy="load them with fuse_index.models.embeddings.load_embeddings",
+        )
+    given = {name: embeddings[name] for name in models}
+    weights = dict(zip(models, value["weights"], strict=True))
+    sides = sides_of(table, **given, weights=weights)
+    words = (*table.words, *added["words"])
+    more = len(added["words"])
     try:
-        kinds = [kind.value for kind in Kind if kind is not Kind.AUTO]
-        if value["options"]["kind"] not in kinds:
-            raise BundleError(
-                f"{where} is an index of kind {value['options']['kind']!r}",
-                expected=f"one of {', '.join(kinds)}",
-                remedy=_BUILD_AGAIN,
-            )
-        options = IndexOptions(**value["options"])
-        models, weights, added = value["models"], value["weights"], value["added"]
-        if missing := [name for name in models if embeddings.get(name) is None]:
-            raise OptionError(
-                f"{where} is over {', '.join(models)}",
-                expected=f"the embeddings of the {' and the '.join(missing)}",
-                remedy="load them with fuse_index.models.embeddings.load_embeddings",
-            )
-        given = {name: embeddings[name] for name in models}
-        sides = [
-            side.with_words(Ragged.from_lists(added["tokens"][side.name]))
-            for side in sides_of(table, **given, weights=dict(zip(models, weights, strict=True)))
-        ]
-        words = (*table.words, *added["words"])
-        counts = np.concatenate([table.counts, np.asarray(added["counts"], np.int64)])
-        vectors = WordVectors(sides, options.representation)
+        if len({*words}) < len(words):
+            raise VocabularyError("an added word is there already", expected="distinct words")
+        if more:
+            rows = {name: Ragged.from_lists(added["tokens"][name]) for name in models}
+            sides = [side.with_words(rows[side.name]) for side in sides]
         if words_sha256(words, sides) != value["words_sha256"]:
             raise IdentityError(
                 f"{where} was built for other words, tokens or embeddings",
                 expected="the bundle and the models it was built for",
-                remedy=_BUILD_AGAIN,
+                remedy=BUILD_AGAIN,
             )
+        vectors = WordVectors(sides, options.representation)
         engine = _engine(value["engine"], read, vectors, options, where)
-        more = len(added["words"])
-        return WordIndex(words, counts, vectors, options, engine, dict(value["report"]), more)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, FuseIndexError):
-            raise
-        raise BundleError(f"{where} is damaged ({error})", remedy=_BUILD_AGAIN) from None
+    except (ShapeError, VocabularyError) as error:
+        raise BundleError(f"{where}: {error}", remedy=BUILD_AGAIN) from None
+    except MemoryError:
+        raise BundleError(
+            f"{where} is of {len(words)} words, more than memory can hold",
+            remedy="use a machine with more memory, or check where the index comes from",
+        ) from None
+    counts = np.concatenate([table.counts, np.asarray(added["counts"], np.int64)])
+    return WordIndex(words, counts, vectors, options, engine, value["report"], more)
 
 
 def _engine(
-    stored: dict[str, Any] | None,
+    stored: EngineJson | None,
     read: Read,
     vectors: WordVectors,
     options: IndexOptions,
@@ -270,38 +260,21 @@ def _engine(
 ) -> Approximate | None:
     if options.kind is Kind.TOKENS:
         return None
-    if options.kind is Kind.FLAT:
-        return Approximate.build(vectors, Kind.FLAT, options.metric)
     if stored is None:
-        raise BundleError(f"{where} names no FAISS file", remedy=_BUILD_AGAIN)
-    reduction, candidates = stored["reduction"], int(stored["effort"]["candidates"])
-    index = parse_index(read(".faiss", stored), where)
+        return Approximate.build(vectors, Kind.FLAT, options.metric)
     projection = None
-    if reduction is not None:
-        projection = _projection(read(".safetensors", reduction), vectors.width, where)
-    width = searched_width(vectors, projection)
-    if int(index.ntotal) != len(vectors) or int(index.d) != width:
-        raise BundleError(
-            f"{where}: the FAISS index holds {index.ntotal} vectors of width {index.d}",
-            expected=f"{len(vectors)} of width {width}",
-            remedy=_BUILD_AGAIN,
-        )
+    if stored["reduction"] is not None:
+        maps = read(".safetensors", stored["reduction"])
+        projection = Projection.parse(maps, vectors.width, where)
+    layout = CodesLayout.of(
+        searched_width(vectors, projection),
+        len(vectors),
+        options.metric,
+        projected=projection is not None,
+    )
+    data = read(".faiss", {"size": stored["size"], "sha256": stored["sha256"]})
+    index = parse_index(data, layout, where)
     if stored["keeps_vectors"]:
-        vectors.keep(bool(stored["keeps_tables"]))
+        vectors.keep(stored["keeps_tables"])
+    candidates = stored["effort"]["candidates"]
     return Approximate(index, options.kind, options.metric, candidates, projection)
-
-
-def _projection(data: NDArray[np.uint8], width: int, where: str) -> Projection:
-    try:
-        maps = load(data.tobytes())
-    except SafetensorError as error:
-        raise BundleError(f"{where}: its maps cannot be read ({error})") from None
-    shapes = {name: tuple(tensor.shape) for name, tensor in maps.items()}
-    fits = set(maps) == {"words", "queries"} and len(set(shapes.values())) == 1
-    if not fits or maps["words"].shape[0] != width or maps["words"].dtype is not torch.float32:
-        raise BundleError(
-            f"{where}: maps of shapes {shapes}",
-            expected=f"words and queries, float32, both ({width}, r)",
-            remedy=_BUILD_AGAIN,
-        )
-    return Projection(maps["words"], maps["queries"])

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from fuse_index.bundle.tensorfile import parse_file
+from fuse_index.bundle.tensors import as_tensor, require_finite
+from fuse_index.errors import BundleError
+from fuse_index.index.schema import BUILD_AGAIN
 
 _SHRINKAGE = 0.2
 _TINY = 1e-12
@@ -53,3 +60,37 @@ class Projection:
         gauss = torch.randn(size, size, generator=generator, dtype=torch.float64)
         turned = principal @ torch.linalg.qr(gauss)[0]
         return cls((root @ turned).float().contiguous(), (inverse @ turned).float().contiguous())
+
+    @classmethod
+    def parse(cls, data: NDArray[np.uint8], width: int, where: str) -> Projection:
+        """Read the maps from a tensor file whose checksum was verified.
+
+        Args:
+            data: the file; the maps share its memory.
+            width: columns of the word vectors.
+            where: the file, for messages.
+
+        Raises:
+            BundleError: it is damaged, or holds other tensors.
+        """
+        try:
+            entries = parse_file(data, where)
+            for entry in entries.values():
+                require_finite(entry.spec, data[entry.start : entry.stop], where)
+        except BundleError as error:
+            raise BundleError(f"{where}: its maps cannot be read ({error.given})") from None
+        specs = {name: entry.spec for name, entry in entries.items()}
+        shapes = {name: spec.shape for name, spec in specs.items()}
+        fits = set(specs) == {"words", "queries"} and len(set(shapes.values())) == 1
+        if fits:
+            shape = shapes["words"]
+            fits = len(shape) == 2 and shape[0] == width and 1 <= shape[1] <= width
+            fits &= all(spec.dtype == "F32" for spec in specs.values())
+        if not fits:
+            raise BundleError(
+                f"{where}: maps of shapes {str(shapes)[:200]}",
+                expected=f"words and queries, float32, both ({width}, r)",
+                remedy=BUILD_AGAIN,
+            )
+        maps = {name: as_tensor(e.spec, data[e.start : e.stop]) for name, e in entries.items()}
+        return cls(maps["words"], maps["queries"])

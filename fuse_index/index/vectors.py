@@ -18,6 +18,8 @@ from fuse_index.words.table import WordTable
 
 _CHUNK_BYTES = 64 << 20
 _TINY = 1e-30
+_LARGEST = 1e15
+"""Most that a value of a vector may be: squared norms and products stay finite in float32."""
 _MANY = 1 / 8
 """Candidates, in units of the tokens in use, from which on all tokens are scored at once."""
 
@@ -290,6 +292,12 @@ def _pack(side: Side, representation: Representation, start: int) -> PackedSide:
     columns = np.ascontiguousarray(ragged.padded(fill=len(used)).T.astype(np.int32))
     rows = torch.zeros(len(used) + 1, side.table.shape[1])
     rows[:-1] = side.table[torch.from_numpy(used)]
+    largest = float(rows.abs().max())
+    if not largest <= _LARGEST:  # true for NaN, too
+        raise ShapeError(
+            f"embeddings of the {side.name} up to {largest:.3g} in float32",
+            expected=f"finite values, at most {_LARGEST:g}",
+        )
     mean = representation is Representation.MEAN
     lengths = torch.from_numpy(side.tokens.lengths).float()
     scale = 1.0 / lengths if mean else torch.ones_like(lengths)

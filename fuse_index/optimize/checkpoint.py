@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from fuse_index.common.files import write_atomically
+from fuse_index.common.stored import check_schema
 from fuse_index.errors import CheckpointError
 from fuse_index.models.batching import BatchSize
 from fuse_index.optimize.run import Run
@@ -21,6 +23,11 @@ from fuse_index.optimize.state import below, pack_rows, unpack_rows
 from fuse_index.predict.spent import Spent
 
 FORMAT = "fuse_index checkpoint 1"
+
+
+class _CheckpointJson(TypedDict):
+    configuration: dict[str, Any]
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +62,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the file is missing, damaged or something else.
         """
+        from safetensors import SafetensorError  # noqa: PLC0415
         from safetensors.torch import load  # noqa: PLC0415
 
         try:
@@ -70,8 +78,16 @@ class Checkpoint:
                 expected="a file that --checkpoint wrote",
                 remedy="remove it and begin again",
             )
-        tensors = load(body)
-        text = json.loads(tensors.pop("json").numpy().tobytes())
+        try:
+            tensors = load(body)
+            text = json.loads(tensors.pop("json").numpy().tobytes())
+            check_schema(_CheckpointJson, text)
+        except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+            raise CheckpointError(
+                f"checkpoint {path} cannot be read ({str(error)[:200]})",
+                expected="a file that --checkpoint wrote",
+                remedy="remove it and begin again",
+            ) from None
         return cls(text["configuration"], text["values"], tensors)
 
     def require(self, configuration: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -10,14 +10,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from fuse_index.bundle.jsontext import plain
 from fuse_index.common.files import write_atomically
+from fuse_index.common.stored import Whole, check_schema, parse_json
 from fuse_index.errors import OptionError
 from fuse_index.optimize.budget import Stop
 from fuse_index.optimize.state import State
 
 FORMAT = "fuse_index result"
+_MOST_VALUES = 1 << 24
+_Number = float | None
+"""A number; None stands for one that JSON cannot hold."""
+
+
+class _PointJson(TypedDict):
+    step: Whole
+    forward_passes: Whole
+    seconds: _Number
+    total: _Number
+    losses: list[_Number]
+    best: _Number
+    ids: list[Whole]
+    candidates: Whole
+    survived: Whole
+
+
+class _ParetoJson(TypedDict):
+    text: str
+    ids: list[Whole]
+    total: _Number
+    losses: dict[str, _Number]
+
+
+class _ResultJson(TypedDict):
+    """Types of what a result's file holds; the classes made from it know the names."""
+
+    text: str
+    ids: list[Whole]
+    total: _Number
+    losses: dict[str, _Number]
+    stop: str
+    spent: dict[str, Any]
+    trajectory: list[_PointJson]
+    pareto: list[_ParetoJson]
+    weights: dict[str, _Number]
+    configuration: dict[str, Any]
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -99,6 +139,7 @@ class Result:
         """
         if value.get("format") != FORMAT:
             raise OptionError(f"format {value.get('format')!r}", expected=repr(FORMAT))
+        check_schema(_ResultJson, value)
         values = {k: v for k, v in value.items() if k != "format"}
         points = [Point.from_json(item) for item in values["trajectory"]]
         front = [ParetoPoint(**{**p, "ids": tuple(p["ids"])}) for p in values["pareto"]]
@@ -123,7 +164,7 @@ class Result:
             OptionError: the file holds something else.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(parse_json(Path(path).read_bytes(), _MOST_VALUES))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OptionError(f"{path}: {error}", expected="a result of fuse_index") from error
 

@@ -170,3 +170,25 @@ def test_an_identity_between_two_widths_is_refused():
 def test_an_adapter_without_a_bundle_cannot_be_saved(tmp_path):
     with pytest.raises(OptionError, match="an adapter without a bundle"):
         ADAPTER.save_pretrained(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_adapters_that_are_not_finite_are_refused(value):
+    with pytest.raises(ShapeError, match=r"adapters that are not finite in torch\.float32"):
+        Adapter({"fallback": torch.full((1, 2, 2), value)})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "narrow", "largest"),
+    [
+        (torch.float64, torch.float32, 3e38),
+        (torch.float32, torch.float16, 6e4),
+        (torch.float64, torch.bfloat16, 3e38),
+    ],
+)
+def test_finiteness_is_checked_after_every_conversion(dtype, narrow, largest):
+    adapter = Adapter({"fallback": torch.full((1, 2, 2), largest, dtype=dtype)})
+    assert adapter.to(dtype=narrow).faces.isfinite().all()
+    beyond = Adapter({"fallback": torch.full((1, 2, 2), 2 * largest, dtype=torch.float64)})
+    with pytest.raises(ShapeError, match=f"not finite in {narrow}; .*; use a wider dtype"):
+        beyond.to(dtype=narrow)

@@ -68,23 +68,46 @@ def seal(value: dict, **changes: object) -> dict:
         ({"more": 1}, r"has unknown keys \['more'\]"),
         ({"identity": 1}, "identity has the wrong type; expected true or false"),
         ({"groups": {}}, "groups has the wrong type; expected a list"),
-        ({"groups": ["1x1"]}, "group '1x1'"),
+        ({"groups": ["1x1"]}, r"groups\[0\] is '1x1'; expected an object"),
         ({"groups": [{"name": "1y1", "words": 3}]}, "group name '1y1'"),
         ({"groups": [{"name": "1x1", "words": -3}]}, r"groups\['1x1'\] is -3"),
         ({"groups": [{"name": "2x1", "words": 1}, {"name": "1x1", "words": 1}]}, "not sorted"),
         ({"groups": [{"name": "1x1", "words": 1}] * 2}, "given twice"),
-        ({"source": {"name": "x"}}, r"source is an object with keys \['name'\]"),
+        ({"source": {"name": "x"}}, r"source lacks \['embedding_hash', 'revision', 'tok"),
         ({"source": None}, "source has the wrong type"),
         ({"left_out": {"a": 1.5}}, r"left_out\['a'\] is 1\.5"),
-        ({"fallbacks": {"a": 1}}, "fallbacks hold more than text"),
+        ({"fallbacks": {"a": 1}}, r"fallbacks\['a'\] is 1; expected text"),
         ({"corpus_sha256": "ABC"}, "corpus_sha256 'ABC'"),
         ({"identity": True}, "identity adapter with"),
+        ({"groups": [{"name": "1x1", "words": 4}]}, "groups without 'fallback'; expected"),
+        ({"source": sample.SOURCE.to_json() | {"embedding_hash": ""}}, "source has no embedding"),
+        ({"files": {f"index/{i}": 0 for i in range(5000)}}, "files has 5000 items, more than 4096"),
+        ({"left_out": {str(i): "a" for i in range(20_000)}}, "left_out has 20000 items, more t"),
         ({"files": {}}, r"files lacks \['adapter.safetensors', 'words.safetensors'\]"),
     ],
 )
 def test_manifests_that_are_refused(changes, message):
     with pytest.raises(BundleError, match=f"^m.*{message}"):
         Manifest.from_json(seal(MANIFEST.to_json(), **changes), "m")
+
+
+def test_an_identity_is_of_one_model():
+    value = seal(
+        MANIFEST.to_json(),
+        identity=True,
+        groups=[{"name": "1x1", "words": 3}],
+        files={"words.safetensors": {"size": 1, "sha256": "0" * 64}},
+    )
+    with pytest.raises(BundleError, match="identity adapter of two models: the source has another"):
+        Manifest.from_json(value, "m")
+    source = Manifest.from_json(seal(value, target=value["source"]), "m").source
+    assert source == sample.SOURCE
+
+
+def test_a_manifest_of_more_groups_than_a_reader_takes_is_not_made():
+    groups = tuple(GroupRecord(f"{i // 1000 + 1}x{i % 1000 + 1}", 1) for i in range(16_385))
+    with pytest.raises(OptionError, match="groups has 16385 items; expected at most 16384"):
+        dataclasses.replace(MANIFEST, groups=groups)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "index/../x", "x.bin", "index/a/b", ""])

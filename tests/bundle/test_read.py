@@ -13,13 +13,14 @@ import torch
 
 from fuse_index.bundle import (
     Manifest,
+    embed_groups,
     read_bundle,
     read_manifest,
     verify_bundle,
     write_bundle,
 )
 from fuse_index.bundle.identity import require_model
-from fuse_index.errors import BundleError, FuseIndexError, IdentityError, OptionError
+from fuse_index.errors import BundleError, FuseIndexError, IdentityError, OptionError, ShapeError
 from tests.bundle import sample
 
 
@@ -277,3 +278,62 @@ def test_reading_while_it_is_overwritten_gives_one_or_the_other(tmp_path):
         thread.join()
     assert seen <= {(("why", 5),), tuple(sorted(small.left_out.items()))}
     assert seen
+
+
+@pytest.mark.parametrize("act", [verify_bundle, read_bundle])
+def test_words_longer_than_the_tensors_of_their_group_are_refused(tmp_path, act):
+    """Group x1 with k = 2 serves words of one target token and at most two source tokens."""
+    adapters = {"x1": sample.ramp(2, 3, 2), "x2": sample.ramp(3, 3, 2)}
+    adapters["fallback"] = sample.ramp(1, 3, 2)
+    content = sample.contents(adapters=adapters, groups=None, quality={}, fallbacks={})
+    write_bundle(tmp_path / "bundle", content)
+    act(tmp_path / "bundle")
+    path = tmp_path / "bundle" / "adapter.safetensors"
+    sample.edit_column(path, "adapter.x1", lambda faces: faces[:1])
+    sample.reseal(tmp_path / "bundle")
+    message = r"adapter\.safetensors: group 'x1' has words of 2 tokens, but tensors of 1"
+    with pytest.raises(BundleError, match=message):
+        act(tmp_path / "bundle")
+
+
+def test_group_tensors_of_a_side_have_one_dtype(bundle):
+    path = bundle / "groups.safetensors"
+    header, data = sample.split_tensors(path)
+    name = "source.1x1"
+    low, high = header[name]["data_offsets"]
+    wide = np.frombuffer(data[low:high], "<f4").astype("<f8").tobytes()
+    entries = {key: item for key, item in header.items() if key not in ("__metadata__", name)}
+    rest = sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
+    parts, start = [wide], len(wide)
+    moved = {name: header[name] | {"dtype": "F64", "data_offsets": [0, len(wide)]}}
+    for key, item in rest:
+        a, b = item["data_offsets"]
+        parts.append(data[a:b])
+        moved[key] = item | {"data_offsets": [start, start + b - a]}
+        start += b - a
+    sample.join_tensors(path, moved, b"".join(parts))
+    sample.reseal(bundle)
+    with pytest.raises(BundleError, match="source tensors of dtypes F32, F64; expected one dtype"):
+        verify_bundle(bundle)
+    with pytest.raises(BundleError, match="source tensors of dtypes F32, F64; expected one dtype"):
+        read_bundle(bundle, parts=["groups"])
+
+
+@pytest.mark.parametrize("value", [1.1e30, -3e38])
+def test_values_whose_products_overflow_are_neither_read_nor_written(tmp_path, value):
+    adapters = {name: tensor.clone() for name, tensor in sample.adapters().items()}
+    adapters["2x1"][1, 2, 1] = value
+    with pytest.raises(ShapeError, match=r"adapter '2x1' holds values beyond 1e\+30"):
+        write_bundle(tmp_path / "bundle", sample.contents(adapters=adapters))
+    table = sample.SOURCE_EMBEDDINGS.clone()
+    table[11] = value
+    groups = embed_groups(sample.TABLE, sample.NAMES, table, sample.TARGET_EMBEDDINGS)
+    with pytest.raises(ShapeError, match=r"group tensor 'source\..*' holds values beyond 1e\+30"):
+        write_bundle(tmp_path / "bundle", sample.contents(groups=groups))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_what_a_file_makes_too_long_is_cut_in_messages():
+    error = BundleError("a" * 5000, expected="b" * 5000, remedy="c")
+    assert len(str(error)) < 4100
+    assert str(error).endswith("bbb...; c")

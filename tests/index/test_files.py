@@ -109,7 +109,7 @@ def test_a_bundle_without_an_index_does_not_speak_of_any(bundle):
 
 def test_indexes_in_a_manifest_must_be_objects(bundle):
     sample.edit_manifest(bundle, lambda value: value.update(indexes={"a": 3}))
-    with pytest.raises(BundleError, match="indexes has the wrong type; expected an object of"):
+    with pytest.raises(BundleError, match=r"indexes\['a'\] is 3; expected an object"):
         read_manifest(bundle)
 
 

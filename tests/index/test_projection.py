@@ -116,7 +116,7 @@ def test_maps_that_do_not_fit_are_refused(stored):
     del text["engine"]["reduction"]
     (bundle / "index" / "joint.json").write_text(json.dumps(text))
     sample.reseal(bundle)
-    with pytest.raises(BundleError, match=r"joint\.json is damaged \('reduction'\)"):
+    with pytest.raises(BundleError, match=r"is damaged \(engine lacks \['reduction'\]\)"):
         read_index(read_bundle(bundle), "joint", source=source, target=target)
 
 
