@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,3 +135,6 @@ def _show(ready: Assembly, result: Result) -> None:
     )
     typer.echo()
     _console.print_table(["objective", "model", "weight", "loss"], rows, title=title)
+    for name, text in result.full_texts.items():
+        if text != result.text:
+            typer.echo(f"{name} reads {_console.clean(dumps(text, ensure_ascii=False))}")

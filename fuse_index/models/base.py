@@ -213,6 +213,8 @@ class Model(ABC):
         contents: Sequence[Sequence[int]] | Ragged,
         prefix: str | Sequence[int] = "",
         suffix: str | Sequence[int] = "",
+        *,
+        frame: Frame | None = None,
     ) -> Batch:
         """Frame rows of content ids with special tokens, a prefix and a suffix, and pad them.
 
@@ -221,13 +223,14 @@ class Model(ABC):
             prefix: text before the content, tokenized as it stands, or token ids.
             suffix: text after the content, tokenized as it stands (begin it with a space where the
                 content ends in a word), or token ids.
+            frame: special tokens around all of it; by default the model's.
 
         Raises:
             ModelError: a row is longer than the model's positions.
         """
         return build_batch(
             contents,
-            self.frame,
+            frame or self.frame,
             prefix=self._ids(prefix),
             suffix=self._ids(suffix),
             limit=self.positions,

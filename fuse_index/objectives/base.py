@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from fuse_index.bundle.jsontext import plain
-from fuse_index.common.options import Number, options
+from fuse_index.common.options import Flag, Number, options
 from fuse_index.common.reading import read_options
 from fuse_index.errors import LossError, ModelError, OptionError
 from fuse_index.models.graphs import GraphCache
 from fuse_index.models.kinds import ModelKind
+from fuse_index.models.surroundings import Surroundings, surround
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +38,14 @@ class Objective(ABC):
         weight: factor of this loss in the sum; negative to push away from what it rewards.
         prefix: text before the prompt for this model, as it stands.
         suffix: text after the prompt for this model, as it stands.
+        special_tokens: whether special tokens that prefix and suffix spell out, such as ``</s>``,
+            count as such; else they are text.
     """
 
     weight: Number = 1.0
     prefix: str = ""
     suffix: str = ""
+    special_tokens: Flag = False
 
     type: ClassVar[str] = ""
     """Name in files and messages."""
@@ -67,6 +71,18 @@ class Objective(ABC):
     @abstractmethod
     def _prepare(self, model: Model) -> Loss:
         """Make the loss of a model of the right kind."""
+
+    def surround(self, model: Model, target: str = "") -> Surroundings:
+        """Tokenize what stands around the prompt.
+
+        Args:
+            model: whose tokens.
+            target: text behind the suffix.
+
+        Raises:
+            OptionError: the target has no tokens, or shares one with the suffix.
+        """
+        return surround(model, self.prefix, self.suffix, target, special_tokens=self.special_tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as a JSON object with the type name.
@@ -115,6 +131,7 @@ class Loss(ABC):
     Args:
         objective: the options.
         model: the model, of a kind the objective accepts.
+        surroundings: what stands around the prompt; by default what the objective says.
     """
 
     uses_labels: ClassVar[bool] = False
@@ -123,9 +140,13 @@ class Loss(ABC):
     """Whether it computes with what is on the model's device alone, the same for every batch of one
     shape, so that a GPU may replay it (:mod:`fuse_index.models.graphs`)."""
 
-    def __init__(self, objective: Objective, model: Model) -> None:
+    def __init__(
+        self, objective: Objective, model: Model, surroundings: Surroundings | None = None
+    ) -> None:
         self.objective = objective
         self.model = model
+        self.surroundings: Surroundings = surroundings or objective.surround(model)
+        """What stands around the prompt, in the model's tokens."""
         self.graphs = GraphCache(model)
         """Recordings of its passes."""
         self.graphs.enabled = self.recordable
@@ -136,7 +157,7 @@ class Loss(ABC):
         return f"{self.objective.type}({self.model.name})"
 
     def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
-        """Frame prompts with this objective's prefix and suffix.
+        """Put prompts between what surrounds them.
 
         Args:
             contents: b rows of token ids of this model.
@@ -144,11 +165,15 @@ class Loss(ABC):
         Raises:
             ModelError: a row is longer than the model's positions.
         """
-        return self.model.batch(contents, self.objective.prefix, self.objective.suffix)
+        return self.surroundings.batch(contents)
 
-    def surroundings(self) -> tuple[str, str]:
-        """Return the texts before and after the prompt, as the model reads them."""
-        return self.objective.prefix, self.objective.suffix
+    def place(self, texts: Sequence[str]) -> None:
+        """Tokenize what stands around the prompt anew, for prompts that are texts.
+
+        Args:
+            texts: some prompts, as another model's tokens decode.
+        """
+        self.surroundings = self.surroundings.placed(texts)
 
     def __call__(self, embeds: Tensor, batch: Batch, labels: Tensor | None = None) -> Tensor:
         """Return one loss a row.
@@ -206,9 +231,9 @@ class Loss(ABC):
         return None
 
     def texts(self, batch: Batch) -> list[str]:
-        """Decode the content of every row."""
+        """Decode the content of every row, as it stands in the whole text."""
         rows = [row[mask].tolist() for row, mask in zip(batch.ids, batch.content, strict=True)]
-        return self.model.words.decode_batch(rows)
+        return self.surroundings.decode(rows)
 
 
 def require_finite(losses: Tensor, loss: Loss, batch: Batch) -> None:

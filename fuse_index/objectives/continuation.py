@@ -98,23 +98,13 @@ class _ContinuationLoss(Loss):
 
     def __init__(self, objective: Objective, model: Model, text: str) -> None:
         assert isinstance(model, CausalModel)
-        super().__init__(objective, model)
-        suffix = model.words.encode_text(objective.suffix) if objective.suffix else []
-        text_ids = model.words.encode_text(text)
-        if not text_ids:
-            raise OptionError(
-                f"{self.name}: text {text!r} has no tokens", expected="a text with tokens"
-            )
-        self._after = [*suffix, *text_ids]
-        self._text = torch.tensor(text_ids, device=model.device)
-        self._text_after = objective.suffix + text
+        super().__init__(objective, model, objective.surround(model, text))
         self._start = SharedStart(model)
+        self._text = torch.tensor(self.surroundings.target_ids, device=model.device)
 
-    def surroundings(self) -> tuple[str, str]:
-        return self.objective.prefix, self._text_after
-
-    def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
-        return self.model.batch(contents, self.objective.prefix, self._after)
+    def place(self, texts: Sequence[str]) -> None:
+        super().place(texts)
+        self._text = torch.tensor(self.surroundings.target_ids, device=self.model.device)
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         return self.read(self.logits(embeds, batch))
@@ -172,9 +162,17 @@ class _DivergenceLoss(_ContinuationLoss):
 
     def __init__(self, objective: ContinuationDivergence, model: Model) -> None:
         super().__init__(objective, model, objective.text)
+        self._refer()
+
+    def place(self, texts: Sequence[str]) -> None:
+        super().place(texts)
+        self._refer()
+
+    def _refer(self) -> None:
+        """Predict the text behind the reference."""
         with torch.no_grad():
-            batch = self.batch([model.words.encode_text(objective.reference)])
-            logits = self.logits(model.embed(batch.ids), batch)
+            batch = self.batch([self.surroundings.content(self.objective.reference)])
+            logits = self.logits(self.model.embed(batch.ids), batch)
             self._reference = functional.log_softmax(logits, dim=-1)
 
     def read(self, logits: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class _CustomTextLoss(Loss):
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         options = self.objective
-        texts = [f"{options.prefix}{text}{options.suffix}" for text in self.texts(batch)]
+        texts = [self.surroundings.full_text(text) for text in self.texts(batch)]
         try:
             losses = torch.as_tensor(options.function(texts), dtype=torch.float32)
         except (TypeError, ValueError) as error:

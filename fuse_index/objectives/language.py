@@ -18,13 +18,11 @@ from fuse_index.objectives.labels import align_labels, label_space
 from fuse_index.objectives.shared import SharedStart
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from fuse_index.models.base import Model
     from fuse_index.models.batch import Batch
-    from fuse_index.words.ragged import Ragged
+    from fuse_index.models.surroundings import Surroundings
 
 
 _CHUNK_ROWS = 64
@@ -137,9 +135,11 @@ class _LanguageLoss(Loss):
     recordable: ClassVar[bool] = True
     model: CausalModel
 
-    def __init__(self, objective: Objective, model: Model) -> None:
+    def __init__(
+        self, objective: Objective, model: Model, surroundings: Surroundings | None = None
+    ) -> None:
         assert isinstance(model, CausalModel)
-        super().__init__(objective, model)
+        super().__init__(objective, model, surroundings)
         self._start = SharedStart(model)
 
     def forget(self) -> None:
@@ -241,9 +241,10 @@ class FluencyLoss(_LanguageLoss):
 
     objective: Fluency
 
-    def __init__(self, objective: Fluency, model: Model) -> None:
-        super().__init__(objective, model)
-        self._end: tuple[int, ...] = ()
+    def __init__(
+        self, objective: Fluency, model: Model, surroundings: Surroundings | None = None
+    ) -> None:
+        super().__init__(objective, model, surroundings)
         if objective.include_end:
             end = getattr(model.tokenizer, "eos_token_id", None)
             if end is None:
@@ -252,15 +253,7 @@ class FluencyLoss(_LanguageLoss):
                     expected="one, for include_end",
                     remedy="leave include_end out",
                 )
-            self._end = (int(end),)
-
-    def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
-        """Frame prompts with the objective's prefix and suffix, and the end where it counts."""
-        if not self._end:
-            return super().batch(contents)
-        suffix = self.objective.suffix
-        after = self.model.words.encode_text(suffix) if suffix else ()
-        return self.model.batch(contents, self.objective.prefix, [*after, *self._end])
+            self.surroundings = self.surroundings.with_end((int(end),))
 
     def tokens(  # noqa: D102 - see the base class
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
@@ -275,7 +268,7 @@ class FluencyLoss(_LanguageLoss):
         positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         if self.objective.include_suffix:
             return batch.mask & (positions >= batch.start)
-        if self._end:
+        if self.surroundings.end:
             return batch.content | (positions == batch.last[:, None])
         return batch.content
 

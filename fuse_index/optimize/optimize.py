@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -108,6 +109,9 @@ def optimize(
         run.stop = Stop.FAILED
         error.result = run.result(budget)
         raise
+    if run.record.provisional:
+        text = problem.decode(run.best.ids)
+        logger.warning("the initial prompt %r reads in other tokens than were scored", text)
     return run.result(budget)
 
 
@@ -151,7 +155,8 @@ def _loop(
     saved = -1
     with _deferred_interrupts() as interrupted:
         while run.stop is None:
-            run.stop = budget.reached(run.spent, run.best.total)
+            best = math.inf if run.record.provisional else run.best.total
+            run.stop = budget.reached(run.spent, best)
             if run.stop is not None or interrupted.is_set():
                 break
             try:

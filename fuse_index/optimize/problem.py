@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from fuse_index.adapter.adapter import Adapter
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.base import Model
+from fuse_index.models.surroundings import PROBE_TEXTS, Reading, Surroundings, surround
 from fuse_index.objectives.base import Loss, Objective
 from fuse_index.optimize.state import Ids
 from fuse_index.optimize.tokens import TokenFilter
 from fuse_index.predict.target import SourceWords, Target
 from fuse_index.predict.units import TokenUnits, Unit, Units, WordUnits
+from fuse_index.words.ragged import Ragged
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,10 @@ class Problem:
 
     Attributes:
         losses: the objectives bound to their models, in the order of the terms.
-        targets: the target that reads the prompts of each term; terms of one model share it.
+        targets: the target that reads the prompts of each term; terms of one model share it where
+            prompts are read alike in what surrounds them.
+        surroundings: what stands around the prompt for the source, in its first term; None
+            where it has none.
         weights: ``(terms,)``, as the objectives have them.
 
     Raises:
@@ -72,16 +77,59 @@ class Problem:
         self.source = source
         self.terms = tuple(terms)
         self.tokens = tokens or TokenFilter()
-        self.targets = _targets(source, self.terms)
         self.losses: tuple[Loss, ...] = tuple(
             term.objective.prepare(term.model) for term in self.terms
         )
+        own = (loss.surroundings for loss in self.losses if loss.model is source)
+        self.surroundings: Surroundings | None = next(own, None)
+        self._reading: Reading = (self.surroundings or surround(source)).reading
+        self._texts = self._reading.texts(source.words)
+        self._place()
+        self.targets = self._read()
         self.weights: NDArray[np.float64] = np.array([t.objective.weight for t in self.terms])
         self.names = _names(self.losses)
         """A name for every term: the type of its objective, numbered where two are alike."""
-        self.words = SourceWords(source)
+        self.words = SourceWords(source, self._reading)
         self._given_words = words
         self._room = tuple(_room(loss) for loss in self.losses)
+
+    @cached_property
+    def opening(self) -> Surroundings:
+        """What surrounds the prompt for the source in its first term with a text before it."""
+        own = [loss.surroundings for loss in self.losses if loss.model is self.source]
+        begun = (around for around in own if around.text_before)
+        return next(begun, None) or self.surroundings or surround(self.source)
+
+    def _place(self) -> None:
+        """Tokenize what stands around the prompts of models with other tokens."""
+        source = self.source.words
+        texts = self._texts.decode_batch(source.encode_running(PROBE_TEXTS).to_lists())
+        for loss in self.losses:
+            if loss.model.words.fingerprint != source.fingerprint:
+                loss.place(texts)
+
+    def _read(self) -> tuple[Target, ...]:
+        """One target a model and reading, with the adapter of the model's first term with one."""
+        adapters: dict[Model, Adapter] = {}
+        for term in self.terms:
+            if term.adapter is not None:
+                adapters.setdefault(term.model, term.adapter)
+        made: dict[tuple[Model, Reading | None], Target] = {}
+        found = []
+        for loss in self.losses:
+            model, reading = loss.model, loss.surroundings.reading
+            same = model.words.fingerprint == self.source.words.fingerprint
+            key = model, None if same else reading
+            if key not in made:
+                made[key] = Target(
+                    self.source,
+                    model,
+                    adapters.get(model),
+                    reading=reading,
+                    source_reading=self._reading,
+                )
+            found.append(made[key])
+        return tuple(found)
 
     @cached_property
     def allowed(self) -> NDArray[np.bool_]:
@@ -129,12 +177,47 @@ class Problem:
         return WordUnits(self, words, self.allowed)
 
     def encode(self, text: str) -> Ids:
-        """Tokenize a text as the beginning of a prompt: as it stands inside running text."""
-        return tuple(self.source.words.encode_running([text])[0].tolist())
+        """Tokenize a prompt.
+
+        Args:
+            text: a prompt as :meth:`decode` gives it, if it begins with white space; else it is
+                read as inside running text, behind a space.
+        """
+        words = self.source.words
+        if not text[:1].isspace():
+            return tuple(words.encode_running([text])[0].tolist())
+        return tuple(self._reading.encoder(words).encode_text(self._reading.carry + text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of a prompt."""
-        return self.source.words.decode(list(ids))
+        """Return the text of a prompt, as it stands between what surrounds it for the source."""
+        return self._texts.decode(list(ids))
+
+    def texts(self, term: int, prompts: Ragged) -> list[str]:
+        """Return the texts of prompts as they stand for the model of one term.
+
+        The same for all, but for the space with which some tokenizers begin a text: where one
+        term's model reads the source's tokens at the beginning and the other's inside a text.
+
+        Args:
+            term: which.
+            prompts: ``n`` rows of source ids.
+        """
+        rows = prompts.to_lists()
+        if self.targets[term].same_tokens:
+            return self.losses[term].surroundings.decode(rows)
+        return self._texts.decode_batch(rows)
+
+    def full_texts(self, ids: Sequence[int]) -> dict[str, str]:
+        """Return the whole text that each term's model reads, by the name of the term.
+
+        Args:
+            ids: a prompt.
+        """
+        prompts = Ragged.from_lists([list(ids)])
+        return {
+            name: loss.surroundings.full_text(self.texts(term, prompts)[0])
+            for term, (name, loss) in enumerate(zip(self.names, self.losses, strict=True))
+        }
 
     def fits(self, lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
         """Say which prompts have some content and room in the positions of every model.
@@ -176,16 +259,6 @@ class Problem:
                 for name, value in vars(self.tokens).items()
             },
         }
-
-
-def _targets(source: Model, terms: tuple[Term, ...]) -> tuple[Target, ...]:
-    """One target a model, with the adapter of the first term that has one."""
-    made: dict[Model, Target] = {}
-    for term in terms:
-        known = made.get(term.model)
-        if known is None or (known.adapter is None and term.adapter is not None):
-            made[term.model] = Target(source, term.model, term.adapter)
-    return tuple(made[term.model] for term in terms)
 
 
 def _names(losses: tuple[Loss, ...]) -> tuple[str, ...]:

@@ -19,17 +19,25 @@ class Record:
     Args:
         states: the initial prompts, scored.
         pareto_size: prompts kept of the Pareto front.
+        readable: which of them are read as text in the tokens that were scored; by default all.
 
     Attributes:
         best: the prompt with the smallest total.
+        provisional: whether it is an initial prompt that is not read as it was scored, because
+            none is; the first candidate that is replaces it.
         pareto: prompts that no other one beats in every term, the smallest total first.
         trajectory: every step.
     """
 
-    def __init__(self, states: Sequence[State], pareto_size: int) -> None:
+    def __init__(
+        self, states: Sequence[State], pareto_size: int, readable: Sequence[bool] = ()
+    ) -> None:
         self._size = pareto_size
-        self.best = min(states, key=lambda state: state.total)
-        self.pareto = pareto_front(list(states), pareto_size)
+        kept = [state for state, good in zip(states, readable, strict=False) if good]
+        kept = kept if readable else list(states)
+        self.provisional = not kept
+        self.best = min(kept or states, key=lambda state: state.total)
+        self.pareto = pareto_front(kept, pareto_size)
         self.trajectory: list[Point] = []
 
     def keep(self, scored: Scored, promising: Sequence[State]) -> tuple[bool, bool]:
@@ -42,9 +50,9 @@ class Record:
         best = next(scored.best(), None)
         if best is None:
             return False, False
-        better = best.total < self.best.total
+        better = self.provisional or best.total < self.best.total
         if better:
-            self.best = best
+            self.best, self.provisional = best, False
         accepted = [state for state in promising if scored.accept(state.ids)]
         if accepted:
             self.pareto = pareto_front([*self.pareto, *accepted], self._size)
@@ -54,7 +62,8 @@ class Record:
         """Return candidates that neither the front nor another one beats; none with one term."""
         if scored.losses.shape[1] < 2:
             return []
-        front = np.array([state.losses for state in self.pareto])
+        terms = scored.losses.shape[1]
+        front = np.array([state.losses for state in self.pareto]).reshape(-1, terms)
         beaten = np.any(np.all(front[None] <= scored.losses[:, None], axis=2), axis=1)
         fresh = [scored.state(int(i)) for i in np.flatnonzero(~beaten & np.isfinite(scored.totals))]
         return pareto_front(fresh, len(fresh))
@@ -97,6 +106,7 @@ class Record:
         """Return what a checkpoint needs."""
         return {
             "best": vars(self.best),
+            "provisional": self.provisional,
             "pareto": [vars(state) for state in self.pareto],
             "trajectory": [vars(point) for point in self.trajectory],
         }
@@ -104,5 +114,6 @@ class Record:
     def load_json(self, value: dict[str, Any]) -> None:
         """Continue from what :meth:`to_json` returned."""
         self.best = State.from_json(value["best"])
+        self.provisional = bool(value.get("provisional", False))
         self.pareto = [State.from_json(item) for item in value["pareto"]]
         self.trajectory = [Point.from_json(item) for item in value["trajectory"]]

@@ -109,6 +109,9 @@ class Result:
         configuration: the options of the run; a run with them gives the same result.
         chosen: one line on what was chosen for what was not given, and why; "" if nothing was.
         versions: of the packages that matter.
+        full_texts: the whole text that the model of each term reads, by name: what stands before
+            the prompt, the prompt, what stands after it, the target. Pasted together these are the
+            tokens that were scored.
     """
 
     text: str
@@ -123,6 +126,7 @@ class Result:
     configuration: dict[str, Any] = field(repr=False)
     versions: dict[str, str] = field(repr=False)
     chosen: str = field(default="", repr=False)
+    full_texts: dict[str, str] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""

@@ -133,8 +133,16 @@ class Run:
         )
         self.search = self._search_options.start(states)
         self.method = self._method_options.start(self.context, states)
-        self.record = Record(states, self.options.pareto_size)
+        self.record = Record(states, self.options.pareto_size, self._readable(states))
         self._record_step(len(rows), len(rows))
+
+    def _readable(self, states: Sequence[State]) -> list[bool]:
+        """Whether each initial prompt is read as text in the tokens that were scored."""
+        if not self.options.check_retokenization:
+            return [True] * len(states)
+        found = [self.check(state.ids) for state in states]
+        self.check.refusals.clear()  # those of candidates count
+        return found
 
     def _scored(self, prompts: Ragged, losses: Losses, *, checked: bool = True) -> Scored:
         totals = losses @ self.weights
@@ -268,6 +276,7 @@ class Run:
             configuration=self.configuration() | {"budget": dict(vars(budget))},
             versions=package_versions(),
             chosen=self.chosen,
+            full_texts=self.problem.full_texts(self.best.ids),
         )
 
 

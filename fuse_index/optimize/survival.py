@@ -13,10 +13,8 @@ from itertools import islice
 import numpy as np
 
 from fuse_index.errors import PromptError
-from fuse_index.models.base import Model
 from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.state import Ids
-from fuse_index.predict.target import Target
 from fuse_index.words.ragged import Ragged
 
 _REMEMBERED = 1 << 16
@@ -42,8 +40,8 @@ class PromptCheck:
         self._known: dict[Ids, bool] = {}
         self.empty_steps = self.lost_candidates = 0
         places = {
-            (target, loss.surroundings()): _FullPrompts(target, loss.surroundings())
-            for target, loss in zip(problem.targets, problem.losses, strict=True)
+            (target, loss.surroundings.key): _FullPrompts(problem, term)
+            for term, (target, loss) in enumerate(zip(problem.targets, problem.losses, strict=True))
         }
         self._places = tuple(places.values())
 
@@ -101,14 +99,12 @@ class PromptCheck:
         survives = self.problem.words.survives(rows)
         self.count_lost(int(len(rows) - survives.sum()))
         left = np.flatnonzero(survives)
-        texts = self.problem.source.words.decode_batch([list(prompts[i]) for i in left.tolist()])
         for place in self._places:
             if not len(left):
                 break
-            same = place.read(rows.select(left), texts)
+            same = place.read(rows.select(left))
             self._refuse(place.name, len(same) - sum(same))
             left = left[same]
-            texts = [text for text, kept in zip(texts, same, strict=True) if kept]
         survives[:] = False
         survives[left] = True
         return [bool(kept) for kept in survives]
@@ -117,45 +113,12 @@ class PromptCheck:
 class _FullPrompts:
     """The full prompts of one term: a target's rows with the text around them."""
 
-    def __init__(self, target: Target, around: tuple[str, str]) -> None:
-        self._target, self._around = target, around
-        self.name = target.model.name
+    def __init__(self, problem: Problem, term: int) -> None:
+        self._problem, self._term = problem, term
+        self.name = problem.losses[term].model.name
 
-    def read(self, prompts: Ragged, texts: list[str]) -> list[bool]:
+    def read(self, prompts: Ragged) -> list[bool]:
         """Whether the model's tokens of every full prompt are those that are scored."""
-        target = self._target
-        contents = target.read(prompts).contents.to_lists()
-        return read_the_same(target.model, texts, contents, self._around, decoded=target.is_source)
-
-
-def read_the_same(
-    model: Model,
-    texts: Sequence[str],
-    contents: Sequence[list[int]],
-    around: tuple[str, str],
-    *,
-    decoded: bool,
-) -> list[bool]:
-    """Whether a model's tokens of full prompts are those of their parts, one after another.
-
-    Args:
-        model: whose tokens.
-        texts: ``n`` prompts.
-        contents: their tokens alone.
-        around: text before them, and text after them.
-        decoded: whether a full prompt may also be what the parts' tokens decode to, as for the
-            source, whose tokens are what was chosen: decoders drop the space with which some
-            tokenizers begin every text.
-    """
-    words = model.words
-    before, after = around
-    parts = [words.encode_text(part) if part else [] for part in around]
-    whole = words.encode_texts([before + text + after for text in texts]).to_lists()
-    wanted = [[*parts[0], *content, *parts[1]] for content in contents]
-    same = [found == full for found, full in zip(whole, wanted, strict=True)]
-    if decoded and (before or after):
-        return [
-            known or words.encode_text(words.decode(full)) == full
-            for known, full in zip(same, wanted, strict=True)
-        ]
-    return same
+        problem, term = self._problem, self._term
+        contents = problem.targets[term].read(prompts).contents.to_lists()
+        return problem.losses[term].surroundings.reads(problem.texts(term, prompts), contents)

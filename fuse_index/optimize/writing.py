@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.causal import CausalModel
+from fuse_index.models.surroundings import Surroundings, surround
 
 _LONGEST = 44
 
@@ -19,7 +20,7 @@ def write_sentences(
     starts: Sequence[Sequence[int]],
     generator: torch.Generator,
     *,
-    prefix: str = "",
+    prefix: str | Surroundings = "",
     allowed: Tensor | None = None,
     temperature: float = 1.0,
     longest: int = _LONGEST,
@@ -32,7 +33,7 @@ def write_sentences(
         model: with a token that begins its texts or ends them.
         starts: content ids that each sentence begins with; empty ones are free.
         generator: of the random numbers, on the CPU.
-        prefix: text before the sentences.
+        prefix: text before the sentences, or what surrounds them.
         allowed: ``(vocabulary,)`` bool, tokens that may be used; all by default.
         temperature: of the sampling.
         longest: tokens after which a sentence is given up, or cut where the model ends none.
@@ -50,7 +51,8 @@ def write_sentences(
             expected="at least one, and a temperature above 0",
         )
     begin, end = _frame(model)
-    ids = torch.tensor([[*begin, *(model.words.encode_text(prefix) if prefix else ())]])
+    around = surround(model, prefix) if isinstance(prefix, str) else prefix
+    ids = torch.tensor([[*(begin if around.framed else ()), *around.before]])
     ids = ids.repeat(len(starts), 1)
     rows: list[list[int]] = [[] for _ in starts]
     alive = torch.ones(len(starts), dtype=torch.bool)

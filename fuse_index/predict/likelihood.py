@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch import Tensor
 from fuse_index.errors import ModelError
 from fuse_index.models.base import Model
 from fuse_index.models.causal import CausalModel
-from fuse_index.objectives.language import Fluency, TokenReduction
+from fuse_index.models.surroundings import Surroundings, surround
+from fuse_index.objectives.language import Fluency, FluencyLoss, TokenReduction
 from fuse_index.objectives.shared import SharedStart
 from fuse_index.predict.gradients import one_hot_gradient
 from fuse_index.predict.spent import Spent
@@ -26,7 +28,7 @@ _ROWS = 16
 class Likelihood:
     """Log-probabilities of tokens in prompts.
 
-    The prompts follow the prefix of the source's first objective, as they will in use.
+    The prompts stand between what surrounds them in the source's first objective, as in use.
 
     Args:
         problem: source and terms.
@@ -41,8 +43,8 @@ class Likelihood:
         source = require_causal(problem.source, method)
         self.source = source
         self.spent = spent
-        own = (loss for loss in problem.losses if loss.model is source)
-        self.prefix, self._after = next((loss.surroundings() for loss in own), ("", ""))
+        own = (loss.surroundings for loss in problem.losses if loss.model is source)
+        self.surroundings: Surroundings = next(own, None) or surround(source)
         self._start = SharedStart(source)
 
     def next_tokens(self, prompts: Sequence[Ids]) -> Tensor:
@@ -74,7 +76,7 @@ class Likelihood:
         self.spent.predicted += 1
         source = self.source
         with torch.no_grad():
-            batch = source.batch([prompt], self.prefix)
+            batch = self.surroundings.beginning([prompt])
             begin = max(batch.start - 1, 0)
             output = source.forward(source.embed(batch.ids), batch, logits_from=begin)
             assert output.logits is not None
@@ -98,15 +100,15 @@ class Likelihood:
             ``(b, V)`` float32 log-probabilities on the CPU, up to a constant a prompt.
         """
         self.spent.gradients += len(prompts)
-        objective = Fluency(prefix=self.prefix, suffix=self._after, reduction=TokenReduction.SUM)
-        loss = objective.prepare(self.source)
+        objective = Fluency(reduction=TokenReduction.SUM)
+        loss = FluencyLoss(objective, self.source, replace(self.surroundings, end=()))
         found = (one_hot_gradient(loss, Ragged.from_lists(own))[1] for own in _parts(prompts))
         return torch.cat([-gradient[:, position].cpu() for gradient in found])
 
     def _next_tokens(self, prompts: Sequence[Ids]) -> Tensor:
         source = self.source
         with torch.no_grad():
-            batch = source.batch(prompts, self.prefix)
+            batch = self.surroundings.beginning(prompts)
             embeds = source.embed(batch.ids)
             prefix = self._start.of(embeds, batch)
             output = source.forward(embeds, batch, prefix=prefix, logits_from=batch.shortest - 1)

@@ -13,6 +13,7 @@ from fuse_index.adapter.layout import WordLayout
 from fuse_index.bundle.identity import require_model
 from fuse_index.errors import OptionError, ShapeError
 from fuse_index.models.base import Model
+from fuse_index.models.surroundings import Reading
 from fuse_index.objectives.base import Loss
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.retokenize.retokenizer import Retokenized, Retokenizer
@@ -54,13 +55,23 @@ class Target:
         source: the model whose tokens prompts are made of.
         model: the model that reads them; it may be the source.
         adapter: carries its gradients back to the source's tokens; None where none is needed.
+        reading: how the model reads prompts between the text around them.
+        source_reading: how the source does.
 
     Raises:
         IdentityError: the adapter comes from a bundle of other models.
         ShapeError: the adapter has other widths.
     """
 
-    def __init__(self, source: Model, model: Model, adapter: Adapter | None = None) -> None:
+    def __init__(
+        self,
+        source: Model,
+        model: Model,
+        adapter: Adapter | None = None,
+        *,
+        reading: Reading | None = None,
+        source_reading: Reading | None = None,
+    ) -> None:
         self.source = source
         self.model = model
         self.is_source = model is source
@@ -70,7 +81,9 @@ class Target:
         if not self.same_tokens:
             bundle = None if self.adapter is None else self.adapter.bundle
             table = None if bundle is None else bundle.table
-            self._retokenizer = Retokenizer(source.words, model.words, table)
+            reading = reading or Reading()
+            texts = (source_reading or Reading()).texts(source.words, add=reading.carry)
+            self._retokenizer = Retokenizer(texts, reading.encoder(model.words), table)
 
     def _checked(self, adapter: Adapter) -> Adapter:
         source, model = self.source, self.model
@@ -132,11 +145,15 @@ class SourceWords:
 
     Args:
         source: the model whose tokens prompts are made of.
+        reading: how it reads prompts between the text around them.
     """
 
-    def __init__(self, source: Model) -> None:
+    def __init__(self, source: Model, reading: Reading | None = None) -> None:
         self.source = source
-        self._retokenizer = Retokenizer(source.words, source.words)
+        reading = reading or Reading()
+        self._retokenizer = Retokenizer(
+            reading.texts(source.words, add=reading.carry), reading.encoder(source.words)
+        )
 
     def survives(self, prompts: Ragged) -> NDArray[np.bool_]:
         """``(n,)``: whether decoding and encoding a row gives its tokens again, and some text."""

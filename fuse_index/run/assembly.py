@@ -141,8 +141,7 @@ def assemble(
 
     problem, method = with_method(config, problem_with, choose)
     prepare_states(problem, method, progress)
-    prefix = source_prefix(problem.terms, source)
-    initial = initial_prompts(problem, config.initial, config.options.seed, prefix)
+    initial = initial_prompts(problem, config.initial, config.options.seed)
     return Assembly(problem, initial, config, method, _probe(config, models))
 
 
@@ -219,12 +218,6 @@ def prepare_states(
 def needs_adapters(method: MethodOptions) -> bool:
     """Whether a method needs adapters to models with other tokens."""
     return method.ranking is not None and method.ranking[1].needs_adapters(method.ranking[0])
-
-
-def source_prefix(terms: Iterable[Term], source: Model) -> str:
-    """Return the first prefix that an objective has for the source."""
-    found = (term.objective.prefix for term in terms if term.model is source)
-    return next((prefix for prefix in found if prefix), "")
 
 
 def with_images(objective: Objective) -> Objective:

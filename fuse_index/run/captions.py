@@ -288,7 +288,7 @@ class Captioner:
         seed = config.options.seed
         result = optimize(
             problem,
-            initial_prompts(problem, config.initial, seed, config.lm.prefix),
+            initial_prompts(problem, config.initial, seed),
             method=self.method,
             search=config.search,
             budget=config.budget,

@@ -75,6 +75,7 @@ class EventWriter:
             "end",
             stop=result.stop.value,
             text=result.text,
+            full_texts=result.full_texts,
             total=result.total,
             losses=result.losses,
             spent=result.spent,

@@ -10,12 +10,14 @@ import torch
 
 from fuse_index.errors import ModelError, PromptError, VocabularyError
 from fuse_index.models.causal import CausalModel
+from fuse_index.models.surroundings import surround
 from fuse_index.run.config import StartDraw
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fuse_index.models.surroundings import Surroundings
     from fuse_index.optimize.problem import Problem
     from fuse_index.run.config import StartConfig
 
@@ -24,7 +26,7 @@ _TRIES = 64
 
 
 def initial_prompts(
-    problem: Problem, start: StartConfig, seed: int, prefix: str = ""
+    problem: Problem, start: StartConfig, seed: int, prefix: str | None = None
 ) -> list[tuple[int, ...]]:
     """Return the prompts a run begins from, as source ids.
 
@@ -32,7 +34,8 @@ def initial_prompts(
         problem: whose source tokenizes or writes them.
         start: what they are.
         seed: decides the ones that are drawn.
-        prefix: text that what the source writes goes on from.
+        prefix: text that what the source writes goes on from; by default what stands before the
+            prompt for the source.
 
     Raises:
         ModelError: the source is to write, but is no causal language model.
@@ -47,7 +50,8 @@ def initial_prompts(
         if start.draw is StartDraw.UNIFORM:
             rows = _uniform(problem, start, generator)
         else:
-            rows = _written(problem, start, generator, prefix)
+            around = problem.opening if prefix is None else surround(problem.source, prefix)
+            rows = _written(problem, start, generator, around)
         survives = problem.words.survives(Ragged.from_lists(rows.tolist()))
         found |= dict.fromkeys(tuple(row) for row in rows[survives].tolist())
         if len(found) >= wanted:
@@ -77,7 +81,7 @@ def word_starts(problem: Problem) -> NDArray[np.bool_]:
 
 @torch.no_grad()
 def _written(
-    problem: Problem, start: StartConfig, generator: torch.Generator, prefix: str
+    problem: Problem, start: StartConfig, generator: torch.Generator, around: Surroundings
 ) -> NDArray[np.int64]:
     """Let the source write: (count, length) ids, sampled at a temperature."""
     model = problem.source
@@ -91,16 +95,16 @@ def _written(
     first = torch.from_numpy(word_starts(problem))
     rows = np.zeros((start.count, 0), np.int64)
     for step in range(start.length):
-        scores = _next_scores(model, rows, prefix).float().cpu() / start.temperature
+        scores = _next_scores(model, rows, around).float().cpu() / start.temperature
         scores = scores.masked_fill(~(first if step == 0 else allowed), -torch.inf)
         drawn = torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)
         rows = np.concatenate([rows, drawn.numpy()], axis=1)
     return rows
 
 
-def _next_scores(model: CausalModel, rows: NDArray[np.int64], prefix: str) -> torch.Tensor:
+def _next_scores(model: CausalModel, rows: NDArray[np.int64], around: Surroundings) -> torch.Tensor:
     """(count, vocabulary size): logits of the next token; equal where nothing stands before."""
-    batch = model.batch(rows.tolist(), prefix)
+    batch = around.beginning(rows.tolist())
     length = batch.ids.shape[1]
     if not length:
         return torch.zeros(len(rows), model.vocabulary_size)

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from fuse_index.errors import OptionError, PromptError, VocabularyError
+from fuse_index.models.surroundings import surround
 from fuse_index.objectives import Fluency, ImageSimilarity, TargetContinuation
 from fuse_index.optimize import GCG, Budget, Problem, Stop, Term, TokenFilter, optimize
-from fuse_index.optimize.survival import PromptCheck, read_the_same
+from fuse_index.optimize.survival import PromptCheck
 from fuse_index.optimize.tokens import token_texts
 from tests.demo_models import START
 
 
 def test_a_prefix_that_joins_the_first_word_is_found(lm):
     def same(text: str, before: str, after: str = "") -> bool:
-        content = lm.words.encode_text(text)
-        return read_the_same(lm, [text], [content], (before, after), decoded=True)[0]
+        around = surround(lm, before, after)
+        return around.reads([text], [lm.words.encode_text(text)])[0]
 
     assert same(" square", "a small", " here")
     assert lm.words.encode_text(" square") != [

@@ -295,7 +295,7 @@ class _ScheduleMethod(Method):
             likelihood.source,
             starts,
             self.context.generator,
-            prefix=likelihood.prefix,
+            prefix=likelihood.surroundings,
             allowed=self._allowed,
         )
 

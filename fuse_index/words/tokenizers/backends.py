@@ -34,6 +34,41 @@ class Backend(Protocol):
         """Whether no neighbour changes how a word is cleaned and cut; True where trying tells."""
 
 
+class DerivedBackend:
+    """A backend made from another one, which says itself how it decodes and where texts are cut.
+
+    Args:
+        inner: the other one.
+    """
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.tokens = inner.tokens
+        self.unknown_id = inner.unknown_id
+        self.special_ids = inner.special_ids
+        self.definition = {**inner.definition, "derived": type(self).__name__}
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text."""
+        return self.inner.encode_batch(texts)
+
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Text of every row."""
+        return self.inner.decode_batch(rows)
+
+    def independent(self, word: str) -> bool:
+        """Whether no neighbour changes how a word is cleaned and cut."""
+        return self.inner.independent(word)
+
+    def plan(self) -> Any:
+        """The bytes of every token (:mod:`fuse_index.words.tokenizers.decoding`), None without."""
+        return None
+
+    def cuts(self) -> Any:
+        """Where texts may be cut (:mod:`fuse_index.words.tokenizers.locality`), None without."""
+        return None
+
+
 class PythonBackend:
     """A transformers tokenizer written in Python (sentencepiece and others)."""
 
@@ -66,6 +101,10 @@ class PythonBackend:
     def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of every row."""
         return [self._decoder.decode(list(row)) if len(row) else "" for row in rows]
+
+    def encode_with_specials(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text, in which special tokens that are spelled out count as such."""
+        return [self._decoder.encode(text, add_special_tokens=False) for text in texts]
 
     def independent(self, word: str) -> bool:
         """Whether the best way to cut a word into pieces of a Unigram model wins clearly.

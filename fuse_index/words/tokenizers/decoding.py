@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.words.tokenizers.backends import Backend
+from fuse_index.words.tokenizers.backends import Backend, DerivedBackend
 from fuse_index.words.tokenizers.fast_backend import SAME, SUFFIX_TO_SPACE, FastBackend
 from fuse_index.words.tokenizers.open_clip_backends import CleaningBackend, OpenClipBackend
 
@@ -109,6 +110,19 @@ def decode_plan(backend: Backend) -> DecodePlan | None:
     Args:
         backend: the private copy of the tokenizer.
     """
+    if backend not in _PLANS:
+        _PLANS[backend] = _made(backend)
+    return _PLANS[backend]
+
+
+_PLANS: WeakKeyDictionary[Backend, DecodePlan | None] = WeakKeyDictionary()
+"""Making one decodes the whole vocabulary."""
+
+
+def _made(backend: Backend) -> DecodePlan | None:
+    if isinstance(backend, DerivedBackend):
+        own: DecodePlan | None = backend.plan()
+        return own
     if isinstance(backend, CleaningBackend):
         return decode_plan(backend.inner)
     plan = None

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.words.tokenizers.backends import Backend
+from fuse_index.words.tokenizers.backends import Backend, DerivedBackend
 from fuse_index.words.tokenizers.cleaning import cleans_locally
 from fuse_index.words.tokenizers.fast_backend import FastBackend
 from fuse_index.words.tokenizers.open_clip_backends import CleaningBackend, OpenClipBackend
@@ -88,6 +89,9 @@ def locality_of(backend: Backend) -> Locality | None:
     Args:
         backend: the private copy of the tokenizer.
     """
+    if isinstance(backend, DerivedBackend):
+        own: Locality | None = backend.cuts()
+        return own
     if isinstance(backend, FastBackend):
         return _of_fast(backend)
     if isinstance(backend, OpenClipBackend) and backend.clean and backend.cleans_known_way:
@@ -138,8 +142,14 @@ def _of_fast(backend: FastBackend) -> Locality | None:
             barriers.append((content, plain))
         elif len(plain) < 2 or not all(map(_is_gap, plain)):
             return None
+    if backend not in _ORDINARY:
+        _ORDINARY[backend] = _ordinary_characters(normalize)
     whole = partial(_has_barrier, normalize, barriers)
-    return Locality(_ordinary_characters(normalize), whole, "" if _is_uniform(spec) else "a")
+    return Locality(_ORDINARY[backend], whole, "" if _is_uniform(spec) else "a")
+
+
+_ORDINARY: WeakKeyDictionary[FastBackend, NDArray[np.bool_]] = WeakKeyDictionary()
+"""The characters that may stand beside a cut, found once a tokenizer."""
 
 
 def _is_uniform(spec: dict[str, Any]) -> bool:
