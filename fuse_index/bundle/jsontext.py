@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, TypeVar
@@ -21,8 +22,9 @@ _FETCH_AGAIN = "fetch or build the bundle again"
 def plain(value: Any) -> Any:
     """Convert a value to JSON types, equal for equal values.
 
-    Mappings get sorted string keys, sequences become lists, enums their values, paths their text;
-    NumPy and torch scalars become Python numbers, and numbers that are not finite ``None``.
+    Mappings and dataclasses get sorted string keys, sequences become lists, enums their values,
+    paths their text; NumPy and torch scalars become Python numbers, and numbers that are not finite
+    ``None``.
 
     Raises:
         TypeError: the value is of a kind that JSON cannot hold; this is a bug of the caller.
@@ -38,6 +40,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         named = {str(plain(key)): plain(item) for key, item in value.items()}
         return {key: named[key] for key in sorted(named)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain({item.name: getattr(value, item.name) for item in fields(value)})
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if hasattr(value, "item") and getattr(value, "shape", None) == ():

@@ -133,6 +133,8 @@ def option_error(error: ValidationError, label: str = "", names: Sequence[str] =
     if isinstance(first, int) and first < len(names):
         first = names[first]
     name = ".".join(map(str, (first, *rest)))
+    if found["type"] in CALL_ERRORS and rest:  # of options inside these
+        return OptionError(f"{label}: no {name}", expected=f"{rest[-1]} to be given")
     if found["type"] in CALL_ERRORS:
         return TypeError(f"{label or error.title}: {name}: {found['msg']}")
     before = f"{label}: " if label else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from fuse_index.errors import OptionError
+from fuse_index.errors import ModelError, OptionError
 from fuse_index.words.tokenizers.continued import continuing, view
 from fuse_index.words.tokenizers.specials import Encode, special_encoder
 from fuse_index.words.tokenizers.tokenization import PROBE_WORDS, WordTokenizer
@@ -21,6 +21,7 @@ from fuse_index.words.tokenizers.tokenization import PROBE_WORDS, WordTokenizer
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
     from fuse_index.models.batch import Batch
+    from fuse_index.models.chat import Conversation
     from fuse_index.models.frame import Frame
     from fuse_index.words.ragged import Ragged
 
@@ -39,20 +40,36 @@ class Reading:
         carry: white space at the end of the text before that the prompt's tokens take in.
         drop: what is taken off the decoded tokens for the text of the prompt.
         add: what is put before them.
+        bare: whether a prompt begins without a space, as where a chat template takes it off.
     """
 
     continued: bool = False
     carry: str = ""
     drop: str = ""
     add: str = ""
+    bare: bool = False
 
     def encoder(self, words: WordTokenizer) -> WordTokenizer:
         """Return the tokenizer of ``carry`` and a prompt's text."""
         return continuing(words) if self.continued else words
 
-    def texts(self, words: WordTokenizer, add: str = "") -> WordTokenizer:
-        """Return the tokenizer that decodes to ``add`` and a prompt's text."""
-        return view(words, continued=self.continued, drop=self.drop, add=add + self.add)
+    def texts(self, words: WordTokenizer) -> WordTokenizer:
+        """Return the tokenizer that decodes to a prompt's text."""
+        return view(words, continued=self.continued, drop=self.drop, add=self.add)
+
+    def read(self, texts: WordTokenizer) -> WordTokenizer:
+        """Return the tokenizer that decodes to what :meth:`encoder` encodes.
+
+        Args:
+            texts: decodes to a prompt's text.
+        """
+        return view(texts, drop=" " if self.bare else "", add=self.carry)
+
+    def rows(self, words: WordTokenizer) -> list[list[int]]:
+        """Return everyday prompts as the model's tokens."""
+        if self.bare:
+            return self.encoder(words).encode_texts(PROBE_TEXTS).to_lists()
+        return words.encode_running(PROBE_TEXTS).to_lists()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +87,7 @@ class Surroundings:
         framed: whether the model's special tokens stand around all of it.
         special_tokens: whether special tokens that the texts spell out count as such.
         reading: how the prompt is tokenized.
+        conversation: renders prompts, where the texts are those of a chat template.
         end: ids behind ``after`` that have no text.
     """
 
@@ -83,6 +101,7 @@ class Surroundings:
     framed: bool
     special_tokens: bool
     reading: Reading
+    conversation: Conversation | None = None
     end: Ids = ()
 
     @cached_property
@@ -94,7 +113,8 @@ class Surroundings:
     @property
     def key(self) -> tuple[object, ...]:
         """What is the same for surroundings in which the same prompts are read alike."""
-        return self.text_before, self.text_after, self.before, self.after, self.special_tokens
+        chat = None if self.conversation is None else self.conversation.key
+        return self.text_before, self.text_after, self.before, self.after, self.framed, chat
 
     def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
         """Put prompts between what surrounds them.
@@ -119,6 +139,9 @@ class Surroundings:
 
     def full_text(self, text: str) -> str:
         """Return the whole text of a prompt, as people paste it."""
+        if self.conversation is not None:
+            target = self.text_after[len(self.suffix) :]
+            return self.conversation.render(text) + target
         return f"{self.text_before}{text}{self.text_after}"
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -135,7 +158,9 @@ class Surroundings:
 
     def encode(self, text: str) -> list[int]:
         """Tokenize a prompt as it stands here, without looking at what comes after it."""
-        return self.reading.encoder(self.model.words).encode_text(self.reading.carry + text)
+        reading = self.reading
+        text = text.removeprefix(" ") if reading.bare else text
+        return reading.encoder(self.model.words).encode_text(reading.carry + text)
 
     def content(self, text: str) -> list[int]:
         """Return the tokens of a prompt inside the whole text.
@@ -160,11 +185,19 @@ class Surroundings:
             texts: ``n`` prompts.
             contents: their tokens, of which batches are made.
         """
-        wholes = self._encode([self.full_text(text) for text in texts])
+        rendered = [self._rendered(text) for text in texts]
+        wholes = self._encode([text or "" for text in rendered])
         return [
-            whole == [*self.before, *content, *self.after]
-            for whole, content in zip(wholes, contents, strict=True)
+            text is not None and whole == [*self.before, *content, *self.after]
+            for text, whole, content in zip(rendered, wholes, contents, strict=True)
         ]
+
+    def _rendered(self, text: str) -> str | None:
+        """The whole text of a prompt; None for one that a chat template refuses."""
+        try:
+            return self.full_text(text)
+        except ModelError:
+            return None
 
     def placed(self, texts: Sequence[str]) -> Surroundings:
         """Return the same chosen for prompts that are texts, not tokens of the model.
@@ -182,7 +215,7 @@ def surround(
     target: str = "",
     *,
     special_tokens: bool = False,
-    framed: bool = True,
+    conversation: Conversation | None = None,
 ) -> Surroundings:
     """Tokenize the text around prompts of a model.
 
@@ -192,13 +225,16 @@ def surround(
         suffix: text after it.
         target: text after that, whose tokens are told apart.
         special_tokens: whether special tokens that the texts spell out count as such.
-        framed: whether the model's special tokens stand around all of it; not where the texts
-            have their own, as those of a chat template.
+        conversation: renders what stands around prompts, instead of ``before`` and ``suffix``; it
+            has its own special tokens, and the model's are not put around it.
 
     Raises:
         OptionError: the target shares a token with the suffix, or has no tokens.
-        ModelError: the tokenizer finds no special tokens in texts.
+        ModelError: the tokenizer finds no special tokens in texts, or a chat template cannot be
+            used.
     """
+    if conversation is not None:
+        before, suffix = conversation.around
     blank = Surroundings(
         model=model,
         text_before=before,
@@ -207,9 +243,10 @@ def surround(
         before=(),
         after=(),
         target_ids=(),
-        framed=framed,
-        special_tokens=special_tokens,
+        framed=conversation is None,
+        special_tokens=special_tokens or conversation is not None,
         reading=Reading(),
+        conversation=conversation,
     )
     return _chosen(blank, None)
 
@@ -230,11 +267,13 @@ def _encoder(model: Model, special_tokens: bool, frame: Frame) -> Encode:
 
 def _chosen(around: Surroundings, texts: Sequence[str] | None) -> Surroundings:
     """Choose the reading with which most prompts keep their tokens in the whole text."""
-    trials = []
-    for reading in _readings(around.text_before, own=texts is None):
+    own, trials = texts is None, []
+    for reading in _readings(around, own=own):
         trials.append(_trial(around, reading, texts))
         if list(map(len, trials[-1].examples.values())) == [len(texts or PROBE_TEXTS)]:
             break
+    if not any(trial.examples for trial in trials) and own:
+        trials.append(_trial(around, Reading(continued=True, bare=True), None))
     votes = {
         (index, after): len(found)
         for index, trial in enumerate(trials)
@@ -257,13 +296,14 @@ class _Trial:
     examples: dict[Ids, list[str]]
 
 
-def _readings(before: str, *, own: bool) -> list[Reading]:
+def _readings(around: Surroundings, *, own: bool) -> list[Reading]:
     """The ways to read a prompt behind a text, the plainest first.
 
     Args:
-        before: the text.
+        around: has the text.
         own: whether prompts are the model's tokens, whose text is to be found, not texts.
     """
+    before = around.text_before
     if not before:
         return [Reading(), Reading(continued=True)] if own else [Reading()]
     spaces = before[len(before.rstrip(" ")) :]
@@ -272,9 +312,12 @@ def _readings(before: str, *, own: bool) -> list[Reading]:
         found.append(Reading(continued=True, add=" "))
     if own and spaces:
         found.insert(0, Reading(continued=True, drop=" "))
-        found.append(Reading(continued=True, carry=" ", drop=" "))
-    elif spaces:
-        found.append(Reading(continued=True, carry=spaces))
+    if spaces:
+        carry = Reading(continued=True, carry=" " if own else spaces, drop=" " if own else "")
+        # a message is written with one space before the prompt, not with two
+        found.insert(1 if own and around.conversation is not None else len(found), carry)
+    if around.conversation is not None and not own:
+        found += [replace(reading, bare=True) for reading in found]
     return found
 
 
@@ -283,13 +326,16 @@ def _trial(around: Surroundings, reading: Reading, texts: Sequence[str] | None) 
     words, encode = around.model.words, around._encode
     cut = len(around.text_before) - len(reading.carry)
     before = encode([around.text_before[:cut]])[0] if cut else []
-    rows = words.encode_running(PROBE_TEXTS).to_lists() if texts is None else None
+    rows = reading.rows(words) if texts is None else None
     texts = reading.texts(words).decode_batch(rows or []) if texts is None else texts
-    carried = [reading.carry + text for text in texts]
+    read = [text.removeprefix(" ") if reading.bare else text for text in texts]
+    carried = [reading.carry + text for text in read]
     contents = reading.encoder(words).encode_texts(carried).to_lists()
     examples: dict[Ids, list[str]] = {}
-    wholes = encode([around.full_text(text) for text in texts])
-    for text, content, whole, row in zip(texts, contents, wholes, rows or contents, strict=True):
+    rendered = [around._rendered(text) for text in texts]
+    wholes = encode([text or "" for text in rendered])
+    known = zip(texts, contents, wholes, rows or contents, strict=True)
+    for text, content, whole, row in known:
         if row != content:
             continue  # its tokens do not survive being read as text, wherever they stand
         size = len(before) + len(content)
@@ -318,10 +364,9 @@ def _with_target(around: Surroundings, example: str) -> Surroundings:
     """Tell the target's tokens apart, with a prompt that keeps its own."""
     if around.text_after == around.suffix:
         return around
-    cut = len(around.text_before) + len(example) + len(around.suffix)
-    with_suffix, whole = around._encode(
-        [around.full_text(example)[:cut], around.full_text(example)]
-    )
+    full = around.full_text(example)
+    end = len(full) - len(around.text_after) + len(around.suffix)
+    with_suffix, whole = around._encode([full[:end], full])
     return _with_suffix(around, tuple(with_suffix[len(whole) - len(around.after) :]))
 
 

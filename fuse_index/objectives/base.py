@@ -8,11 +8,13 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
+from pydantic import model_validator
 
 from fuse_index.bundle.jsontext import plain
 from fuse_index.common.options import Flag, Number, options
 from fuse_index.common.reading import read_options
 from fuse_index.errors import LossError, ModelError, OptionError
+from fuse_index.models.chat import Conversation, Message, require_place
 from fuse_index.models.graphs import GraphCache
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.surroundings import Surroundings, surround
@@ -40,12 +42,18 @@ class Objective(ABC):
         suffix: text after the prompt for this model, as it stands.
         special_tokens: whether special tokens that prefix and suffix spell out, such as ``</s>``,
             count as such; else they are text.
+        messages: a conversation instead of prefix and suffix, each message with role and content;
+            ``{prompt}`` in one content is where the prompt stands. The model's own chat template
+            renders it, with its special tokens.
+        add_generation_prompt: whether the template begins an answer behind the messages.
     """
 
     weight: Number = 1.0
     prefix: str = ""
     suffix: str = ""
     special_tokens: Flag = False
+    messages: tuple[Message, ...] = ()
+    add_generation_prompt: Flag = True
 
     type: ClassVar[str] = ""
     """Name in files and messages."""
@@ -53,6 +61,19 @@ class Objective(ABC):
     """Kinds of models that can measure it."""
     differentiable: ClassVar[bool] = True
     """Whether the loss has a gradient with respect to embeddings or soft labels."""
+
+    @model_validator(mode="after")
+    def _require_place(self) -> Objective:
+        """Refuse messages without one place for the prompt, or beside a prefix or suffix."""
+        if self.messages:
+            require_place(self.messages)
+        if self.messages and (self.prefix or self.suffix):
+            raise OptionError(
+                f"{self.type}: messages beside a prefix or suffix",
+                expected="one or the other",
+                remedy="write the text into the messages",
+            )
+        return self
 
     def prepare(self, model: Model) -> Loss:
         """Make the loss of a model: what does not depend on the prompt is computed here, once.
@@ -81,8 +102,20 @@ class Objective(ABC):
 
         Raises:
             OptionError: the target has no tokens, or shares one with the suffix.
+            ModelError: the model has no chat template for the messages, or not one that writes the
+                prompt once and as it stands.
         """
-        return surround(model, self.prefix, self.suffix, target, special_tokens=self.special_tokens)
+        chat = None
+        if self.messages:
+            chat = Conversation(model, self.messages, self.add_generation_prompt)
+        return surround(
+            model,
+            self.prefix,
+            self.suffix,
+            target,
+            special_tokens=self.special_tokens,
+            conversation=chat,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as a JSON object with the type name.

@@ -183,10 +183,22 @@ class Problem:
             text: a prompt as :meth:`decode` gives it, if it begins with white space; else it is
                 read as inside running text, behind a space.
         """
-        words = self.source.words
-        if not text[:1].isspace():
+        words, reading = self.source.words, self._reading
+        if not (text[:1].isspace() or reading.bare):
             return tuple(words.encode_running([text])[0].tolist())
-        return tuple(self._reading.encoder(words).encode_text(self._reading.carry + text))
+        text = text.removeprefix(" ") if reading.bare else text
+        return tuple(reading.encoder(words).encode_text(reading.carry + text))
+
+    def begun(self, prompts: Ragged) -> Ragged:
+        """Return prompts of words as they begin here: without a space where none can stand.
+
+        Args:
+            prompts: ``n`` rows of source ids, drawn or written from the middle of texts.
+        """
+        if not self._reading.bare:
+            return prompts
+        texts = self._texts.decode_batch(prompts.to_lists())
+        return Ragged.from_lists([list(self.encode(text.lstrip())) for text in texts])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a prompt, as it stands between what surrounds it for the source."""

@@ -82,7 +82,7 @@ class Target:
             bundle = None if self.adapter is None else self.adapter.bundle
             table = None if bundle is None else bundle.table
             reading = reading or Reading()
-            texts = (source_reading or Reading()).texts(source.words, add=reading.carry)
+            texts = reading.read((source_reading or Reading()).texts(source.words))
             self._retokenizer = Retokenizer(texts, reading.encoder(model.words), table)
 
     def _checked(self, adapter: Adapter) -> Adapter:
@@ -152,7 +152,7 @@ class SourceWords:
         self.source = source
         reading = reading or Reading()
         self._retokenizer = Retokenizer(
-            reading.texts(source.words, add=reading.carry), reading.encoder(source.words)
+            reading.read(reading.texts(source.words)), reading.encoder(source.words)
         )
 
     def survives(self, prompts: Ragged) -> NDArray[np.bool_]:

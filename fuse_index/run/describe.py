@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fuse_index.common.reading import field_docs, without_markup
+from fuse_index.models.chat import Message
 from fuse_index.objectives import OBJECTIVES, Objective
 from fuse_index.run.captions import ROLES, CaptionConfig
 from fuse_index.run.config import (
@@ -112,7 +113,7 @@ def _type_text(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(str(item.value) for item in hint)
     names = {str: "text", int: "number", float: "number", bool: "true, false"}
-    names[ObjectiveConfig] = "objective"
+    names |= {ObjectiveConfig: "objective", Message: "message"}
     return names.get(hint, "path" if getattr(hint, "__name__", "") == "Path" else "any")
 
 

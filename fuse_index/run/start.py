@@ -52,8 +52,9 @@ def initial_prompts(
         else:
             around = problem.opening if prefix is None else surround(problem.source, prefix)
             rows = _written(problem, start, generator, around)
-        survives = problem.words.survives(Ragged.from_lists(rows.tolist()))
-        found |= dict.fromkeys(tuple(row) for row in rows[survives].tolist())
+        prompts = problem.begun(Ragged.from_lists(rows.tolist()))
+        survives = problem.words.survives(prompts)
+        found |= dict.fromkeys(map(tuple, prompts.select(np.flatnonzero(survives)).to_lists()))
         if len(found) >= wanted:
             return list(found)[:wanted]
     if found:

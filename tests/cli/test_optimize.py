@@ -374,6 +374,24 @@ def test_an_adapter_of_other_models(capsys, file, cache):
     assert "which the bundle was built for" in stderr
 
 
+def test_the_whole_text_is_told(capsys, file):
+    options = ("--objectives.fluency.prefix", "look:", "--method", "random", "--steps", 1)
+    code, stdout, _ = run(capsys, file, *options)
+    assert code == 0
+    told = next(line for line in stdout.splitlines() if line.startswith("fluency reads "))
+    text = json.loads(told.removeprefix("fluency reads "))
+    assert text.startswith("look: ")
+    assert text.removeprefix("look: ") == stdout.splitlines()[0]
+    assert "label reads" not in stdout, "the prompt itself"
+
+
+def test_a_conversation_without_a_template_is_one_line(capsys, file):
+    talk = "[{role: user, content: 'so {prompt}'}]"
+    code, stdout, stderr = run(capsys, file, "--objectives.fluency.messages", talk)
+    assert (code, stdout, stderr.count("\n")) == (2, "", 1)
+    assert "messages, but its tokenizer has no chat template" in stderr
+
+
 def test_a_prompt_that_cannot_survive(capsys, file, monkeypatch):
     from fuse_index.predict.target import SourceWords
 

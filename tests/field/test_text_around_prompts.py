@@ -1,7 +1,8 @@
 """A prompt between texts, with a tokenizer that puts a space before every text it is given.
 
 Context and continuation tokenized apart, each got a leading ``▁``: the loss told was of a text that
-nobody can paste. The same situation in an evaluation harness:
+nobody can paste. The same situation in an optimizer of prompts and in an evaluation harness:
+https://github.com/GraySwanAI/nanoGCG/issues/24
 https://github.com/EleutherAI/lm-evaluation-harness/pull/531
 """
 

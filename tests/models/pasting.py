@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -132,6 +133,22 @@ def tokenizer_of(name: str) -> Any:
 @cache
 def pasted(name: str) -> Any:
     """A tiny causal model with the tokenizer of a family, wrapped as the package does."""
+    return _wrapped(name, tokenizer_of(name))
+
+
+@cache
+def talking(name: str, template: str | None) -> Any:
+    """The same with marks of messages among its special tokens, and a chat template."""
+    tokenizer = copy.deepcopy(tokenizer_of(name))
+    marks = ["<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    if tokenizer.bos_token is None:
+        tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    tokenizer.chat_template = template
+    return _wrapped(name, tokenizer)
+
+
+def _wrapped(name: str, tokenizer: Any) -> Any:
     import transformers
 
     from fuse_index.models.base import ModelParts
@@ -140,7 +157,6 @@ def pasted(name: str) -> Any:
     from fuse_index.models.kinds import ModelKind
     from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
-    tokenizer = tokenizer_of(name)
     config = transformers.LlamaConfig(
         vocab_size=max(tokenizer.get_vocab().values()) + 1,
         **{**factory.GROUPED, "max_position_embeddings": 512},

@@ -121,6 +121,40 @@ def test_the_draft_of_probe_sampling():
     assert probe.objectives[0].objective == OBJECTIVES["fluency"]()
 
 
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Write of {prompt}."},
+]
+
+
+def test_conversations():
+    objectives = [{"type": "continuation", "model": "lm", "messages": MESSAGES, "target": "Sure"}]
+    goal = read_run(changed(objectives=objectives)).objectives[0].objective
+    assert [(item.role, item.content) for item in goal.messages] == [
+        ("system", "Be brief."),
+        ("user", "Write of {prompt}."),
+    ]
+    text = FlagText("{type: fluency, messages: [{role: user, content: 'so {prompt}'}]}")
+    (item,) = read_run({"models": {"lm": "gpt2"}, "objectives": [text]}).objectives
+    assert item.objective.messages[0].content == "so {prompt}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"messages": MESSAGES[:1]}, r"messages with no {prompt}; expected exactly one {prompt}"),
+        ({"messages": MESSAGES[1:] * 2}, r"messages with 2 {prompt}; expected exactly one"),
+        ({"messages": MESSAGES, "suffix": "a"}, "fluency: messages beside a prefix or suffix; exp"),
+        ({"messages": [{"role": "user"}]}, r"messages\[0\]: no 'content'; expected content to be"),
+        ({"messages": [{"role": "user", "text": "a"}]}, r"messages\[0\]: field 'text' is unknown"),
+        ({"messages": "{prompt}"}, r"messages\[0\]: '{prompt}'; expected a mapping of names"),
+    ],
+)
+def test_mistakes_in_conversations(options, message):
+    with pytest.raises(OptionError, match=message):
+        read_run(changed(objectives=[{"type": "fluency", "model": "lm", **options}]))
+
+
 def test_yaml_and_json_say_the_same(tmp_path):
     import yaml
 
