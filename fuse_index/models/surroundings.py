@@ -385,12 +385,13 @@ def _with_suffix(around: Surroundings, suffix: Ids) -> Surroundings:
     shared = next(
         (i for i, (a, b) in enumerate(pairs) if a != b), min(len(suffix), len(around.after))
     )
-    if not around.after[shared:]:
+    words, rest = around.model.words, suffix[shared:]
+    if not continuing(words).encode_text(target):
         raise OptionError(
             f"{around.model.name}: text {target!r} has no tokens", expected="a text with tokens"
         )
-    rest = suffix[shared:]
-    if rest and view(around.model.words, continued=True).decode(rest).strip():
+    joined = rest and view(words, continued=True).decode(rest).strip()
+    if joined or not around.after[shared:]:
         raise OptionError(
             f"{around.model.name}: {target!r} shares a token with the text before it, "
             f"{around.suffix[-20:]!r}",
