@@ -14,10 +14,11 @@ from fuse_index.bundle.jsontext import plain
 from fuse_index.common.options import Flag, Number, options
 from fuse_index.common.reading import read_options
 from fuse_index.errors import LossError, ModelError, OptionError
+from fuse_index.models.boundaries import placed, surround
 from fuse_index.models.chat import Conversation, Message, require_place
 from fuse_index.models.graphs import GraphCache
 from fuse_index.models.kinds import ModelKind
-from fuse_index.models.surroundings import Surroundings, surround
+from fuse_index.models.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -206,7 +207,7 @@ class Loss(ABC):
         Args:
             texts: some prompts, as another model's tokens decode.
         """
-        self.surroundings = self.surroundings.placed(texts)
+        self.surroundings = placed(self.surroundings, texts)
 
     def __call__(self, embeds: Tensor, batch: Batch, labels: Tensor | None = None) -> Tensor:
         """Return one loss a row.

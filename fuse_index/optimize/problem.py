@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from fuse_index.adapter.adapter import Adapter
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.base import Model
-from fuse_index.models.surroundings import PROBE_TEXTS, Reading, Surroundings, surround
+from fuse_index.models.boundaries import surround
+from fuse_index.models.reading import PROBE_TEXTS, Reading
+from fuse_index.models.surroundings import Surroundings
 from fuse_index.objectives.base import Loss, Objective
 from fuse_index.optimize.state import Ids
 from fuse_index.optimize.tokens import TokenFilter
@@ -186,8 +188,7 @@ class Problem:
         words, reading = self.source.words, self._reading
         if not (text[:1].isspace() or reading.bare):
             return tuple(words.encode_running([text])[0].tolist())
-        text = text.removeprefix(" ") if reading.bare else text
-        return tuple(reading.encoder(words).encode_text(reading.carry + text))
+        return tuple(reading.encode(words, text))
 
     def begun(self, prompts: Ragged) -> Ragged:
         """Return prompts of words as they begin here: without a space where none can stand.

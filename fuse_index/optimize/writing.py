@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fuse_index.errors import ModelError, OptionError
+from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
-from fuse_index.models.surroundings import Surroundings, surround
+from fuse_index.models.surroundings import Surroundings
 
 _LONGEST = 44
 

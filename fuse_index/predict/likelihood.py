@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fuse_index.errors import ModelError
 from fuse_index.models.base import Model
+from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
-from fuse_index.models.surroundings import Surroundings, surround
+from fuse_index.models.surroundings import Surroundings
 from fuse_index.objectives.language import Fluency, FluencyLoss, TokenReduction
 from fuse_index.objectives.shared import SharedStart
 from fuse_index.predict.gradients import one_hot_gradient

@@ -13,7 +13,7 @@ from fuse_index.adapter.layout import WordLayout
 from fuse_index.bundle.identity import require_model
 from fuse_index.errors import OptionError, ShapeError
 from fuse_index.models.base import Model
-from fuse_index.models.surroundings import Reading
+from fuse_index.models.reading import Reading
 from fuse_index.objectives.base import Loss
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.retokenize.retokenizer import Retokenized, Retokenizer
@@ -151,19 +151,17 @@ class SourceWords:
     def __init__(self, source: Model, reading: Reading | None = None) -> None:
         self.source = source
         reading = reading or Reading()
-        self._retokenizer = Retokenizer(
-            reading.read(reading.texts(source.words)), reading.encoder(source.words)
-        )
+        self._retokenizer = _own(source, reading)
+        inside = Reading(continued=reading.continued)
+        self._inside = self._retokenizer if reading == inside else _own(source, inside)
 
     def survives(self, prompts: Ragged) -> NDArray[np.bool_]:
         """``(n,)``: whether decoding and encoding a row gives its tokens again, and some text."""
-        again = self._retokenizer.retokenize(prompts.padded(fill=0), prompts.lengths).target
-        same: NDArray[np.bool_] = again.lengths == prompts.lengths
-        rows = np.flatnonzero(same)
-        equal = prompts.select(rows).values == again.select(rows).values
-        row_of = np.repeat(rows, prompts.lengths[rows])
-        same[row_of[~equal]] = False
-        return same
+        return _reads_again(self._retokenizer, prompts)
+
+    def stand(self, words: Ragged) -> NDArray[np.bool_]:
+        """``(n,)``: the same for words as they stand inside a prompt, if not at its beginning."""
+        return _reads_again(self._inside, words)
 
     def offsets(self, prompts: Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Cut prompts at white space.
@@ -174,3 +172,18 @@ class SourceWords:
         """
         words = self._retokenizer.retokenize(prompts.padded(fill=0), prompts.lengths)
         return words.source_word_offsets, words.word_row_offsets
+
+
+def _reads_again(retokenizer: Retokenizer, prompts: Ragged) -> NDArray[np.bool_]:
+    again = retokenizer.retokenize(prompts.padded(fill=0), prompts.lengths).target
+    same: NDArray[np.bool_] = again.lengths == prompts.lengths
+    rows = np.flatnonzero(same)
+    equal = prompts.select(rows).values == again.select(rows).values
+    row_of = np.repeat(rows, prompts.lengths[rows])
+    same[row_of[~equal]] = False
+    return same
+
+
+def _own(source: Model, reading: Reading) -> Retokenizer:
+    """What reads the source's prompts as text in its own tokens."""
+    return Retokenizer(reading.read(reading.texts(source.words)), reading.encoder(source.words))

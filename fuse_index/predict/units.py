@@ -171,7 +171,7 @@ class WordUnits(Units):
     ) -> None:
         given = list(dict.fromkeys(words))
         tokens = terms.source.words.encode_words(given)
-        usable = _all_allowed(tokens, allowed) & terms.words.survives(tokens)
+        usable = _all_allowed(tokens, allowed) & terms.words.stand(tokens)
         self.targets: tuple[Target, ...] = terms.targets
         for model in dict.fromkeys(target.model for target in self.targets):
             usable &= model.words.encode_words(given).lengths > 0

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from fuse_index.errors import ModelError, PromptError, VocabularyError
+from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
-from fuse_index.models.surroundings import surround
 from fuse_index.run.config import StartDraw
 from fuse_index.words.ragged import Ragged
 

@@ -12,7 +12,7 @@ import torch
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.chat import DATE, Message, with_date
 from fuse_index.objectives import Fluency, TargetContinuation, objective_from_json
-from fuse_index.optimize import GCG, Budget, Problem, Term, optimize
+from fuse_index.optimize import GCG, Budget, Problem, RandomSearch, Term, optimize
 from fuse_index.optimize.survival import PromptCheck
 from fuse_index.run import StartConfig, initial_prompts
 from fuse_index.words.ragged import Ragged
@@ -47,8 +47,8 @@ SWALLOWS = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.
 REPEATS = CHATML.replace("{{ m.content }}", "{{ m.content }} {{ m.content }}")
 SHOUTS = CHATML.replace("{{ m.content }}", "{{ m.content | upper }}")
 TEMPLATES = {"chatml": CHATML, "llama2": LLAMA2, "llama3": LLAMA3, "gemma": GEMMA}
-NAMES = ["gpt2", "qwen", "smollm", "opt", "llama", "mistral", "gemma", "t5", "bert-cased"]
-CONTENTS = ["{prompt}", "Tell of {prompt}.", "{prompt} please", "Text:\n{prompt}\nGo on:"]
+NAMES = ["gpt2", "smollm", "llama", "mistral", "gemma", "bert-cased"]
+CONTENTS = ["{prompt}", "Tell of {prompt}.", "Text:\n{prompt}\nGo on:"]
 TARGET = "Sure, the dog"
 
 
@@ -197,6 +197,17 @@ def test_a_space_before_the_prompt_is_not_doubled() -> None:
         ids = problem.encode("two dogs")
         assert problem.decode(ids) == "two dogs"
         assert "Tell of two dogs." in problem.full_texts(ids)["fluency"]
+
+
+def test_words_move_inside_a_prompt_that_begins_without_a_space() -> None:
+    model = talking("gemma", GEMMA)
+    goal = TargetContinuation(messages=[{"role": "user", "content": "{prompt}"}], target=TARGET)
+    problem = Problem(model, [Term(goal, model)], words=["dog", "boat", "grass", "river"])
+    assert problem.word_units.words == ("dog", "boat", "grass", "river")
+    method = RandomSearch(unit="word", search_width=12)
+    result = optimize(problem, "two children play", method=method, budget=Budget(4))
+    assert set(result.text.split()[1:]) & {"dog", "boat", "grass", "river"}
+    assert PromptCheck(problem)(result.ids)
 
 
 def test_templates_with_a_date_render_one_day(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse_index.errors import OptionError
-from fuse_index.models.surroundings import Surroundings, surround
+from fuse_index.models.boundaries import surround
+from fuse_index.models.surroundings import Surroundings
 from fuse_index.objectives import ContinuationDivergence, Fluency, TargetContinuation
 from fuse_index.optimize import (
     GCG,
@@ -146,8 +147,8 @@ def test_the_loss_told_is_that_of_the_pasted_text_over_many(name: str) -> None:
 def test_nothing_is_refused_where_words_stand_apart(name: str) -> None:
     """Everyday words between texts that begin and end with white space or marks always stand."""
     model = pasted(name)
-    for prefix in ("", "User:", "User: ", "Question:\n", "A photo of"):
-        for suffix, target in (("", " the dog"), ("\nAnswer:", " the dog"), (" and", " a boat")):
+    for prefix in ("", "User: ", "A photo of"):
+        for suffix, target in (("", " the dog"), ("\nAnswer:", " the dog")):
             term = Term(TargetContinuation(prefix=prefix, suffix=suffix, target=target), model)
             problem = Problem(model, [term])
             check = PromptCheck(problem)
@@ -219,6 +220,14 @@ def test_a_space_behind_the_suffix_goes_to_the_target() -> None:
     assert apart.after == joined.after
     assert apart.target_ids == joined.target_ids
     assert len(joined.target_ids) < len(joined.after)
+
+
+def test_of_two_spaces_behind_the_suffix_one_goes_to_the_target() -> None:
+    model = pasted("mistral")
+    around = surround(model, "a", "\nso:  ", "the dog")
+    alone = surround(model, "a", "\nso:", " the dog")
+    assert around.target_ids == alone.target_ids
+    assert model.words.decode(around.after[: -len(around.target_ids)]).endswith("so: ")
 
 
 def test_what_cannot_be_is_refused_in_one_line() -> None:

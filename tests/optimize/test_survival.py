@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fuse_index.errors import OptionError, PromptError, VocabularyError
-from fuse_index.models.surroundings import surround
+from fuse_index.models.boundaries import surround
 from fuse_index.objectives import Fluency, ImageSimilarity, TargetContinuation
 from fuse_index.optimize import GCG, Budget, Problem, Stop, Term, TokenFilter, optimize
 from fuse_index.optimize.survival import PromptCheck

@@ -46,6 +46,7 @@ class DerivedBackend:
         self.tokens = inner.tokens
         self.unknown_id = inner.unknown_id
         self.special_ids = inner.special_ids
+        self.added_ids: frozenset[int] = getattr(inner, "added_ids", frozenset())
         self.definition = {**inner.definition, "derived": type(self).__name__}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -59,7 +59,7 @@ def view(
     if not (continued or drop or add):
         return words
     made = copy.copy(words)
-    made.backend = _View(words, continued, drop, add)
+    made.backend = _ViewBackend(words, continued, drop, add)
     return made
 
 
@@ -69,7 +69,7 @@ def decodes_alike(words: WordTokenizer) -> bool:
     return words.decode_batch(rows) == _decode_behind(words.backend, rows)
 
 
-class _View(DerivedBackend):
+class _ViewBackend(DerivedBackend):
     """Decodes as :func:`view` says; encodes as the tokenizer does."""
 
     def __init__(self, words: WordTokenizer, continued: bool, drop: str, add: str) -> None:
@@ -92,7 +92,7 @@ class _View(DerivedBackend):
         return replace(plan, first=tuple(add + piece.removeprefix(drop) for piece in first))
 
 
-class _Behind(DerivedBackend):
+class _AnchoredBackend(DerivedBackend):
     """Encodes texts behind an anchor, whose tokens are cut off."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -115,7 +115,7 @@ def _twin(backend: Backend) -> Backend:
     for candidate in candidates:
         if candidate.encode_batch(texts) == wanted:
             return candidate
-    return _Behind(backend)
+    return _AnchoredBackend(backend)
 
 
 def _encode_behind(backend: Backend, texts: Sequence[str]) -> list[list[int]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from fuse_index.errors import ModelError
 from fuse_index.words.tokenizers.backends import Backend, PythonBackend
 from fuse_index.words.tokenizers.fast_backend import FastBackend
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
+
+_FAST: WeakKeyDictionary[FastBackend, Encode] = WeakKeyDictionary()
+"""Making one reads the whole vocabulary."""
 
 
 def special_encoder(backend: Backend, name: str) -> Encode:
@@ -24,7 +28,9 @@ def special_encoder(backend: Backend, name: str) -> Encode:
         ModelError: a tokenizer that knows no special tokens in texts.
     """
     if isinstance(backend, FastBackend):
-        return _fast(backend.spec)
+        if backend not in _FAST:
+            _FAST[backend] = _fast(backend.spec)
+        return _FAST[backend]
     if isinstance(backend, PythonBackend):
         return backend.encode_with_specials
     raise ModelError(
