@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from fuse_index.errors import OptionError, VocabularyError
 from fuse_index.objectives import Fluency
 from fuse_index.optimize import Problem, Term, TokenFilter, Unit
-from fuse_index.predict import TokenUnits, WordUnits
+from fuse_index.predict import TokenUnits, WordUnits, store
 from fuse_index.predict.spans import Spans
 from fuse_index.predict.states import hidden_states
 from fuse_index.predict.units import mean_vectors, replace_spans
@@ -72,7 +74,8 @@ def test_no_words_say_what_to_give(lm):
     assert len(WordUnits(problem, ["circle", "circle"], problem.allowed)) == 1
 
 
-def test_words_have_tokens_vectors_and_states_in_every_model(clip_only, lm, clip):
+def test_words_have_tokens_vectors_and_states_in_every_model(clip_only, lm, clip, monkeypatch):
+    monkeypatch.setattr(store, "_made", WeakKeyDictionary())
     units = WordUnits(clip_only, WORDS, clip_only.allowed)
     assert units.words == WORDS
     for model in (lm, clip):
