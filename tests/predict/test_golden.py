@@ -1,7 +1,7 @@
 """Runs, predictions and sample queries, against what the code before this package computed.
 
-``golden/old.json`` holds values of the packaged models under equal options. Those of words by layers
-are newer: states are taken in contexts of the model's vocabulary since.
+``golden/old.json`` holds values of the packaged models under equal options. Those of words by
+layers are newer: states are taken in contexts of the model's vocabulary since.
 """
 
 from __future__ import annotations
