@@ -12,6 +12,7 @@ from fuse_index.models.checkpoint import TransformersCheckpoint, loading
 from fuse_index.models.frame import PROBE
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.pretrained import Placement, load_module, stored_dtype
+from fuse_index.models.weights import require_directory_content
 
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
@@ -83,7 +84,7 @@ def load_transformers(
 ) -> Model:
     """Load a transformers checkpoint as a :class:`Model` of the kind asked for or detected."""
     name = checkpoint.name.text
-    checkpoint.require_directory_content()
+    require_directory_content(checkpoint)
     config = load_config(checkpoint)
     kind = _agreed_kind(kind, config, name)
     tokenizer = load_tokenizer(checkpoint)
