@@ -115,7 +115,7 @@ def make_embeddings(name: str, revision: str, stored: Tensor, tokenizer: Any) ->
         tokenizer: the library's own tokenizer.
     """
     words = WordTokenizer.from_tokenizer(tokenizer)
-    rows = used_rows(stored.shape[0], words.vocab_size, name)
+    rows = used_rows(stored.shape[0], words, name)
     table = stored[:rows].to(device="cpu", dtype=torch.float32).contiguous()
     check_finite(table, words, name)
     identity = ModelIdentity(
