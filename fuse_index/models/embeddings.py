@@ -114,7 +114,8 @@ def make_embeddings(name: str, revision: str, stored: Tensor, tokenizer: Any) ->
         stored: (rows, width), any floating dtype, with the scaling of the embedding module.
         tokenizer: the library's own tokenizer.
     """
-    words = WordTokenizer.from_tokenizer(tokenizer)
+    with loading("tokenizer", name):
+        words = WordTokenizer.from_tokenizer(tokenizer)
     rows = used_rows(stored.shape[0], words, name)
     table = stored[:rows].to(device="cpu", dtype=torch.float32).contiguous()
     check_finite(table, words, name)
