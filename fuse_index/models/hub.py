@@ -12,7 +12,7 @@ from fuse_index.models.checkpoint import TransformersCheckpoint, loading
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.pretrained import Placement, load_module, stored_dtype
 from fuse_index.models.weights import require_directory_content
-from fuse_index.words.tokenizers.probes import has_words
+from fuse_index.words.tokenizers.vocabulary import has_words
 
 if TYPE_CHECKING:
     from fuse_index.models.base import Model

@@ -26,7 +26,7 @@ from fuse_index.words.tokenizers.locality import (
     pipeline_steps,
 )
 from fuse_index.words.tokenizers.open_clip_backends import OpenClipBackend
-from fuse_index.words.tokenizers.probes import spread
+from fuse_index.words.tokenizers.vocabulary import spread
 
 logger = logging.getLogger(__name__)
 

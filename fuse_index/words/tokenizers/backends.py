@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fuse_index.errors import ModelError
-from fuse_index.words.tokenizers.probes import is_character, is_word
+from fuse_index.words.tokenizers.vocabulary import is_character, is_word
 
 
 class Backend(Protocol):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fuse_index.words.tokenizers.backends import Backend, DerivedBackend
 from fuse_index.words.tokenizers.fast_backend import SAME, SUFFIX_TO_SPACE, FastBackend
 from fuse_index.words.tokenizers.open_clip_backends import CleaningBackend, OpenClipBackend
-from fuse_index.words.tokenizers.probes import sample_ids
+from fuse_index.words.tokenizers.vocabulary import sample_ids
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _MARK = len("\ufffd".encode())

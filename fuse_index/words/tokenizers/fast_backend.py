@@ -9,7 +9,7 @@ from typing import Any
 
 from fuse_index.errors import ModelError, VocabularyError
 from fuse_index.words.tokenizers.backends import tokens_by_id
-from fuse_index.words.tokenizers.probes import is_character, is_word, sample_ids, spread
+from fuse_index.words.tokenizers.vocabulary import is_character, is_word, sample_ids, spread
 
 Decode = Callable[[Sequence[int]], str]
 SAME = "same"
@@ -31,15 +31,7 @@ class FastBackend:
     """
 
     def __init__(self, backend: Any, outer: Any = None) -> None:
-        try:
-            spec = json.loads(backend.to_str())
-        except Exception as error:  # the library raises a bare Exception
-            raise ModelError(
-                f"the tokenizer cannot be copied: {error}",
-                expected="a tokenizer without parts written in Python",
-            ) from error
-        spec.update(truncation=None, padding=None, post_processor=None)
-        spec["model"].pop("dropout", None)  # merges left out at random are for training
+        spec = _definition(backend)
         vocabulary = _vocabulary(spec)
         self.tokens = tokens_by_id(vocabulary)
         special = {token["content"] for token in spec["added_tokens"] if token["special"]}
@@ -128,6 +120,20 @@ class FastBackend:
         rows = [ids[i : i + 3] for i in range(len(ids))]
         tight = [i for i, token in enumerate(self.tokens) if token and token.strip("Ġ▁ ") in _MARKS]
         return rows + [[id_, mark, id_] for mark in tight[:64] for id_ in spread(ids, 8)]
+
+
+def _definition(backend: Any) -> dict[str, Any]:
+    """A tokenizer's definition, without what is no part of turning text into ids and back."""
+    try:
+        spec: dict[str, Any] = json.loads(backend.to_str())
+    except Exception as error:  # the library raises a bare Exception
+        raise ModelError(
+            f"the tokenizer cannot be copied: {error}",
+            expected="a tokenizer without parts written in Python",
+        ) from error
+    spec.update(truncation=None, padding=None, post_processor=None)
+    spec["model"].pop("dropout", None)  # merges left out at random are for training
+    return spec
 
 
 def _ids(tokens: Iterable[str], vocabulary: dict[str, int]) -> frozenset[int]:

@@ -13,8 +13,8 @@ from tokenizers import AddedToken
 
 from fuse_index.words.tokenizers.decoding import decode_plan
 from fuse_index.words.tokenizers.fast_backend import OWN
-from fuse_index.words.tokenizers.probes import is_character, sample_ids, spread
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
+from fuse_index.words.tokenizers.vocabulary import is_character, sample_ids, spread
 from tests.words.families import KINDS, tokenizer_of
 from tests.words.tokenizers_zoo import ZOO
 

@@ -6,8 +6,9 @@ import pytest
 
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.tokenizers.compositionality import are_compositional
-from fuse_index.words.tokenizers.probes import PROBE_WORDS, has_words, probe_words
+from fuse_index.words.tokenizers.probes import PROBE_WORDS, probe_words
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
+from fuse_index.words.tokenizers.vocabulary import has_words
 from tests.words.families import KINDS, SCRIPTS, tokenizer_of
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
