@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fuse_index.errors import ModelError
+from fuse_index.models.checkpoint import loading
 from fuse_index.models.frame import frame_of
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.placement import device_of, require_near_first_layer
@@ -67,14 +68,16 @@ def assemble(
     )
 
     config, name = module.config, provenance.name
-    frame = frame_of(tokenizer, kind, name, bos)
+    with loading("tokenizer", name):
+        words = WordTokenizer.from_tokenizer(tokenizer)
+        frame = frame_of(tokenizer, kind, name, bos, words.probe_text)
     if config.model_type in _FULL_WIDTH:
         frame = replace(frame, width=int(config.text_config.max_position_embeddings))
     parts = ModelParts(
         name=name,
         revision=provenance.revision,
         tokenizer=tokenizer,
-        words=WordTokenizer.from_tokenizer(tokenizer),
+        words=words,
         frame=frame,
         positions=position_limit(module, config),
         stored=provenance.stored,

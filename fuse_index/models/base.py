@@ -15,7 +15,7 @@ from torch.nn import functional
 from fuse_index.bundle.identity import ModelIdentity, hash_embeddings
 from fuse_index.errors import ModelError, OptionError, ShapeError
 from fuse_index.models.batch import Batch, build_batch
-from fuse_index.models.frame import PROBE, Frame
+from fuse_index.models.frame import Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.layers import find_layers
 from fuse_index.models.lengths import run_by_length
@@ -85,8 +85,6 @@ class Model(ABC):
         """The library's own tokenizer, untouched."""
         self.words: WordTokenizer = parts.words
         """The tokenizer for words and running text."""
-        self.frame: Frame = parts.frame
-        """Special tokens around the content."""
         self.positions: int | None = parts.positions
         """Largest number of tokens of a prompt, special ones included; None without a limit."""
         self.padding_limit: int | None = None
@@ -96,8 +94,10 @@ class Model(ABC):
         self._at_release = ExitStack()
         self._released = False
         rows = int(embedding.weight.shape[0])
-        self.vocabulary_size = used_rows(rows, parts.words.vocab_size, parts.name)
-        """Tokens of the tokenizer, which are the used rows of the embedding table."""
+        self.frame: Frame = parts.frame.within(rows, parts.name)
+        """Special tokens around the content."""
+        self.vocabulary_size = used_rows(rows, parts.words, parts.name)
+        """Tokens that the embedding table has a row for: all but special ones beyond it."""
         self.unused_rows = rows - self.vocabulary_size
         """Rows of the embedding table no token uses (padding to a round number)."""
         offloaded = embedding.weight.device.type == "meta"
@@ -245,7 +245,7 @@ class Model(ABC):
 
     def probe(self) -> Batch:
         """Return a batch of one short row of plain text, for a first look at the model."""
-        ids = self.words.encode_text(PROBE)
+        ids = self.words.encode_text(self.words.probe_text)
         if self.positions is not None:
             room = self.positions - len(self.frame.head) - len(self.frame.tail)
             ids = ids[: max(room, 1)]

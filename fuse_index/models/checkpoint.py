@@ -15,7 +15,6 @@ from fuse_index.errors import FuseIndexError, MissingDependencyError, ModelError
 from fuse_index.models.naming import ModelName, ModelSource
 
 _TOKENIZER_FILES = ("*token*", "*vocab*", "*.model", "merges.txt", "*.bpe")
-_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class TransformersCheckpoint:
@@ -90,29 +89,6 @@ class TransformersCheckpoint:
         """Whether a local directory has any file of a tokenizer; of a Hub id it is not known."""
         folder = Path(self.name.location)
         return not self.local or any(visible_files(folder, name) for name in _TOKENIZER_FILES)
-
-    def require_directory_content(self) -> None:
-        """Check that a local directory holds a configuration and safetensors.
-
-        Raises:
-            ModelError: something is missing; the message says what to do.
-        """
-        if not self.local:
-            return
-        folder = Path(self.name.location)
-        if not (folder / "config.json").is_file():
-            remedy = "save the model with save_pretrained()"
-            if (folder / "open_clip_config.json").is_file():
-                remedy = f"it is an open_clip model: name it 'open_clip:{self.name.text}'"
-            raise ModelError(
-                f"{self.name.text}: no config.json in the directory",
-                expected="a transformers checkpoint",
-                remedy=remedy,
-            )
-        if visible_files(folder, "*.safetensors"):
-            return
-        pickles = [path.name for pattern in _PICKLES for path in visible_files(folder, pattern)]
-        raise no_safetensors(self.name.text, pickles)
 
 
 def no_safetensors(name: str, pickles: list[str]) -> ModelError:

@@ -15,7 +15,12 @@ from fuse_index.models.checkpoint import TransformersCheckpoint, loading
 from fuse_index.models.hub import load_config, load_tokenizer
 from fuse_index.models.naming import ModelSource, parse_model_name
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
-from fuse_index.models.weights import read_tensor, weight_map
+from fuse_index.models.weights import (
+    has_adapter,
+    read_tensor,
+    require_directory_content,
+    weight_map,
+)
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 if TYPE_CHECKING:
@@ -93,7 +98,7 @@ def load_embeddings(name: str | Model, *, local_files_only: bool = False) -> Emb
         stored, tokenizer, revision = found
         return make_embeddings(name, revision, stored, tokenizer)
     checkpoint = TransformersCheckpoint(parsed, local_files_only=local_files_only)
-    checkpoint.require_directory_content()
+    require_directory_content(checkpoint)
     table = read_table(checkpoint)
     if table is None:
         return _load_whole(name, local_files_only)
@@ -109,8 +114,9 @@ def make_embeddings(name: str, revision: str, stored: Tensor, tokenizer: Any) ->
         stored: (rows, width), any floating dtype, with the scaling of the embedding module.
         tokenizer: the library's own tokenizer.
     """
-    words = WordTokenizer.from_tokenizer(tokenizer)
-    rows = used_rows(stored.shape[0], words.vocab_size, name)
+    with loading("tokenizer", name):
+        words = WordTokenizer.from_tokenizer(tokenizer)
+    rows = used_rows(stored.shape[0], words, name)
     table = stored[:rows].to(device="cpu", dtype=torch.float32).contiguous()
     check_finite(table, words, name)
     identity = ModelIdentity(
@@ -132,8 +138,10 @@ def read_table(checkpoint: TransformersCheckpoint) -> Tensor | None:
         table or its scaling cannot be told.
     """
     config = checkpoint.json("config.json")
+    if config is None or has_adapter(checkpoint):
+        return None
     files = weight_map(checkpoint)
-    if config is None or not files:
+    if not files:
         return None
     ending = _KEY_OF_TYPE.get(str(config.get("model_type")))
     embedding: nn.Embedding | None = None

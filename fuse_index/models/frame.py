@@ -8,8 +8,7 @@ from typing import Any
 
 from fuse_index.errors import ModelError
 from fuse_index.models.kinds import ModelKind
-
-PROBE = "a few words"
+from fuse_index.words.tokenizers.probes import PROBE_TEXT
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,39 @@ class Frame:
     pad: int
     width: int | None = None
 
+    def within(self, rows: int, name: str) -> Frame:
+        """Return the frame with tokens that an embedding table has rows for.
 
-def frame_of(tokenizer: Any, kind: ModelKind, name: str, bos: bool | None = None) -> Frame:
+        A pad token beyond the table was added without resizing it. Padding is masked, so another
+        token pads as well; but not where padding is part of the text.
+
+        Args:
+            rows: rows of the embedding table.
+            name: the model, for the message.
+
+        Raises:
+            ModelError: a token that stands in every text has no row.
+        """
+        needed = (*self.head, *self.tail, *(() if self.width is None else (self.pad,)))
+        beyond = [id_ for id_ in needed if id_ >= rows]
+        if beyond:
+            raise ModelError(
+                f"{name}: every text has the special token {beyond[0]}, and the embedding table "
+                f"{rows} rows",
+                expected="a row for it",
+                remedy="the tokenizer is of another model, or tokens were added without "
+                "resize_token_embeddings(); save the two together",
+            )
+        return self if self.pad < rows else replace(self, pad=(*self.tail, *self.head, 0)[0])
+
+
+def frame_of(
+    tokenizer: Any,
+    kind: ModelKind,
+    name: str,
+    bos: bool | None = None,
+    probe: str = PROBE_TEXT,
+) -> Frame:
     """Find the frame by tokenizing a probe with and without special tokens.
 
     Causal language models get no tail: an end-of-text token would end the text they continue.
@@ -40,17 +70,18 @@ def frame_of(tokenizer: Any, kind: ModelKind, name: str, bos: bool | None = None
         name: the model, for messages.
         bos: whether a causal model's content follows its beginning-of-sequence token; None does
             what the tokenizer does by itself (Llama and Gemma do, GPT-2 and Qwen do not).
+        probe: a text of words that the tokenizer knows.
 
     Raises:
         ModelError: the content cannot be found again between the special tokens, or ``bos`` is
             asked for and the tokenizer has no such token.
     """
-    bare = list(tokenizer(PROBE, add_special_tokens=False)["input_ids"])
-    full = list(tokenizer(PROBE, add_special_tokens=True)["input_ids"])
+    bare = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+    full = list(tokenizer(probe, add_special_tokens=True)["input_ids"])
     start = find_sublist(full, bare)
     if not bare or start is None:
         raise ModelError(
-            f"{name}: tokens of {PROBE!r} are {bare} bare and {full} with special tokens",
+            f"{name}: tokens of {probe!r} are {bare} bare and {full} with special tokens",
             expected="the former inside the latter",
             remedy="the tokenizer files are damaged or of another model",
         )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from fuse_index.errors import ModelError
 from fuse_index.models.assembly import Provenance, assemble
 from fuse_index.models.checkpoint import TransformersCheckpoint, loading
-from fuse_index.models.frame import PROBE
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.pretrained import Placement, load_module, stored_dtype
+from fuse_index.models.weights import require_directory_content
+from fuse_index.words.tokenizers.vocabulary import has_words
 
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
@@ -34,8 +35,8 @@ def load_tokenizer(checkpoint: TransformersCheckpoint) -> Any:
         raise _no_tokenizer(name.text)
     with loading("tokenizer", name.text):
         tokenizer = AutoTokenizer.from_pretrained(name.location, **checkpoint.pretrained_options)
-        ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    if all(i == tokenizer.unk_token_id for i in ids):
+        vocabulary, special = tokenizer.get_vocab(), {*map(str, tokenizer.all_special_tokens)}
+    if not has_words(vocabulary, special):
         raise _no_tokenizer(name.text)
     return tokenizer
 
@@ -83,7 +84,7 @@ def load_transformers(
 ) -> Model:
     """Load a transformers checkpoint as a :class:`Model` of the kind asked for or detected."""
     name = checkpoint.name.text
-    checkpoint.require_directory_content()
+    require_directory_content(checkpoint)
     config = load_config(checkpoint)
     kind = _agreed_kind(kind, config, name)
     tokenizer = load_tokenizer(checkpoint)

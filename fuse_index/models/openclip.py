@@ -13,7 +13,7 @@ from fuse_index.models.base import ModelParts
 from fuse_index.models.batch import Batch
 from fuse_index.models.checkpoint import loading
 from fuse_index.models.clip import ClipModel
-from fuse_index.models.frame import PROBE, Frame, find_sublist
+from fuse_index.models.frame import Frame, find_sublist
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.naming import ModelName
 from fuse_index.models.openclip_files import OpenClipFiles, find_files
@@ -254,12 +254,12 @@ def _build(
 
 def _frame(tokenizer: Any, words: WordTokenizer, text: Any, name: str) -> Frame:
     """Find the special tokens by tokenizing a probe as open_clip does."""
-    row = [int(i) for i in tokenizer([PROBE])[0]]
-    bare = words.encode_text(PROBE)
+    row = [int(i) for i in tokenizer([words.probe_text])[0]]
+    bare = words.encode_text(words.probe_text)
     start = find_sublist(row, bare)
     if start is None or getattr(tokenizer, "tokenizer_mode", None):
         raise ModelError(
-            f"{name}: its tokenizer gives {row[:12]} for {PROBE!r}",
+            f"{name}: its tokenizer gives {row[:12]} for {words.probe_text!r}",
             expected=f"special tokens around {bare}, and padding to the right",
             remedy="this tokenizer is not supported",
         )

@@ -50,13 +50,18 @@ def effective_table(
         return torch.cat([embedding(part) for part in torch.split(ids, _CHUNK_ROWS)])
 
 
-def used_rows(rows: int, tokens: int, name: str) -> int:
+def used_rows(rows: int, words: WordTokenizer, name: str) -> int:
     """Return how many rows of the table tokens use; say so once when some are left over.
 
+    Special tokens may be beyond the table: no text has them. The text models of Gemma 3 share a
+    tokenizer with larger ones that see images, and have no row for the token of an image.
+
     Raises:
-        ModelError: the table has fewer rows than the tokenizer has tokens.
+        ModelError: the table has no row for a token that texts are made of.
     """
-    if rows < tokens:
+    tokens = words.vocab_size
+    beyond = [i for i in range(rows, tokens) if words.token(i) is not None]
+    if not words.special_ids.issuperset(beyond):
         raise ModelError(
             f"{name}: the embedding table has {rows} rows and the tokenizer {tokens} tokens",
             expected="a row for every token",
@@ -67,7 +72,13 @@ def used_rows(rows: int, tokens: int, name: str) -> int:
         _log.info(
             "%s: %d of %d embedding rows have no token and are left out", name, rows - tokens, rows
         )
-    return tokens
+    elif beyond:
+        _log.info(
+            "%s: special tokens without an embedding row are never used: %s",
+            name,
+            ", ".join(str(words.token(i)) for i in beyond[:_NAMED_ROWS]),
+        )
+    return min(rows, tokens)
 
 
 def check_finite(table: Tensor, words: WordTokenizer, name: str) -> None:

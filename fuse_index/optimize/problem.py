@@ -270,6 +270,7 @@ class Problem:
             "tokens": {
                 name: list(value) if isinstance(value, tuple) else value
                 for name, value in vars(self.tokens).items()
+                if value or name != "allow_added"  # runs before the option was there go on
             },
         }
 

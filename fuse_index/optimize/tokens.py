@@ -11,6 +11,8 @@ from fuse_index.common.options import options
 from fuse_index.errors import OptionError, VocabularyError
 from fuse_index.models.base import Model
 
+_MARKUP = frozenset("<>[]{}|")
+
 
 @options(label="tokens")
 class TokenFilter:
@@ -18,6 +20,7 @@ class TokenFilter:
 
     Attributes:
         allow_non_ascii: whether tokens with characters outside printable ASCII may be used.
+        allow_added: whether added tokens that are no words, such as <think>, may be used.
         deny_ids: token ids that may not.
         deny_pattern: regular expression; tokens whose text it finds something in may not.
         allow_pattern: regular expression; tokens whose whole text it does not match may not.
@@ -25,6 +28,7 @@ class TokenFilter:
     """
 
     allow_non_ascii: bool = False
+    allow_added: bool = False
     deny_ids: tuple[int, ...] = ()
     deny_pattern: str = ""
     allow_pattern: str = ""
@@ -58,6 +62,9 @@ class TokenFilter:
             raise OptionError(f"deny_ids: {bad}", expected=f"ids from 0 to {size - 1}")
         texts = token_texts(model)
         found = np.array([self._passes(text) for text in texts], dtype=bool)
+        if not self.allow_added:
+            added = (i for i in model.words.backend.added_ids if i < size)
+            found[[i for i in added if not _is_word(texts[i])]] = False
         if self.words_only:
             found &= _word_starts(model, texts)
         gone = [*self.deny_ids, *model.words.backend.special_ids, *model.frame.head]
@@ -66,7 +73,8 @@ class TokenFilter:
             raise VocabularyError(
                 f"{model.name}: the filters leave none of {size} tokens",
                 expected="at least one token a prompt may be made of",
-                remedy="deny less (deny_pattern, allow_pattern, deny_ids, words_only)",
+                remedy="deny less (deny_pattern, allow_pattern, deny_ids, words_only), or allow "
+                "other letters than ASCII (allow_non_ascii)",
             )
         return found
 
@@ -80,13 +88,19 @@ class TokenFilter:
         return not self.allow_pattern or re.fullmatch(self.allow_pattern, text) is not None
 
 
+def _is_word(text: str) -> bool:
+    """Whether the text of an added token is a word of a domain, not mark-up or white space."""
+    text = text.strip()
+    return text[:1].isalnum() and _MARKUP.isdisjoint(text)
+
+
 def token_texts(model: Model) -> list[str]:
     """Return the text of every token as it stands inside running text, spaces included.
 
     Tokens are decoded behind another one, because some decoders drop a leading space.
     """
     words, size = model.words, model.vocabulary_size
-    anchor = words.encode_running(["a"])[0].tolist()
+    anchor = words.encode_running([words.anchor])[0].tolist()
     before = words.decode(anchor)
     texts = []
     for text in words.decode_batch([[*anchor, i] for i in range(size)]):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import (
+    AddedToken,
     Regex,
     Tokenizer,
     decoders,
@@ -53,6 +54,15 @@ def _bytelevel_bpe(*, add_prefix_space: bool = False, added: bool = False) -> To
     tokenizer.train_from_iterator(TEXT, trainer)
     if added:
         tokenizer.add_tokens(["  ", "   ", "photo"])
+    return tokenizer
+
+
+def _wordpiece_added() -> Tokenizer:
+    """Words of a domain, and mark-up, added to a tokenizer that lower-cases."""
+    tokenizer = _wordpiece(lowercase=True)
+    words = ["COVID-19", "IL-6", "Zürich"]
+    markup = [AddedToken(t, normalized=False) for t in ("<think>", "</think>")]
+    tokenizer.add_tokens([*words, *markup, AddedToken("photo", single_word=True)])
     return tokenizer
 
 
@@ -222,6 +232,8 @@ ZOO: dict[str, Callable[[], Any]] = {
     "bert-uncased": lambda: _fast(
         _wordpiece(lowercase=True), unk_token="[UNK]", mask_token="[MASK]", pad_token="[PAD]"
     ),
+    "bert-added": lambda: _fast(_wordpiece_added(), unk_token="[UNK]", pad_token="%"),
+    "gpt2-pad": lambda: _fast(_bytelevel_bpe(), eos_token="<|endoftext|>", pad_token="!"),
     "bert-cased": lambda: _fast(
         _wordpiece(lowercase=False), unk_token="[UNK]", clean_up_tokenization_spaces=True
     ),

@@ -10,7 +10,6 @@ tokenizer does (dropout, added tokens, other patterns) means that there is no su
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -27,6 +26,7 @@ from fuse_index.words.tokenizers.locality import (
     pipeline_steps,
 )
 from fuse_index.words.tokenizers.open_clip_backends import OpenClipBackend
+from fuse_index.words.tokenizers.vocabulary import spread
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ GPT2, CLIP, BERT, GPT4, QWEN = range(5)
 """How texts are split; the numbers are those of ``csrc/words/piece_encoder.h``."""
 _SPACE = "Ġ"
 _PROBES = 400
+_STRIDE = 7
 _PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
 _SAME_ON_ASCII = ("NFC", "NFD", "NFKC", "NFKD", "StripAccents")
 
@@ -171,7 +172,7 @@ def _longest_words(native: Any, model: dict[str, Any], split: int, lower: bool) 
 
 
 def _agrees(encoder: PlainEncoder, backend: Backend) -> bool:
-    """Whether the encoder gives what the tokenizer does, on random joins of its tokens."""
+    """Whether the encoder gives what the tokenizer does, on joins of its tokens."""
     texts = probe_texts(backend.tokens)
     counts, ids = encoder.encode(texts)
     known = counts >= 0
@@ -183,17 +184,18 @@ def _agrees(encoder: PlainEncoder, backend: Backend) -> bool:
     return same
 
 
-def probe_texts(tokens: Sequence[str | None], seed: int = 0) -> list[str]:
-    """Return plain texts made of a vocabulary's tokens and of what splits them, drawn at random."""
-    generator = random.Random(seed)
+def probe_texts(tokens: Sequence[str | None]) -> list[str]:
+    """Return plain texts made of a vocabulary's tokens, joined by what splits them.
+
+    Every joint is tried between tokens from all over the vocabulary.
+    """
     pieces = [token.strip(f"{_SPACE}#").replace("</w>", "") for token in tokens if token]
-    pieces = [piece for piece in pieces if piece.isascii() and piece.isprintable() and piece]
-    pieces = generator.choices(pieces or ["a"], k=_PROBES)
+    pieces = [piece.replace(" ", "") for piece in pieces if piece.isascii() and piece.isprintable()]
+    pieces = spread(sorted({*pieces} - {""}) or ["a"], _PROBES)
     joints = ["", "", "", "'", "'s", "'LL", "'re", "!", "--", "12", "Z", "_", "&", "<|", "''s"]
-    return [
-        generator.choice(["", " "])
-        + left.replace(" ", "")
-        + generator.choice(joints)
-        + generator.choice(pieces).replace(" ", "")
-        for left in pieces
-    ] + ["'s", " 's", "'", " a", "x" * 127]
+    texts = [
+        left + joints[i % len(joints)] + pieces[-1 - i * _STRIDE % len(pieces)]
+        for i, left in enumerate(pieces)
+    ]
+    spaced = [f" {text}" for text in texts[::2]] + texts[1::2]
+    return [*spaced, "'s", " 's", "'", " a", "x" * 127]

@@ -7,11 +7,11 @@ a special token that is spelled out in a text as text.
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fuse_index.errors import ModelError
+from fuse_index.words.tokenizers.vocabulary import is_character, is_word
 
 
 class Backend(Protocol):
@@ -21,6 +21,9 @@ class Backend(Protocol):
     """The token of every id up to the highest; None where the vocabulary has a gap."""
     unknown_id: int | None
     special_ids: frozenset[int]
+    """Ids that no text gets."""
+    added_ids: frozenset[int]
+    """Ids of tokens that were added to the vocabulary as trained, and are not special."""
     definition: dict[str, Any]
     """JSON-able description of everything that decides about ids and text."""
 
@@ -75,23 +78,24 @@ class PythonBackend:
 
     def __init__(self, tokenizer: Any) -> None:
         self._decoder = copy.deepcopy(tokenizer)
-        self._encoder = _without_specials(copy.deepcopy(tokenizer))
         self.tokens = tokens_by_id(dict(tokenizer.get_vocab()))
         self.unknown_id = tokenizer.unk_token_id
-        self.special_ids = frozenset(id_ for id_ in tokenizer.all_special_ids if id_ is not None)
-        self._added = {
+        special = frozenset(id_ for id_ in tokenizer.all_special_ids if id_ is not None)
+        added = {
             token.content: id_
             for id_, token in tokenizer.added_tokens_decoder.items()
-            if not token.special and id_ not in self.special_ids
+            if not token.special and id_ not in special
         }
-        self._split = _added_token_splitter(self._added)
+        self.added_ids = frozenset(added.values())
+        self._encoder = _without_specials(copy.deepcopy(tokenizer), self.added_ids)
+        self.special_ids = special - self._text_ids(special)
         model = getattr(tokenizer, "sp_model", None)
         self._lattice = model if model is not None and _has_nbest(model) else None
         self.definition = {
             "kind": type(tokenizer).__name__,
             "tokens": self.tokens,
-            "special": sorted(self.special_ids),
-            "added": sorted(self._added.items()),
+            "special": sorted(special),
+            "added": sorted(added.items()),
             "model": model.serialized_model_proto().hex() if model is not None else None,
         }
 
@@ -121,14 +125,17 @@ class PythonBackend:
         return len(totals) < 2 or totals[0] - totals[1] > _TIE
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for piece in self._split(text):
-            if piece in self._added:
-                ids.append(self._added[piece])
-            elif piece:
-                tokens = self._encoder.tokenize(piece, split_special_tokens=True)
-                ids.extend(self._encoder.convert_tokens_to_ids(tokens))
+        ids: list[int] = self._encoder.convert_tokens_to_ids(self._encoder.tokenize(text))
         return ids
+
+    def _text_ids(self, special: frozenset[int]) -> frozenset[int]:
+        """Those of the special tokens that are characters or words which texts are made of."""
+        tokens = {id_: self.tokens[id_] or "" for id_ in special}
+        return frozenset(
+            id_
+            for id_, token in tokens.items()
+            if (is_character(token) or is_word(token)) and id_ in self._encode(token.strip("▁"))
+        )
 
 
 _TIE = 1e-2
@@ -159,19 +166,21 @@ def tokens_by_id(vocabulary: dict[str, int]) -> list[str | None]:
     return tokens
 
 
-def _added_token_splitter(added: dict[str, int]) -> Callable[[str], list[str]]:
-    """A function that cuts a text at the added tokens, the longest first."""
-    if not added:
-        return lambda text: [text]
-    longest_first = sorted(added, key=len, reverse=True)
-    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")").split
+def _without_specials(tokenizer: Any, added: frozenset[int]) -> Any:
+    """Make a copy forget which tokens are special, so that a text may spell them.
 
-
-def _without_specials(tokenizer: Any) -> Any:
-    """Make a copy forget which tokens are special: some look for them in the text themselves."""
+    Args:
+        tokenizer: the copy.
+        added: ids of the added tokens that are not special; they stay.
+    """
     kind = type(tokenizer)
     hidden = {"all_special_tokens": property(lambda _: [])}
     tokenizer.__class__ = type(kind.__name__, (kind,), hidden)
+    tokens = {id_: tokenizer._added_tokens_decoder[id_] for id_ in added}
+    tokenizer._added_tokens_decoder = tokens
+    tokenizer._added_tokens_encoder = {token.content: id_ for id_, token in tokens.items()}
+    tokenizer.tokens_trie = type(tokenizer.tokens_trie)()
+    tokenizer._update_trie()
     return tokenizer
 
 

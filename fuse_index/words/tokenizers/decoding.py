@@ -9,7 +9,6 @@ rows that hold one are left to the tokenizer.
 from __future__ import annotations
 
 import codecs
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from numpy.typing import NDArray
 from fuse_index.words.tokenizers.backends import Backend, DerivedBackend
 from fuse_index.words.tokenizers.fast_backend import SAME, SUFFIX_TO_SPACE, FastBackend
 from fuse_index.words.tokenizers.open_clip_backends import CleaningBackend, OpenClipBackend
+from fuse_index.words.tokenizers.vocabulary import sample_ids
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_TRIALS = 200
 _MARK = len("\ufffd".encode())
 Pieces = Sequence[bytes | None]
 
@@ -152,7 +151,7 @@ def _of_fast(backend: FastBackend) -> DecodePlan | None:
         table = byte_of_character()
         first = inside = [_bytes_of(token, table) for token in backend.tokens]
     elif kind in (None, "WordPiece", "Metaspace") or _joins_then_strips(decoder):
-        anchor = next((i for i, token in enumerate(backend.tokens) if token == "a"), None)
+        anchor = _anchor(backend)
         if anchor is None:
             return None
         first, inside = _pieces(backend, anchor)
@@ -169,6 +168,14 @@ def _of_fast(backend: FastBackend) -> DecodePlan | None:
             for bad, token in zip(exact, backend.tokens, strict=True)
         ]
     return DecodePlan.of(first, inside, exact, strip=False)
+
+
+def _anchor(backend: FastBackend) -> int | None:
+    """A token to decode others behind: "a", or the first letter of another script."""
+    odd = backend.special_ids | backend.added_ids
+    letters = [i for i, t in enumerate(backend.tokens) if t and len(t) == 1 and t.isalpha()]
+    found = [i for i in letters if i not in odd]
+    return next((i for i in found if backend.tokens[i] == "a"), found[0] if found else None)
 
 
 def _joins_then_strips(decoder: Any) -> bool:
@@ -226,10 +233,11 @@ def _bytes_of(token: str | None, table: dict[str, int]) -> bytes | None:
 
 
 def _agrees(plan: DecodePlan, backend: Backend) -> bool:
-    """Whether the plan decodes random rows as the tokenizer does."""
-    generator = random.Random(0)
-    known = [id_ for id_, token in enumerate(backend.tokens) if token is not None]
-    rows = [generator.choices(known, k=generator.randint(1, 8)) for _ in range(_TRIALS)]
+    """Whether the plan decodes as the tokenizer does, on every kind of token in every place."""
+    ids = sample_ids(backend.tokens, backend.special_ids | backend.added_ids)
+    rows = [ids[i : i + size] for size in (1, 3) for i in range(len(ids))]
+    apart = max(1, len(ids) // 8)
+    rows += [ids[i::apart] for i in range(apart)]
     decoded = [plan.decode(row) for row in rows]
     return all(
         found is None or found[0] == own

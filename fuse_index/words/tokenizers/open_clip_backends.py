@@ -39,6 +39,7 @@ class OpenClipBackend:
         self.unknown_id: int | None = None
         specials = [tokenizer.decoder[id_] for id_ in _special_ids(tokenizer)]
         self.special_ids = frozenset(tokenizer.encoder[token] for token in specials)
+        self.added_ids: frozenset[int] = frozenset()
         # The specials are found by the pattern and mapped to themselves by the cache; without both,
         # a text that spells one is split and merged like any other.
         self._tokenizer.cache = {}
@@ -113,6 +114,7 @@ class CleaningBackend:
         self.tokens = inner.tokens
         self.unknown_id = inner.unknown_id
         self.special_ids = inner.special_ids
+        self.added_ids = inner.added_ids
         self.definition = {"clean": [clean(text) for text in PROBE_TEXTS], **inner.definition}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -21,8 +21,8 @@ from fuse_index.words.ragged import Ragged
 from fuse_index.words.tokenizers.backends import PROBE_TEXTS, Backend, PythonBackend
 from fuse_index.words.tokenizers.fast_backend import FastBackend
 from fuse_index.words.tokenizers.open_clip_backends import CleaningBackend, OpenClipBackend
+from fuse_index.words.tokenizers.probes import PROBE_TEXT, PROBE_WORDS, probe_words
 
-PROBE_WORDS = ("the", "a", "photo", "of", "two", "dogs", "running", "unbelievable", "Paris", "7")
 _LEADS = ("", " ")
 ANCHOR = "a"
 _BATCH = 8192
@@ -56,6 +56,12 @@ class WordTokenizer:
         self.unknown_id: int | None = backend.unknown_id
         self.special_ids: frozenset[int] = backend.special_ids
         self.vocab_size: int = len(backend.tokens)
+        self._probe_words = probe_words(backend)
+        latin = self._probe_words == PROBE_WORDS
+        self.anchor: str = ANCHOR if latin else self._probe_words[0]
+        """A word that it knows."""
+        self.probe_text: str = PROBE_TEXT if latin else " ".join(self._probe_words[:3])
+        """A short text of words that it knows."""
         self._anchor_ids: tuple[int, ...] = ()
         self.lead: str = self._find_lead()
         self.anchored: bool = bool(self._anchor_ids)
@@ -110,7 +116,7 @@ class WordTokenizer:
         if not self.anchored:
             return self.encode_texts([self.lead + text for text in texts])
         size = len(self._anchor_ids)
-        rows = self.encode_texts([f"{ANCHOR} {text}" for text in texts]).to_lists()
+        rows = self.encode_texts([f"{self.anchor} {text}" for text in texts]).to_lists()
         return Ragged.from_lists([row[size:] for row in rows])
 
     def encode_text(self, text: str) -> list[int]:
@@ -173,8 +179,8 @@ class WordTokenizer:
         best = max(_LEADS, key=self._compositional_share)
         if self._compositional_share(best) > 0.5:
             return best
-        self._anchor_ids = tuple(self.backend.encode_batch([ANCHOR])[0])
-        if self._compositional_share(f"{ANCHOR} ", self._anchor_ids) > 0.5:
+        self._anchor_ids = tuple(self.backend.encode_batch([self.anchor])[0])
+        if self._compositional_share(f"{self.anchor} ", self._anchor_ids) > 0.5:
             return ""
         raise ModelError(
             "the tokenizer does not split text at spaces: the tokens of two words are not the "
@@ -184,10 +190,10 @@ class WordTokenizer:
 
     def _compositional_share(self, lead: str, lead_ids: tuple[int, ...] = ()) -> float:
         """Of the pairs of everyday words, the compositional share after this lead."""
-        size = len(lead_ids)
-        rows = self._encode(lead, PROBE_WORDS)
-        alone = dict(zip(PROBE_WORDS, rows, strict=True))
-        pairs = [(first, second) for first in PROBE_WORDS for second in PROBE_WORDS]
+        size, words = len(lead_ids), self._probe_words
+        rows = self._encode(lead, words)
+        alone = dict(zip(words, rows, strict=True))
+        pairs = [(first, second) for first in words for second in words]
         joined = self._encode(lead, [f"{first} {second}" for first, second in pairs])
         holds = sum(
             ids == alone[first] + alone[second][size:]
@@ -198,7 +204,7 @@ class WordTokenizer:
     def _find_family(self) -> str:
         """What its tokens look like, for people."""
         tokens = [
-            [self.token(id_) or "" for id_ in ids] for ids in self.encode_running(PROBE_WORDS)
+            [self.token(id_) or "" for id_ in ids] for ids in self.encode_running(self._probe_words)
         ]
         firsts = [row[0] for row in tokens if row]
         kind = _model_type(self.backend)

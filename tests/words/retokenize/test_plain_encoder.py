@@ -19,7 +19,7 @@ from fuse_index.words.tokenizers.tokenization import WordTokenizer
 from tests.words.strategies import ODD_WORDS
 from tests.words.tokenizers_zoo import ZOO, make, wrapped
 
-HAVE_ONE = ("gpt2", "bert-uncased", "bert-cased", "clip", "open_clip")
+HAVE_ONE = ("gpt2", "gpt2-pad", "bert-uncased", "bert-cased", "clip", "open_clip")
 native = pytest.mark.skipif(_native.module() is None, reason="the extension is not built")
 plain_texts = st.text(
     st.sampled_from("aabcdefghijklmnorstuvABCZ0189'!?-_<|>.,&;#[]~"), min_size=1, max_size=14

@@ -39,6 +39,8 @@ PAIRS = [
     ("open_clip", "open_clip-hf"),
     ("slow-sentencepiece-unigram", "t5"),
     ("byt5", "slow-bert"),
+    ("gpt2-pad", "bert-added"),
+    ("bert-added", "gpt2-pad"),
 ]
 pairs = pytest.mark.parametrize(("source", "target"), PAIRS)
 ROWS = 8
