@@ -74,6 +74,7 @@ class Point:
         ids: the prompt the search stands at.
         candidates: proposed, without repeats.
         survived: of these, those that passed the filters.
+        items: those that counted, of every objective whose items change, by name.
     """
 
     step: int
@@ -85,11 +86,14 @@ class Point:
     ids: tuple[int, ...]
     candidates: int
     survived: int
+    items: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Point:
         """Build a step from its fields as JSON has them."""
-        return cls(**{**value, "ids": tuple(value["ids"]), "losses": tuple(value["losses"])})
+        values = {**value, "ids": tuple(value["ids"]), "losses": tuple(value["losses"])}
+        values["items"] = {name: tuple(own) for name, own in value.get("items", {}).items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Result:
         ids: its tokens in the source model.
         total: its weighted loss.
         losses: its loss in every term, by name.
+        items: its loss for every item, of every term that has items, by name; None for one that was
+            not added yet.
         stop: why the run ended.
         spent: steps, prompts scored, gradients, forward passes, seconds.
         trajectory: every step.
@@ -127,6 +133,7 @@ class Result:
     versions: dict[str, str] = field(repr=False)
     chosen: str = field(default="", repr=False)
     full_texts: dict[str, str] = field(default_factory=dict, repr=False)
+    items: dict[str, tuple[float | None, ...]] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
@@ -152,6 +159,7 @@ class Result:
             "stop": Stop(values["stop"]),
             "trajectory": tuple(points),
             "pareto": tuple(front),
+            "items": {name: tuple(own) for name, own in values.get("items", {}).items()},
         }
         return cls(**values)
 
