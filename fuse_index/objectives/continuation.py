@@ -54,6 +54,7 @@ class TargetContinuation(ItemObjective):
 
     type: ClassVar[str] = "continuation"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
+    wanted: ClassVar[str] = "target"
     can_be_met: ClassVar[bool] = True
 
     def require_item(self) -> None:

@@ -42,6 +42,7 @@ class ImageSimilarity(ItemObjective):
 
     type: ClassVar[str] = "image"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CLIP,)
+    wanted: ClassVar[str] = "images"
 
     def __post_init__(self) -> None:
         if isinstance(self.images, str) or not hasattr(self.images, "__iter__"):
@@ -73,6 +74,7 @@ class TextSimilarity(ItemObjective):
 
     type: ClassVar[str] = "text"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.ENCODER, ModelKind.CLIP)
+    wanted: ClassVar[str] = "texts"
 
     def __post_init__(self) -> None:
         texts = (self.texts,) if isinstance(self.texts, str) else tuple(self.texts)
@@ -109,6 +111,7 @@ class ClassifierLabel(ItemObjective):
 
     type: ClassVar[str] = "label"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CLASSIFIER,)
+    wanted: ClassVar[str] = "label"
     can_be_met: ClassVar[bool] = True
 
     def require_item(self) -> None:

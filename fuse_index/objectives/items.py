@@ -62,6 +62,8 @@ class ItemObjective(Objective):
     items_per_step: Count | None = None
     progressive: Flag = False
 
+    wanted: ClassVar[str] = ""
+    """The field that an item must have."""
     can_be_met: ClassVar[bool] = False
     """Whether a prompt can meet an item, so that a next one may be added."""
 
