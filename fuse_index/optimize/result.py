@@ -17,6 +17,8 @@ from fuse_index.common.files import write_atomically
 from fuse_index.common.stored import Whole, check_schema, parse_json
 from fuse_index.errors import OptionError
 from fuse_index.optimize.budget import Stop
+from fuse_index.optimize.check import Check, check_prompt
+from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.state import State
 
 FORMAT = "fuse_index result"
@@ -107,6 +109,7 @@ class Result:
         losses: its loss in every term, by name.
         items: its loss for every item, of every term that has items, by name; None for one that was
             not added yet.
+        checks: what every model does with the text, where that was asked for.
         stop: why the run ended.
         spent: steps, prompts scored, gradients, forward passes, seconds.
         trajectory: every step.
@@ -134,6 +137,19 @@ class Result:
     chosen: str = field(default="", repr=False)
     full_texts: dict[str, str] = field(default_factory=dict, repr=False)
     items: dict[str, tuple[float | None, ...]] = field(default_factory=dict, repr=False)
+    checks: tuple[Check, ...] = field(default=(), repr=False)
+
+    def check(self, problem: Problem, tokens: int | None = None) -> tuple[Check, ...]:
+        """Paste the best prompt into every model, and say whether it does what was wanted.
+
+        Args:
+            problem: the one that was optimized, or another of the same source.
+            tokens: tokens that causal models write; see :func:`fuse_index.optimize.check_prompt`.
+
+        Returns:
+            One check for every objective or item; ``replace(result, checks=...)`` keeps them.
+        """
+        return check_prompt(problem, self.ids, tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
@@ -160,6 +176,7 @@ class Result:
             "trajectory": tuple(points),
             "pareto": tuple(front),
             "items": {name: tuple(own) for name, own in values.get("items", {}).items()},
+            "checks": tuple(Check.from_json(item) for item in values.get("checks", ())),
         }
         return cls(**values)
 
