@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Check:
         name: of the objective, with the number of the item if it is one.
         model: the model.
         wanted: the target, label or text; "" where nothing can be met or compared.
-        found: what the model writes, or the label it predicts; "" for similarities.
+        found: what the model writes, or the label it predicts, or several; "" for similarities.
         met: whether what was found is what was wanted; None where there is no such thing.
         tokens: for a target its tokens, each with the token the model writes in its place.
         value: the probability of a label, or the similarity to a text or image.
@@ -137,12 +138,14 @@ def _compared(check: Check, loss: Loss, text: str) -> Check:
     batch = model.batch([around.pasted(text)], frame=around.frame)
     if isinstance(objective, ClassifierLabel):
         assert isinstance(model, ClassifierModel)
-        wanted = model.label_id(objective.label)
-        likely = _probabilities(model, batch)
-        best = int(likely.argmax())
-        labels, value = model.labels, float(likely[wanted])
+        wanted, logits = model.label_id(objective.label), _logits(model, batch)
+        predicted = model.predicted(logits)[0].tolist()
         return replace(
-            check, wanted=labels[wanted], found=labels[best], met=best == wanted, value=value
+            check,
+            wanted=model.labels[wanted],
+            found=", ".join(compress(model.labels, predicted)),
+            met=bool(predicted[wanted]),
+            value=float(model.log_probabilities(logits)[0, wanted].exp()),
         )
     wanted_text = ""
     if isinstance(objective, TextSimilarity):
@@ -154,10 +157,10 @@ def _compared(check: Check, loss: Loss, text: str) -> Check:
 
 
 @torch.no_grad()
-def _probabilities(model: ClassifierModel, batch: Batch) -> torch.Tensor:
+def _logits(model: ClassifierModel, batch: Batch) -> torch.Tensor:
     logits = model.forward(model.embed(batch.ids), batch).logits
     assert logits is not None
-    return logits[0].float().softmax(dim=-1).cpu()
+    return logits
 
 
 def _ranked(checks: Sequence[Check]) -> list[Check]:

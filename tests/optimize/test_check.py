@@ -96,6 +96,21 @@ def test_labels_are_those_that_are_predicted(lm, sentiment):
     assert {check.met for check in found} == {True, False}
 
 
+def test_of_several_labels_those_above_one_half_are_predicted(lm, sentiment, monkeypatch):
+    monkeypatch.setattr(sentiment, "problem_type", "multi_label_classification")
+    logits = torch.tensor([[0.5, -0.1, 2.0]])
+    assert sentiment.predicted(logits).tolist() == [[True, False, True]]
+    objective = ClassifierLabel(items=[{"label": i} for i in range(3)])
+    problem = Problem(lm, [Term(objective, sentiment)])
+    found = check_prompt(problem, problem.encode("a lovely picture"))
+    for check, loss in zip(found, problem.losses, strict=True):
+        assert check.met == (check.value > 0.5) == (check.wanted in check.found.split(", "))
+        assert check.value == pytest.approx(
+            float(torch.exp(-loss.score(sentiment.words.encode_texts([" a lovely picture"])))[0]),
+            abs=1e-3,
+        )
+
+
 def test_similarities_and_their_ranks(lm, clip):
     texts = ["a blue square", "a red circle", "a lovely triangle above a star"]
     objective = TextSimilarity(items=[{"texts": text} for text in texts])
