@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,7 @@ from fuse_index.cli import _console, _flags, _run
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
-    from fuse_index.optimize import Result
+    from fuse_index.optimize import Check, Result
     from fuse_index.run import Assembly, RunConfig
 
 
@@ -44,6 +46,14 @@ def optimize_command(
     checkpoint: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="State of the run; if it is there, the run goes on."),
+    ] = None,
+    check: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Paste the best prompt into every model: N tokens of what a causal one writes.",
+        ),
     ] = None,
     *,
     flags: _flags.RunFlags,
@@ -85,6 +95,9 @@ def optimize_command(
             on_failure=lambda result: _failed(ready, result, out, flags.json),
         )
     _run.save(result, out)
+    if check is not None:
+        result = replace(result, checks=result.check(ready.problem, check))
+        _run.save(result, out)
     if flags.json:
         _console.print_json(result.to_json())
     else:
@@ -123,10 +136,13 @@ def _failed(ready: Assembly, result: Result, out: Path | None, json: bool) -> No
 
 def _show(ready: Assembly, result: Result) -> None:
     typer.echo(_console.clean(result.text.strip()))
-    rows = [
-        [name, term.model.name, f"{result.weights[name]:g}", f"{result.losses[name]:.4f}"]
-        for name, term in zip(ready.problem.names, ready.problem.terms, strict=True)
-    ]
+    rows = []
+    for name, term in zip(ready.problem.names, ready.problem.terms, strict=True):
+        weight, loss = f"{result.weights[name]:g}", f"{result.losses[name]:.4f}"
+        rows.append([name, term.model.name, weight, loss])
+        for index, own in enumerate(result.items.get(name, ())):
+            item = "not added yet" if own is None else f"{own:.4f}"
+            rows.append([f"{name}[{index}]", "", "", item])
     rows.append(["total", "", "", f"{result.total:.4f}"])
     spent = result.spent
     title = (
@@ -138,3 +154,39 @@ def _show(ready: Assembly, result: Result) -> None:
     for name, text in result.full_texts.items():
         if text != result.text:
             typer.echo(f"{name} reads {_console.clean(dumps(text, ensure_ascii=False))}")
+    if result.checks:
+        typer.echo()
+        _show_checks(result.checks)
+
+
+def _show_checks(checks: Sequence[Check]) -> None:
+    """Show what every model does with the prompt once it is pasted."""
+    header = ["pasted", "model", "met", "wanted", "found"]
+    rows = [
+        [check.name, check.model, _met(check), _quoted(check.wanted), _found(check)]
+        for check in checks
+    ]
+    known = [check.met for check in checks if check.met is not None]
+    title = f"{sum(known)} of {len(known)} met" if known else "nothing that can be met"
+    _console.print_table(header, rows, title=title)
+
+
+def _met(check: Check) -> str:
+    if check.met is None:
+        return ""
+    same = sum(wanted == found for wanted, found in check.tokens)
+    counted = f" ({same} of {len(check.tokens)} tokens)" if check.tokens else ""
+    return ("yes" if check.met else "no") + counted
+
+
+def _found(check: Check) -> str:
+    rank = "" if check.rank is None else f", rank {check.rank}"
+    if check.value is None:
+        return _quoted(check.found)
+    if check.met is None:
+        return f"similarity {check.value:.4f}{rank}"
+    return f"{_quoted(check.found)} (wanted: {check.value:.1%})"
+
+
+def _quoted(text: str) -> str:
+    return _console.clean(dumps(text, ensure_ascii=False)) if text else ""

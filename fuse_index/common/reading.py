@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from enum import Enum
 from functools import cache
@@ -156,8 +156,7 @@ def file_error(error: ValidationError, where: str = "") -> FuseIndexError:
     found = problems[0]
     context = found.get("ctx", {})
     if isinstance(context.get("error"), FuseIndexError):
-        inner: FuseIndexError = context["error"]
-        return inner
+        return _placed(context["error"], _place(found["loc"], where))
     *above, last = _place(found["loc"], where)
     parent, path = "".join(above), "".join([*above, last]).removeprefix(".")
     if found["type"] == _UNKNOWN:
@@ -184,6 +183,20 @@ def file_error(error: ValidationError, where: str = "") -> FuseIndexError:
     if isinstance(found["input"], (list, tuple, dict)):
         remedy = ""
     return OptionError(f"{path}: {_show(found['input'])}", expected=expected, remedy=remedy)
+
+
+def _placed(error: FuseIndexError, place: Sequence[str]) -> FuseIndexError:
+    """Return an error of options with their place in the file before it, where their type stands.
+
+    Args:
+        error: what the options say of themselves, such as ``label: no 'label'``.
+        place: parts of the place, such as ``["", ".objectives", "[0]", " (label)"]``.
+    """
+    kind = place[-1].strip(" ()")
+    if place[-1] != f" ({kind})" or not error.given.startswith(f"{kind}: "):
+        return error
+    given = "".join(place).removeprefix(".") + error.given.removeprefix(kind)
+    return type(error)(given, expected=error.expected, remedy=error.remedy)
 
 
 def _place(location: Iterable[Any], where: str) -> list[str]:

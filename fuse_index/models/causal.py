@@ -112,6 +112,61 @@ class CausalModel(Model):
         logits = output.logits[0, -kept:, : self.vocabulary_size].to(self.device)
         return Prefix(ids, cache, None if logits_from is None else logits)
 
+    def generate(self, rows: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        """Continue texts greedily, with the likeliest token at every step.
+
+        Rows of one length run together, and keys and values are kept where the model has them.
+
+        Args:
+            rows: token ids, special ones included, none empty.
+            count: tokens to generate; fewer where a row ends, or the model's positions do.
+
+        Returns:
+            The new tokens of every row, without one that ends it.
+        """
+        found: list[list[int]] = [[] for _ in rows]
+        for length in sorted({len(row) for row in rows}):
+            own = [i for i, row in enumerate(rows) if len(row) == length]
+            room = count if self.positions is None else min(count, self.positions - length)
+            ids = torch.tensor([list(rows[i]) for i in own], device=self.device)
+            for i, new in zip(own, self._continued(ids, room), strict=True):
+                found[i] = new
+        return found
+
+    @torch.no_grad()
+    def _continued(self, ids: Tensor, count: int) -> list[list[int]]:
+        """Continue rows of one length: (b, L) -> up to ``count`` tokens of each."""
+        ends = self._ends()
+        rows: list[list[int]] = [[] for _ in ids]
+        alive = set(range(len(rows)))
+        options: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_logits else {}
+        whole, fresh, cache = ids, ids, None
+        for _ in range(count):
+            kept: dict[str, Any] = {} if cache is None else {self.cache_name: cache}
+            output = self.module(inputs_embeds=self.embed(fresh), use_cache=True, **kept, **options)
+            logits = output.logits[:, -1, : self.vocabulary_size]
+            drawn = logits.float().argmax(dim=-1, keepdim=True).to(self.device)
+            cache = getattr(output, self.cache_name, None)
+            whole = torch.cat([whole, drawn], dim=1)
+            fresh = whole if cache is None else drawn
+            for i, token in enumerate(drawn[:, 0].tolist()):
+                if token in ends:
+                    alive.discard(i)
+                elif i in alive:
+                    rows[i].append(token)
+            if not alive:
+                break
+        return rows
+
+    def _ends(self) -> set[int]:
+        """The tokens with which the model ends a text."""
+        generation = getattr(self.module, "generation_config", None)
+        found = getattr(generation, "eos_token_id", None)
+        ends = set(found) if isinstance(found, (list, tuple)) else {found}
+        return {
+            int(i) for i in (*ends, getattr(self.tokenizer, "eos_token_id", None)) if i is not None
+        }
+
     def _check_prefix(self, prefix: Prefix, shared: tuple[int, ...], length: int) -> int:
         done = len(prefix)
         if shared[:done] != prefix.ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -132,6 +133,20 @@ class ClassifierModel(_MaskedModel):
         if self.problem_type == "multi_label_classification":
             return functional.logsigmoid(logits.float())
         return functional.log_softmax(logits.float(), dim=-1)
+
+    def predicted(self, logits: Tensor) -> Tensor:
+        """Return which labels are predicted: the likeliest, or all above 1/2 by a sigmoid.
+
+        Args:
+            logits: (b, labels).
+
+        Returns:
+            (b, labels) bool.
+        """
+        likely = self.log_probabilities(logits)
+        if self.problem_type == "multi_label_classification":
+            return likely > math.log(0.5)
+        return functional.one_hot(likely.argmax(dim=-1), likely.shape[-1]).bool()
 
     def _forward(
         self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int

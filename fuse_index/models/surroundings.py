@@ -120,6 +120,11 @@ class Surroundings:
         """Tokenize a prompt as it stands here, without looking at what comes after it."""
         return self.reading.encode(self.model.words, text)
 
+    def pasted(self, text: str) -> list[int]:
+        """Tokenize the whole text of a prompt anew, as it is pasted; without the frame."""
+        (whole,) = self._encode([self.full_text(text)])
+        return whole
+
     def content(self, text: str) -> list[int]:
         """Return the tokens of a prompt inside the whole text.
 

@@ -14,6 +14,7 @@ from fuse_index.objectives.continuation import (
 )
 from fuse_index.objectives.custom import CustomObjective, CustomTextObjective
 from fuse_index.objectives.features import ClassifierLabel, ImageSimilarity, TextSimilarity
+from fuse_index.objectives.items import Combine, ItemObjective, PlacedItem
 from fuse_index.objectives.labels import LabelSpace, one_hot_content
 from fuse_index.objectives.language import (
     EnergyLogProbability,
@@ -27,6 +28,7 @@ from fuse_index.objectives.weights import balanced_weights
 __all__ = [
     "OBJECTIVES",
     "ClassifierLabel",
+    "Combine",
     "ContinuationDivergence",
     "ContinuationLoss",
     "CustomObjective",
@@ -34,11 +36,13 @@ __all__ = [
     "EnergyLogProbability",
     "Fluency",
     "ImageSimilarity",
+    "ItemObjective",
     "LabelSpace",
     "LengthPenalty",
     "LengthUnit",
     "Loss",
     "Objective",
+    "PlacedItem",
     "RepetitionPenalty",
     "TargetContinuation",
     "TextSimilarity",

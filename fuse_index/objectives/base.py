@@ -76,6 +76,11 @@ class Objective(ABC):
             )
         return self
 
+    @property
+    def parts(self) -> tuple[Objective, ...]:
+        """The objectives of its items (:mod:`fuse_index.objectives.items`); itself without any."""
+        return (self,)
+
     def prepare(self, model: Model) -> Loss:
         """Make the loss of a model: what does not depend on the prompt is computed here, once.
 
@@ -170,6 +175,8 @@ class Loss(ABC):
 
     uses_labels: ClassVar[bool] = False
     """Whether tokens count as labels too, so that one-hot labels change the gradient."""
+    ends_run: ClassVar[bool] = True
+    """Whether a run may end early once :meth:`is_satisfied`."""
     recordable: ClassVar[bool] = False
     """Whether it computes with what is on the model's device alone, the same for every batch of one
     shape, so that a GPU may replay it (:mod:`fuse_index.models.graphs`)."""

@@ -15,6 +15,7 @@ from fuse_index.errors import LossError, OptionError
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, register
+from fuse_index.objectives.items import ItemObjective
 from fuse_index.objectives.shared import SharedStart
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ContinuationLoss(str, Enum):
 
 @register
 @options(kw_only=True)
-class TargetContinuation(Objective):
+class TargetContinuation(ItemObjective):
     """Make the model go on with a target text after prefix, prompt and suffix (GCG).
 
     Attributes:
@@ -47,14 +48,17 @@ class TargetContinuation(Objective):
         mellowmax_alpha: sharpness of mellowmax; towards 0 the mean, towards infinity the maximum.
     """
 
-    target: str
+    target: str = ""
     loss: ContinuationLoss = ContinuationLoss.CROSS_ENTROPY
     mellowmax_alpha: Positive = 1.0
 
     type: ClassVar[str] = "continuation"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CAUSAL,)
+    wanted: ClassVar[str] = "target"
+    can_be_met: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def require_item(self) -> None:
+        """Refuse an empty target."""
         if not self.target:
             raise OptionError("continuation: target ''", expected="a text")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch.nn import functional
 
@@ -13,12 +15,14 @@ from fuse_index.models.clip import ClipModel
 from fuse_index.models.encoder import ClassifierModel
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, register
+from fuse_index.objectives.items import ItemObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fuse_index.models.base import Model
     from fuse_index.models.batch import Batch
+    from fuse_index.words.ragged import Ragged
 
 
 LabelName = str | Annotated[int, Field(strict=True)]
@@ -27,22 +31,27 @@ LabelName = str | Annotated[int, Field(strict=True)]
 
 @register
 @options(kw_only=True)
-class ImageSimilarity(Objective):
+class ImageSimilarity(ItemObjective):
     """``1 - cosine`` between the prompt's features and an image's; of several images, the mean.
 
     Attributes:
         images: a path or PIL image, or several; kept as a tuple.
     """
 
-    images: Any
+    images: Any = ()
 
     type: ClassVar[str] = "image"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CLIP,)
+    wanted: ClassVar[str] = "images"
 
     def __post_init__(self) -> None:
         if isinstance(self.images, str) or not hasattr(self.images, "__iter__"):
             object.__setattr__(self, "images", (self.images,))
         object.__setattr__(self, "images", tuple(self.images))
+        super().__post_init__()
+
+    def require_item(self) -> None:
+        """Refuse to have no image."""
         if not self.images:
             raise OptionError("image: no images", expected="at least one")
 
@@ -53,7 +62,7 @@ class ImageSimilarity(Objective):
 
 @register
 @options(kw_only=True)
-class TextSimilarity(Objective):
+class TextSimilarity(ItemObjective):
     """``1 - cosine`` between the prompt's features and another text's; of several texts, the mean.
 
     Attributes:
@@ -61,16 +70,23 @@ class TextSimilarity(Objective):
             tuple.
     """
 
-    texts: str | tuple[str, ...]
+    texts: str | tuple[str, ...] = ()
 
     type: ClassVar[str] = "text"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.ENCODER, ModelKind.CLIP)
+    wanted: ClassVar[str] = "texts"
 
     def __post_init__(self) -> None:
         texts = (self.texts,) if isinstance(self.texts, str) else tuple(self.texts)
         object.__setattr__(self, "texts", texts)
-        if not texts or not all(texts):
-            raise OptionError(f"text: texts {list(texts)!r}", expected="at least one, none empty")
+        super().__post_init__()
+
+    def require_item(self) -> None:
+        """Refuse to have no text, or an empty one."""
+        if not self.texts or not all(self.texts):
+            raise OptionError(
+                f"text: texts {list(self.texts)!r}", expected="at least one, none empty"
+            )
 
     def _prepare(self, model: Model) -> Loss:
         features = model.encode_texts(list(self.texts), normalize=True).features
@@ -80,7 +96,7 @@ class TextSimilarity(Objective):
 
 @register
 @options(kw_only=True)
-class ClassifierLabel(Objective):
+class ClassifierLabel(ItemObjective):
     """Cross-entropy of a classifier to a label, ``- log p(label | prompt)``.
 
     The probability is the classifier's own: by a softmax over the labels, or by a sigmoid where its
@@ -91,10 +107,17 @@ class ClassifierLabel(Objective):
         label: name of the label, or its index; a name comes before an index.
     """
 
-    label: LabelName
+    label: LabelName = ""
 
     type: ClassVar[str] = "label"
     kinds: ClassVar[tuple[ModelKind, ...]] = (ModelKind.CLASSIFIER,)
+    wanted: ClassVar[str] = "label"
+    can_be_met: ClassVar[bool] = True
+
+    def require_item(self) -> None:
+        """Refuse to have no label."""
+        if self.label == "":
+            raise OptionError("label: no 'label'", expected="label to be given")
 
     def _prepare(self, model: Model) -> Loss:
         assert isinstance(model, ClassifierModel)
@@ -129,6 +152,7 @@ class FeatureLoss(Loss):
 class _LabelLoss(Loss):
     recordable: ClassVar[bool] = True
     model: ClassifierModel
+    ends_run: ClassVar[bool] = False
 
     def __init__(self, objective: ClassifierLabel, model: ClassifierModel) -> None:
         super().__init__(objective, model)
@@ -138,3 +162,11 @@ class _LabelLoss(Loss):
         logits = self.model.forward(embeds, batch).logits
         assert logits is not None
         return -self.model.log_probabilities(logits)[:, self._label]
+
+    def is_satisfied(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor | None:
+        """Whether the classifier predicts the label."""
+        with torch.no_grad():
+            batch = self.batch(contents)
+            logits = self.model.forward(self.model.embed(batch.ids), batch).logits
+        assert logits is not None
+        return self.model.predicted(logits)[:, self._label]

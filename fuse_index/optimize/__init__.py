@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuse_index.optimize.auto import Choice, choose, choose_moves
 from fuse_index.optimize.budget import Budget, Stop
+from fuse_index.optimize.check import Check, check_prompt
 from fuse_index.optimize.methods import METHODS
 from fuse_index.optimize.methods.autodan import AutoDAN
 from fuse_index.optimize.methods.base import MethodOptions
@@ -30,6 +31,7 @@ __all__ = [
     "AutoDAN",
     "Beam",
     "Budget",
+    "Check",
     "Choice",
     "Draw",
     "Greedy",
@@ -51,6 +53,7 @@ __all__ = [
     "TokenFilter",
     "UniformCost",
     "Unit",
+    "check_prompt",
     "choose",
     "choose_moves",
     "optimize",

@@ -135,6 +135,7 @@ def checkpoint_of(run: Run) -> Checkpoint:
         "record": run.record.to_json(),
         "search": run.search.to_json(),
         "weights": run.weights.tolist(),
+        "items": run.items.to_json() if run.items.changing else None,
         "batch_sizes": [size.to_json() for size in _batch_sizes(run)],
         "counters": [run.check.empty_steps, run.check.lost_candidates, run.stale],
     }
@@ -152,6 +153,8 @@ def restore(run: Run, saved: Checkpoint) -> None:
     for name, value in vars(Spent.from_json(values["spent"])).items():
         setattr(run.spent, name, value)
     run.weights[:] = values["weights"]
+    if run.items.changing:
+        run.items.load_json(values["items"])
     run.record.load_json(values["record"])
     run.search.load_json(values["search"])
     for size, item in zip(_batch_sizes(run), values["batch_sizes"], strict=True):

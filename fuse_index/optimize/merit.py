@@ -8,6 +8,7 @@ over the units, so that its weight means the same for any losses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from fuse_index.optimize.methods.base import Context
 from fuse_index.optimize.state import Ids, Losses
+from fuse_index.predict.gradients import by_weights
 from fuse_index.predict.likelihood import Likelihood
 from fuse_index.predict.predictor import unit_predictor
 from fuse_index.predict.ranking import Predictor
@@ -115,23 +117,31 @@ class UnitMerit:
         Returns:
             ``(b, N)`` float32 on the CPU, or None without a gradient.
         """
-        weights = self._weights()
-        if self._predictor is None or not weights.any():
+        if self._predictor is None or not len(self._counted):
             return None
-        lengths = [target.read(prompts).contents.lengths for target in self.problem.targets]
+        read = {target: target.read(prompts).contents for target in set(self.problem.targets)}
+        lengths = [read[target].lengths for target in self.problem.targets]
         rows = np.flatnonzero(self.problem.fits(lengths))
         found = torch.zeros(len(prompts), len(self.units))
-        if len(rows):
-            own = self._predictor.at(prompts.select(rows), positions[rows], weights, mean=mean)
-            found[torch.from_numpy(rows)] = own.float().cpu()
+        for part, weights in by_weights(self._weights(prompts.select(rows))):
+            own = rows[part]
+            changes = self._predictor.at(prompts.select(own), positions[own], weights, mean=mean)
+            found[torch.from_numpy(own)] = changes.float().cpu()
         return found
 
-    def _weights(self) -> Losses:
-        problem = self.problem
-        weights: Losses = np.array(self.context.weights)
-        for term, (loss, target) in enumerate(zip(problem.losses, problem.targets, strict=True)):
-            if term not in self.context.gradients.terms or (target.is_source and loss.uses_labels):
-                weights[term] = 0.0
+    @cached_property
+    def _counted(self) -> list[int]:
+        """The losses whose gradient counts."""
+        problem, terms = self.problem, self.context.gradients.terms
+        return [
+            i for i in terms if not (problem.targets[i].is_source and problem.losses[i].uses_labels)
+        ]
+
+    def _weights(self, prompts: Ragged) -> Losses:
+        """``(b, losses)``: the weights of those whose gradient counts."""
+        weights = np.zeros((len(prompts), len(self.problem.losses)))
+        if len(prompts):
+            weights[:, self._counted] = self.context.weights(prompts)[:, self._counted]
         return weights
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import threading
@@ -155,8 +154,7 @@ def _loop(
     saved = -1
     with _deferred_interrupts() as interrupted:
         while run.stop is None:
-            best = math.inf if run.record.provisional else run.best.total
-            run.stop = budget.reached(run.spent, best)
+            run.stop = budget.reached(run.spent, run.final_total)
             if run.stop is not None or interrupted.is_set():
                 break
             try:

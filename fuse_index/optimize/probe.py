@@ -16,6 +16,7 @@ from pydantic import Field, InstanceOf
 
 from fuse_index.common.options import Share, options
 from fuse_index.errors import OptionError
+from fuse_index.optimize.items import ActiveItems, Mask
 from fuse_index.optimize.problem import Problem, Term
 from fuse_index.optimize.scoring import Scorer
 from fuse_index.optimize.state import Ids, Losses
@@ -56,19 +57,32 @@ class ProbeSampler:
     Attributes:
         draft: the draft as a problem of the same source.
         draft_scorer: its scorer.
+
+    Raises:
+        OptionError: the draft's items would change.
     """
 
     def __init__(self, probe: Probe, scorer: Scorer, generator: torch.Generator) -> None:
         self.probe, self.scorer, self.generator = probe, scorer, generator
         problem = scorer.problem
         self.draft = Problem(problem.source, probe.terms, tokens=problem.tokens)
+        if ActiveItems(self.draft.items).changing:
+            raise OptionError(
+                "probe: an objective with items_per_step or progressive items",
+                expected="a draft of which all items count",
+            )
+        self._items = problem.items
         self._drafted = Spent()
         self.draft_scorer = Scorer(
             self.draft, self._drafted, batch_size=scorer.batch_size, remember=scorer.remember
         )
 
     def score(
-        self, prompts: Ragged, weights: Losses, base: Ids | None = None
+        self,
+        prompts: Ragged,
+        weights: Losses,
+        base: Ids | None = None,
+        counting: Mask | None = None,
     ) -> tuple[NDArray[np.int64], Losses]:
         """Score the prompts that look best to the draft, a random few, and those known already.
 
@@ -76,39 +90,32 @@ class ProbeSampler:
             prompts: ``n`` distinct rows of source ids.
             weights: ``(terms,)`` of the problem.
             base: the prompt they were made from, if from one.
+            counting: ``(losses,)``, which losses count; by default all.
 
         Returns:
-            ``(m,)`` which rows were scored, in order, and their losses ``(m, terms)``.
+            ``(m,)`` which rows were scored, in order, and their losses ``(m, losses)``.
         """
-        known = self.scorer.remembers(prompts)
+        known = self.scorer.remembers(prompts, counting)
         fresh = np.flatnonzero(~known)
         size = max(_LEAST, round(self.probe.share * len(fresh)))
         if len(fresh) > size:
-            fresh = self._chosen(prompts, fresh, size, weights, base)
+            draft = self._draft_totals(prompts.select(fresh), base)
+            probe = torch.randperm(len(fresh), generator=self.generator)[:size].numpy()
+            scored = self.scorer.score(prompts.select(fresh[probe]), base, counting)
+            everything = self._items.everything() if counting is None else counting
+            totals = self._items.combined(scored, everything) @ weights
+            alpha = agreement(draft[probe], totals)
+            count = filtered_size(len(fresh), alpha, self.probe.reduction)
+            best = np.argsort(draft, kind="stable")[:count]  # what the draft ranks best
+            fresh = fresh[np.union1d(probe, best)]
         rows = np.sort(np.concatenate([np.flatnonzero(known), fresh]))
-        return rows, self.scorer.score(prompts.select(rows), base)
-
-    def _chosen(
-        self,
-        prompts: Ragged,
-        fresh: NDArray[np.int64],
-        size: int,
-        weights: Losses,
-        base: Ids | None,
-    ) -> NDArray[np.int64]:
-        """The probe set, scored, and what the draft ranks best."""
-        draft = self._draft_totals(prompts.select(fresh), base)
-        probe = torch.randperm(len(fresh), generator=self.generator)[:size].numpy()
-        totals = self.scorer.score(prompts.select(fresh[probe]), base) @ weights
-        alpha = agreement(draft[probe], totals)
-        count = filtered_size(len(fresh), alpha, self.probe.reduction)
-        best = np.argsort(draft, kind="stable")[:count]
-        chosen: NDArray[np.int64] = fresh[np.union1d(probe, best)]
-        return chosen
+        return rows, self.scorer.score(prompts.select(rows), base, counting)
 
     def _draft_totals(self, prompts: Ragged, base: Ids | None) -> Losses:
         before = self._drafted.scored
+        items = self.draft.items
         losses = self.draft_scorer.score(prompts, base)
+        losses = items.combined(losses, items.everything())
         self.scorer.spent.draft += self._drafted.scored - before
         totals = losses @ self.draft.weights
         return np.where(np.isfinite(losses).all(axis=1), totals, np.inf)

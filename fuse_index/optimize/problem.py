@@ -17,6 +17,7 @@ from fuse_index.models.boundaries import surround
 from fuse_index.models.reading import PROBE_TEXTS, Reading
 from fuse_index.models.surroundings import Surroundings
 from fuse_index.objectives.base import Loss, Objective
+from fuse_index.optimize.items import ItemGroups
 from fuse_index.optimize.state import Ids
 from fuse_index.optimize.tokens import TokenFilter
 from fuse_index.predict.target import SourceWords, Target
@@ -50,8 +51,10 @@ class Problem:
         words: the words of word-level moves; by default those of the adapters' bundles.
 
     Attributes:
-        losses: the objectives bound to their models, in the order of the terms.
-        targets: the target that reads the prompts of each term; terms of one model share it where
+        losses: the objectives bound to their models, in the order of the terms; one for each item
+            of an objective that has items.
+        items: which losses are items of which term, and what they make together.
+        targets: the target that reads the prompts of each loss; those of one model share it where
             prompts are read alike in what surrounds them.
         surroundings: what stands around the prompt for the source, in its first term; None
             where it has none.
@@ -79,8 +82,9 @@ class Problem:
         self.source = source
         self.terms = tuple(terms)
         self.tokens = tokens or TokenFilter()
+        self.items = ItemGroups([term.objective for term in self.terms])
         self.losses: tuple[Loss, ...] = tuple(
-            term.objective.prepare(term.model) for term in self.terms
+            part.prepare(term.model) for term in self.terms for part in term.objective.parts
         )
         own = (loss.surroundings for loss in self.losses if loss.model is source)
         self.surroundings: Surroundings | None = next(own, None)
@@ -89,7 +93,7 @@ class Problem:
         self._place()
         self.targets = self._read()
         self.weights: NDArray[np.float64] = np.array([t.objective.weight for t in self.terms])
-        self.names = _names(self.losses)
+        self.names = _names(self.terms)
         """A name for every term: the type of its objective, numbered where two are alike."""
         self.words = SourceWords(source, self._reading)
         self._given_words = words
@@ -205,19 +209,19 @@ class Problem:
         """Return the text of a prompt, as it stands between what surrounds it for the source."""
         return self._texts.decode(list(ids))
 
-    def texts(self, term: int, prompts: Ragged) -> list[str]:
-        """Return the texts of prompts as they stand for the model of one term.
+    def texts(self, loss: int, prompts: Ragged) -> list[str]:
+        """Return the texts of prompts as they stand for the model of one loss.
 
         The same for all, but for the space with which some tokenizers begin a text: where one
-        term's model reads the source's tokens at the beginning and the other's inside a text.
+        loss's model reads the source's tokens at the beginning and the other's inside a text.
 
         Args:
-            term: which.
+            loss: which.
             prompts: ``n`` rows of source ids.
         """
         rows = prompts.to_lists()
-        if self.targets[term].same_tokens:
-            return self.losses[term].surroundings.decode(rows)
+        if self.targets[loss].same_tokens:
+            return self.losses[loss].surroundings.decode(rows)
         return self._texts.decode_batch(rows)
 
     def full_texts(self, ids: Sequence[int]) -> dict[str, str]:
@@ -225,39 +229,58 @@ class Problem:
 
         Args:
             ids: a prompt.
+
+        Returns:
+            A text for every term, or for every item of one that has items, as ``continuation[0]``.
         """
         prompts = Ragged.from_lists([list(ids)])
         return {
-            name: loss.surroundings.full_text(self.texts(term, prompts)[0])
-            for term, (name, loss) in enumerate(zip(self.names, self.losses, strict=True))
+            name: loss.surroundings.full_text(self.texts(index, prompts)[0])
+            for index, (name, loss) in enumerate(zip(self.loss_names, self.losses, strict=True))
         }
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """A name for every loss: that of its term, with the number of the item if it is one."""
+        return self.items.loss_names(self.names)
 
     def fits(self, lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
         """Say which prompts have some content and room in the positions of every model.
 
         Args:
-            lengths: for every term ``(n,)``, content tokens in its model.
+            lengths: for every loss ``(n,)``, content tokens in its model.
 
         Returns:
             ``(n,)``.
         """
-        found = [self.has_room(term, counts) for term, counts in enumerate(lengths)]
+        found = [self.has_room(loss, counts) for loss, counts in enumerate(lengths)]
         together: NDArray[np.bool_] = np.logical_and.reduce(found)
         return together
 
-    def has_room(self, term: int, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Say which prompts have some content and room in the positions of one term's model.
+    def has_room(self, loss: int, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which prompts have some content and room in the positions of one loss's model.
 
         Args:
-            term: which.
+            loss: which.
             lengths: ``(n,)``, content tokens in its model.
 
         Returns:
             ``(n,)``.
         """
-        room = self._room[term]
+        room = self._room[loss]
         found = lengths > 0
         return found if room is None else found & (lengths <= room)
+
+    def passes(self, used: NDArray[np.bool_]) -> int:
+        """Return how many forward passes one prompt costs.
+
+        Args:
+            used: ``(losses,)``, those that are computed.
+
+        Returns:
+            One for all models together, or one for every item of the objective with the most.
+        """
+        return self.items.passes(used)
 
     def describe(self) -> dict[str, Any]:
         """Return source, terms and filters as a JSON object."""
@@ -275,8 +298,8 @@ class Problem:
         }
 
 
-def _names(losses: tuple[Loss, ...]) -> tuple[str, ...]:
-    types = [loss.objective.type for loss in losses]
+def _names(terms: tuple[Term, ...]) -> tuple[str, ...]:
+    types = [term.objective.type for term in terms]
     seen: dict[str, int] = {}
     names = []
     for kind in types:

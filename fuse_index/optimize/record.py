@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,21 @@ class Record:
             self.pareto = pareto_front([*self.pareto, *accepted], self._size)
         return True, better
 
+    def revalue(
+        self, value: Callable[[Sequence[State]], list[State]], more: Sequence[State]
+    ) -> None:
+        """Judge what was found by other losses, because the items that count have changed.
+
+        Args:
+            value: gives prompts their new losses.
+            more: prompts that may be kept, with new losses; one of them may be the best now.
+        """
+        best, *front = value([self.best, *self.pareto])
+        known = [*front, *more] if self.provisional else [best, *front, *more]
+        self.best = min(known or [best], key=lambda state: state.total)
+        self.provisional = not known
+        self.pareto = pareto_front(front, self._size)
+
     def promising(self, scored: Scored) -> list[State]:
         """Return candidates that neither the front nor another one beats; none with one term."""
         if scored.losses.shape[1] < 2:
@@ -68,7 +83,14 @@ class Record:
         fresh = [scored.state(int(i)) for i in np.flatnonzero(~beaten & np.isfinite(scored.totals))]
         return pareto_front(fresh, len(fresh))
 
-    def add_step(self, here: State, spent: Spent, candidates: int, survived: int) -> None:
+    def add_step(
+        self,
+        here: State,
+        spent: Spent,
+        candidates: int,
+        survived: int,
+        items: Mapping[str, tuple[int, ...]],
+    ) -> None:
         """Write a step down.
 
         Args:
@@ -76,6 +98,7 @@ class Record:
             spent: what the run has spent.
             candidates: proposed in the step, without repeats.
             survived: of these, those that passed the filters.
+            items: those that counted, of every objective whose items change, by name.
         """
         point = Point(
             step=spent.steps,
@@ -87,6 +110,7 @@ class Record:
             ids=here.ids,
             candidates=candidates,
             survived=survived,
+            items=dict(items),
         )
         self.trajectory.append(point)
 

@@ -17,6 +17,8 @@ from fuse_index.common.files import write_atomically
 from fuse_index.common.stored import Whole, check_schema, parse_json
 from fuse_index.errors import OptionError
 from fuse_index.optimize.budget import Stop
+from fuse_index.optimize.check import Check, check_prompt
+from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.state import State
 
 FORMAT = "fuse_index result"
@@ -74,6 +76,7 @@ class Point:
         ids: the prompt the search stands at.
         candidates: proposed, without repeats.
         survived: of these, those that passed the filters.
+        items: those that counted, of every objective whose items change, by name.
     """
 
     step: int
@@ -85,11 +88,14 @@ class Point:
     ids: tuple[int, ...]
     candidates: int
     survived: int
+    items: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Point:
         """Build a step from its fields as JSON has them."""
-        return cls(**{**value, "ids": tuple(value["ids"]), "losses": tuple(value["losses"])})
+        values = {**value, "ids": tuple(value["ids"]), "losses": tuple(value["losses"])}
+        values["items"] = {name: tuple(own) for name, own in value.get("items", {}).items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,9 @@ class Result:
         ids: its tokens in the source model.
         total: its weighted loss.
         losses: its loss in every term, by name.
+        items: its loss for every item, of every term that has items, by name; None for one that was
+            not added yet.
+        checks: what every model does with the text, where that was asked for.
         stop: why the run ended.
         spent: steps, prompts scored, gradients, forward passes, seconds.
         trajectory: every step.
@@ -127,6 +136,20 @@ class Result:
     versions: dict[str, str] = field(repr=False)
     chosen: str = field(default="", repr=False)
     full_texts: dict[str, str] = field(default_factory=dict, repr=False)
+    items: dict[str, tuple[float | None, ...]] = field(default_factory=dict, repr=False)
+    checks: tuple[Check, ...] = field(default=(), repr=False)
+
+    def check(self, problem: Problem, tokens: int | None = None) -> tuple[Check, ...]:
+        """Paste the best prompt into every model, and say whether it does what was wanted.
+
+        Args:
+            problem: the one that was optimized, or another of the same source.
+            tokens: tokens that causal models write; see :func:`fuse_index.optimize.check_prompt`.
+
+        Returns:
+            One check for every objective or item; ``replace(result, checks=...)`` keeps them.
+        """
+        return check_prompt(problem, self.ids, tokens)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
@@ -152,6 +175,8 @@ class Result:
             "stop": Stop(values["stop"]),
             "trajectory": tuple(points),
             "pareto": tuple(front),
+            "items": {name: tuple(own) for name, own in values.get("items", {}).items()},
+            "checks": tuple(Check.from_json(item) for item in values.get("checks", ())),
         }
         return cls(**values)
 

@@ -13,8 +13,8 @@ from fuse_index.common.options import Count, Natural, options
 from fuse_index.common.versions import package_versions
 from fuse_index.errors import OptionError
 from fuse_index.objectives.base import Loss
-from fuse_index.objectives.weights import balanced_weights
 from fuse_index.optimize.budget import Budget, Stop
+from fuse_index.optimize.items import ActiveItems
 from fuse_index.optimize.methods.base import Context, MethodOptions, Proposals
 from fuse_index.optimize.probe import Probe, ProbeSampler
 from fuse_index.optimize.problem import Problem
@@ -24,6 +24,7 @@ from fuse_index.optimize.scoring import Scorer, distinct_rows
 from fuse_index.optimize.search import SearchOptions
 from fuse_index.optimize.state import Ids, Losses, Scored, State, require_ids
 from fuse_index.optimize.survival import PromptCheck
+from fuse_index.optimize.valuation import Valuation
 from fuse_index.predict.gradients import Gradients
 from fuse_index.predict.spent import Spent
 from fuse_index.words.ragged import Ragged
@@ -75,7 +76,8 @@ class Run:
 
     Raises:
         OptionError: there is no initial prompt, or one has ids that are no tokens; or the method
-            needs a gradient and no term has one, or a model has no adapter.
+            needs a gradient and no term has one, or a model has no adapter; or it compares losses
+            of different steps, and the items that count change.
         LossError: a loss of an initial prompt is not finite.
     """
 
@@ -97,7 +99,6 @@ class Run:
         self.initial = tuple(tuple(ids) for ids in initial)
         _require_request(problem, self.initial, options)
         self.spent = Spent()
-        self.weights: Losses = problem.weights.copy()
         for loss in problem.losses:
             loss.graphs.enabled = options.cuda_graphs and loss.recordable
         self.generator = torch.Generator().manual_seed(options.seed)
@@ -107,6 +108,10 @@ class Run:
         self.probe = None if probe is None else ProbeSampler(probe, self.scorer, self.generator)
         self.gradients = Gradients(problem, self.spent, batch_size=options.batch_size)
         self.check = PromptCheck(problem)
+        kept = self.check if options.check_retokenization else None
+        self.valuation = Valuation(problem, self.scorer, kept)
+        self.items = self.valuation.items
+        _require_method(method, self.items)
         if method.ranking is not None:
             unit, predictor = method.ranking
             self.gradients.require(adapters=predictor.needs_adapters(unit))
@@ -117,23 +122,28 @@ class Run:
     def _begin(self) -> None:
         rows = Ragged.from_lists(self.initial)
         if self.options.balance:
-            norms = self.gradients.norms(rows)
-            self.weights = np.array(balanced_weights(norms, self.problem.weights.tolist()))
-        losses = self.scorer.score(rows)
-        if not np.isfinite(losses).all():
-            row = int(np.flatnonzero(~np.isfinite(losses).all(axis=1))[0])
+            self.valuation.balance(rows, self.gradients)
+        scored = self.valuation.scored(rows, self.valuation.losses(rows), checked=False)
+        if not np.isfinite(scored.totals).all():
+            row = int(np.flatnonzero(~np.isfinite(scored.totals))[0])
             raise OptionError(
                 f"the initial prompt {self.problem.decode(self.initial[row])!r}",
                 expected="some text, with room for it in every model",
             )
-        scored = self._scored(rows, losses, checked=False)
         states = [scored.state(i) for i in range(len(scored))]
         self.context = Context(
-            self.problem, self.gradients, self._is_new, self.generator, self.weights, self._totals
+            problem=self.problem,
+            gradients=self.gradients,
+            is_new=self._is_new,
+            generator=self.generator,
+            weights=self.valuation.loss_weights,
+            totals=self._totals,
+            passes=lambda: self.problem.passes(self.items.active),
         )
         self.search = self._search_options.start(states)
         self.method = self._method_options.start(self.context, states)
         self.record = Record(states, self.options.pareto_size, self._readable(states))
+        self._add_items()
         self._record_step(len(rows), len(rows))
 
     def _readable(self, states: Sequence[State]) -> list[bool]:
@@ -143,13 +153,6 @@ class Run:
         found = [self.check(state.ids) for state in states]
         self.check.refusals.clear()  # those of candidates count
         return found
-
-    def _scored(self, prompts: Ragged, losses: Losses, *, checked: bool = True) -> Scored:
-        totals = losses @ self.weights
-        totals = np.where(np.isfinite(losses).all(axis=1), totals, np.inf)
-        if checked and self.options.check_retokenization:
-            return Scored(prompts, losses, totals, self.check, self.check.prepare)
-        return Scored(prompts, losses, totals)
 
     def step(self, most: int | None = None) -> None:
         """Do one step.
@@ -161,6 +164,7 @@ class Run:
             LossError: a loss or gradient is not finite.
             PromptError: no candidate has survived for several steps.
         """
+        self._draw_items()
         states, before = self.search.select(), self.spent.scored
         proposals = self.method.propose(states, most)
         if proposals is None:
@@ -190,7 +194,7 @@ class Run:
         return len(prompts), survived
 
     def _is_new(self, prompts: Ragged) -> NDArray[np.bool_]:
-        new = ~self.scorer.remembers(prompts)
+        new = self.valuation.is_new(prompts)
         if self.options.check_retokenization:
             new &= self.problem.words.survives(prompts)
         return new
@@ -211,30 +215,58 @@ class Run:
         self, prompts: Ragged, base: Ids | None = None
     ) -> tuple[NDArray[np.int64], Scored]:
         """Score prompts, or those that probe sampling chooses: which, and their losses."""
+        value = self.valuation
         if self.probe is None:
-            return np.arange(len(prompts)), self._scored(prompts, self.scorer.score(prompts, base))
-        rows, losses = self.probe.score(prompts, self.weights, base)
-        return rows, self._scored(prompts.select(rows), losses)
+            return np.arange(len(prompts)), value.scored(prompts, value.losses(prompts, base))
+        rows, losses = self.probe.score(prompts, self.weights, base, self.items.active)
+        return rows, value.scored(prompts.select(rows), losses)
 
     def _keep(self, scored: Scored, *, grown: bool) -> bool:
         """Give candidates to the search; returns whether one of them survives."""
-        promising = self.record.promising(scored)
+        promising = [] if self.items.draws else self.record.promising(scored)
         likely = [*promising, *(scored.state(int(i)) for i in scored.order[:1])]
         scored.prepare([state.ids for state in likely])  # all that are likely to be asked for
         self.search.update(scored, grown=grown)
         self.method.observe(scored)
-        kept, better = self.record.keep(scored, promising)
-        if better and self.options.early_stop and self._satisfied(self.best.ids):
-            self.stop = Stop.MET
+        if self.items.draws:
+            kept, better = next(scored.best(), None) is not None, self._judge_leader()
+        else:
+            kept, better = self.record.keep(scored, promising)
+        if better:
+            self._add_items()
+            stops = self.options.early_stop and self.items.complete
+            if stops and self.valuation.is_satisfied(self.best.ids):
+                self.stop = Stop.MET
         return kept
 
-    def _satisfied(self, ids: Ids) -> bool:
-        """Whether a prompt has what every objective wants that can be met, if one can."""
-        row = Ragged.from_lists([ids])
-        pairs = zip(self.problem.losses, self.problem.targets, strict=True)
-        found = [loss.is_satisfied(target.read(row).contents) for loss, target in pairs]
-        answers = [bool(answer.all()) for answer in found if answer is not None]
-        return bool(answers) and all(answers)
+    def _judge_leader(self) -> bool:
+        """Judge the prompt the search stands at by all items; returns whether it is the best."""
+        scored = self.valuation.on_pool(self.search.frontier[0].ids)
+        return self.record.keep(scored, self.record.promising(scored))[1]
+
+    def _draw_items(self) -> None:
+        """Draw the items of a step, by which the search goes on."""
+        if self.items.draws:
+            self.items.draw(self.generator)
+            self._change_items()
+
+    def _add_items(self) -> None:
+        """Add items as long as the best prompt meets all so far."""
+        value, waits = self.valuation, self.items.grows and not self.record.provisional
+        while waits and not self.items.complete and value.meets_pool(self.best.ids):
+            self.items.grow()
+            self._change_items()
+            kept = [state for state in self.search.frontier if value.may_keep(state.ids)]
+            self.record.revalue(value.again, kept)
+
+    def _change_items(self) -> None:
+        self.search.replace(self.valuation.again(self.search.frontier))
+        self.method.change_items()
+
+    @property
+    def weights(self) -> Losses:
+        """``(terms,)``: the weights of the terms, after balancing."""
+        return self.valuation.weights
 
     @property
     def best(self) -> State:
@@ -242,12 +274,19 @@ class Run:
         return self.record.best
 
     @property
+    def final_total(self) -> float:
+        """The total of the best prompt; infinity until all items count and it may be kept."""
+        final = self.items.complete and not self.record.provisional
+        return self.best.total if final else float("inf")
+
+    @property
     def trajectory(self) -> list[Point]:
         """Every step so far."""
         return self.record.trajectory
 
     def _record_step(self, candidates: int, survived: int) -> None:
-        self.record.add_step(self.search.frontier[0], self.spent, candidates, survived)
+        items = self.items.indices(self.problem.names)
+        self.record.add_step(self.search.frontier[0], self.spent, candidates, survived, items)
 
     def configuration(self) -> dict[str, Any]:
         """Return the options of the run, without its budget, as a JSON object."""
@@ -268,6 +307,7 @@ class Run:
             ids=self.best.ids,
             total=self.best.total,
             losses=dict(zip(names, self.best.losses, strict=True)),
+            items=self.valuation.by_item(self.best),
             stop=self.stop or Stop.INTERRUPTED,
             spent=self.spent.to_json(),
             trajectory=tuple(self.trajectory),
@@ -277,6 +317,20 @@ class Run:
             versions=package_versions(),
             chosen=self.chosen,
             full_texts=self.problem.full_texts(self.best.ids),
+        )
+
+
+def _require_method(method: MethodOptions, items: ActiveItems) -> None:
+    """Refuse a method that cannot follow items that change.
+
+    Raises:
+        OptionError: it compares losses of different steps.
+    """
+    if items.changing and method.compares_steps:
+        raise OptionError(
+            f"method {method.type!r} with items that change",
+            expected="the same items in every step: it compares prompts of different steps",
+            remedy="leave items_per_step and progressive out, or use another method",
         )
 
 
@@ -291,7 +345,10 @@ def _require_request(problem: Problem, initial: Sequence[Ids], options: RunOptio
         raise OptionError("no initial prompt", expected="at least one")
     for ids in initial:
         require_ids(ids, problem.source.vocabulary_size, problem.source.name)
-    met = any(type(loss).is_satisfied is not Loss.is_satisfied for loss in problem.losses)
+    met = any(
+        loss.ends_run and type(loss).is_satisfied is not Loss.is_satisfied
+        for loss in problem.losses
+    )
     if options.early_stop and not met:
         raise OptionError(
             "early_stop without an objective that can be met",

@@ -13,6 +13,7 @@ from torch import Tensor
 from fuse_index.models.batch import Batch
 from fuse_index.models.batching import BatchSize
 from fuse_index.objectives.base import Loss, require_finite
+from fuse_index.optimize.items import Mask
 from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.state import Ids, Losses
 from fuse_index.predict.spent import Spent
@@ -27,16 +28,16 @@ _GPU_BATCH = 512
 
 
 class Scorer:
-    """Scores prompts by every term of a problem.
+    """Scores prompts by the losses of a problem.
 
     Args:
-        problem: the terms.
+        problem: the losses.
         spent: counts the prompts.
         batch_size: prompts of one forward pass, at most; None takes 512 on a GPU and 64 on a CPU.
         remember: prompts whose losses are remembered; the oldest are forgotten.
 
     Attributes:
-        batch_sizes: one for every term, learned as it goes.
+        batch_sizes: one for every loss, learned as it goes.
     """
 
     def __init__(
@@ -53,81 +54,115 @@ class Scorer:
             BatchSize(batch_size or (_GPU_BATCH if on_gpu(loss) else _CPU_BATCH))
             for loss in problem.losses
         )
+        self._everything = problem.items.everything()
         self._memory: dict[bytes, NDArray[np.float64]] = {}
 
-    def score(self, prompts: Ragged, base: Ids | None = None) -> Losses:
+    def score(
+        self, prompts: Ragged, base: Ids | None = None, counting: Mask | None = None
+    ) -> Losses:
         """Return the losses of prompts.
 
         Args:
             prompts: ``n`` rows of source ids.
             base: the prompt they were made from, if from one: those that differ from it late run
                 together, so that what they share is computed once.
+            counting: ``(losses,)``, which are wanted; by default all.
 
         Returns:
-            ``(n, terms)`` float64; infinity in a row that is empty, or has no room in a model.
+            ``(n, losses)`` float64; infinity in a row that is empty, or has no room in a model, NaN
+            where a loss is neither wanted nor remembered.
 
         Raises:
             LossError: a loss is not finite; the message names the objective and the prompt.
         """
         keys = _keys(prompts)
-        fresh = {key: i for i, key in enumerate(keys) if key not in self._memory}
-        self.spent.recalled += len(keys) - len(fresh)
-        if fresh:
+        groups: dict[bytes, dict[bytes, int]] = {}
+        for i, key in enumerate(keys):
+            missing = self._missing(key, counting)
+            if missing is not None:
+                groups.setdefault(missing.tobytes(), {})[key] = i
+        self.spent.recalled += len(keys) - sum(map(len, groups.values()))
+        for wanted, fresh in groups.items():
             rows = np.fromiter(fresh.values(), np.int64, len(fresh))
             rows = rows[_by_agreement(prompts.select(rows), base)]
-            losses = self._run(prompts.select(rows))
+            losses = self._run(prompts.select(rows), np.frombuffer(wanted, bool))
             for row, values in zip(rows.tolist(), losses, strict=True):
-                self._memory[keys[row]] = values
+                self._remember(keys[row], values)
         found = np.stack([self._memory[key] for key in keys])
         while len(self._memory) > self.remember:
             del self._memory[next(iter(self._memory))]
         return found
 
-    def remembers(self, prompts: Ragged) -> NDArray[np.bool_]:
-        """``(n,)``: which prompts' losses are remembered and cost nothing."""
-        return np.array([key in self._memory for key in _keys(prompts)], dtype=bool)
+    def _missing(self, key: bytes, counting: Mask | None) -> Mask | None:
+        """Which losses of a prompt are wanted and not remembered; None where none is."""
+        wanted = self._everything if counting is None else counting
+        known = self._memory.get(key)
+        if known is None or self.problem.items.simple:
+            return wanted if known is None else None
+        missing: Mask = wanted & np.isnan(known)
+        return missing if missing.any() else None
 
-    def _run(self, prompts: Ragged) -> Losses:
-        """Score distinct prompts by all terms.
+    def _remember(self, key: bytes, values: NDArray[np.float64]) -> None:
+        known = self._memory.get(key)
+        if known is None:
+            self._memory[key] = values
+        else:
+            known[:] = np.where(np.isnan(values), known, values)
 
-        Nothing here waits for a GPU until every term is launched: while it runs the first model,
-        the host reads the prompts for the next one. So a prompt that has no room in a later model
-        has been run by the earlier ones; it is left out afterwards, and not counted.
+    def remembers(self, prompts: Ragged, counting: Mask | None = None) -> NDArray[np.bool_]:
+        """``(n,)``: which prompts' losses are remembered and cost nothing.
+
+        Args:
+            prompts: ``n`` rows of source ids.
+            counting: ``(losses,)``, which are meant; by default all.
+        """
+        keys = _keys(prompts)
+        return np.array([self._missing(key, counting) is None for key in keys], dtype=bool)
+
+    def _run(self, prompts: Ragged, wanted: Mask) -> Losses:
+        """Score distinct prompts by some losses; of all of them it is seen whether they have room.
+
+        Nothing here waits for a GPU until every loss is launched: while one runs a model, the host
+        reads the prompts for the next one, and models on different devices run at the same time. So
+        a prompt that has no room in a later model has been run by the earlier ones; it is left out
+        afterwards, and not counted.
         """
         problem = self.problem
         rows = np.arange(len(prompts))
         read: dict[Target, TargetPrompts] = {}
         started: dict[int, tuple[NDArray[np.int64], list[_Part]]] = {}
-        for term in _source_first(problem.targets):
-            loss, target = problem.losses[term], problem.targets[term]
+        for index in _source_first(problem.targets):
+            target = problem.targets[index]
             if target not in read:
                 read[target] = target.read(prompts)
             contents = read[target].contents
-            rows = rows[problem.has_room(term, contents.lengths[rows])]
-            started[term] = rows, self._start(term, loss, contents.select(rows))
-        self.spent.scored += len(rows)
+            rows = rows[problem.has_room(index, contents.lengths[rows])]
+            if wanted[index]:
+                started[index] = rows, self._start(index, contents.select(rows))
+        self.spent.scored += len(rows) * problem.passes(wanted)
         losses = np.full((len(prompts), len(problem.losses)), np.inf)
-        for term, loss in enumerate(problem.losses):
-            run, parts = started[term]
+        losses[rows] = np.nan
+        for index, (run, parts) in sorted(started.items()):
             kept = np.isin(run, rows, assume_unique=True)
-            losses[rows, term] = _finished(parts, kept, loss)
+            losses[rows, index] = _finished(parts, kept, problem.losses[index])
         return losses
 
-    def _start(self, term: int, loss: Loss, contents: Ragged) -> list[_Part]:
-        """Launch one term, batch by batch."""
+    def _start(self, index: int, contents: Ragged) -> list[_Part]:
+        """Launch one loss, batch by batch."""
+        loss = self.problem.losses[index]
 
         def run(part: slice) -> _Part:
             batch = loss.batch(contents.select(np.arange(part.start, part.stop)))
             return batch, loss.score_batch(batch)
 
         loss.forget()  # so that a resumed run computes what an uninterrupted one does
-        return [done for _, done in self.batch_sizes[term].map(len(contents), run)]
+        return [done for _, done in self.batch_sizes[index].map(len(contents), run)]
 
     def memory(self) -> tuple[Ragged, Losses]:
         """Return the prompts that are remembered, oldest first, with their losses."""
         rows = [np.frombuffer(key, np.int64) for key in self._memory]
-        terms = len(self.problem.losses)
-        losses = np.array(list(self._memory.values())).reshape(len(rows), terms)
+        size = len(self.problem.losses)
+        losses = np.array(list(self._memory.values())).reshape(len(rows), size)
         return Ragged.from_lists([row.tolist() for row in rows]), losses
 
     def restore(self, prompts: Ragged, losses: Losses) -> None:
@@ -141,12 +176,12 @@ def on_gpu(loss: Loss) -> bool:
 
 
 def _source_first(targets: Sequence[Target]) -> list[int]:
-    """The terms in the order they are launched: first those whose rows need not be read anew."""
-    return sorted(range(len(targets)), key=lambda term: not targets[term].same_tokens)
+    """The losses in the order they are launched: first those whose rows need not be read anew."""
+    return sorted(range(len(targets)), key=lambda index: not targets[index].same_tokens)
 
 
 def _finished(parts: Sequence[_Part], kept: NDArray[np.bool_], loss: Loss) -> Losses:
-    """Wait for a term's batches; returns the losses of the rows that are kept.
+    """Wait for a loss's batches; returns the losses of the rows that are kept.
 
     Raises:
         LossError: one of them is not finite.

@@ -57,6 +57,10 @@ class Search(ABC, Generic[Options]):
             grown: whether they are longer than the prompts they come from, which then make way.
         """
 
+    def replace(self, states: Iterable[State]) -> None:
+        """Keep the same prompts with other losses, because the items that count have changed."""
+        self.frontier = sorted(states, key=lambda state: state.total)
+
     def to_json(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
         return {"frontier": [vars(state) for state in self.frontier]}

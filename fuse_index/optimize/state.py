@@ -28,11 +28,14 @@ class State:
         ids: its tokens in the source model.
         losses: one for every term of the problem.
         total: their weighted sum.
+        items: one for every item of every term, NaN where it was not computed; empty in a problem
+            without items.
     """
 
     ids: Ids
     losses: tuple[float, ...]
     total: float
+    items: tuple[float, ...] = ()
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> State:
@@ -41,6 +44,7 @@ class State:
             tuple(int(i) for i in value["ids"]),
             tuple(float(x) for x in value["losses"]),
             float(value["total"]),
+            tuple(float(x) for x in value.get("items", ())),
         )
 
 
@@ -55,6 +59,7 @@ class Scored:
         accept: whether a prompt may be kept; called only for those a search wants to keep.
         prepare: checks prompts together before :attr:`accept` is called for each, which may be
             cheaper.
+        items: ``(n, losses)``, one for every item of every term; None in a problem without items.
     """
 
     prompts: Ragged
@@ -62,6 +67,7 @@ class Scored:
     totals: Losses
     accept: Callable[[Ids], bool] = lambda ids: True
     prepare: Callable[[Sequence[Ids]], None] = lambda prompts: None
+    items: Losses | None = None
 
     def __len__(self) -> int:
         return len(self.totals)
@@ -77,6 +83,7 @@ class Scored:
             tuple(self.prompts[index].tolist()),
             tuple(self.losses[index].tolist()),
             float(self.totals[index]),
+            () if self.items is None else tuple(self.items[index].tolist()),
         )
 
     def best(self) -> Iterator[State]:

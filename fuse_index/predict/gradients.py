@@ -28,7 +28,7 @@ Checks = list["Callable[[], None]"]
 """Checks that are made later, together."""
 
 Weights = NDArray[np.float64]
-"""``(terms,)``: the weights of the terms."""
+"""``(losses,)``: the weights of the losses; what weighs nothing is not computed."""
 
 _CPU_ROWS = 16
 _GPU_ROWS = 128
@@ -57,7 +57,7 @@ class Gradients:
         batch_size: prompts of one forward pass, at most; of a backward pass there are no more.
 
     Attributes:
-        terms: which terms of the problem have a gradient and a weight.
+        terms: which losses of the problem have a gradient and a weight.
         rows: prompts of one backward pass, learned as it goes.
     """
 
@@ -100,7 +100,7 @@ class Gradients:
 
         Args:
             prompts: ``b`` rows of source ids, of at most ``C`` tokens.
-            weights: ``(terms,)``.
+            weights: ``(losses,)``.
             counted: whether the prompts count as spent; not where they are counted with others.
 
         Returns:
@@ -111,8 +111,17 @@ class Gradients:
             LossError: a gradient is not finite.
         """
         if counted:
-            self.spent.gradients += len(prompts)
+            self.count(len(prompts), weights)
         return self._by_rows(prompts, lambda part: self._tokens(part, weights))
+
+    def count(self, prompts: int, weights: Weights) -> None:
+        """Count gradients as spent.
+
+        Args:
+            prompts: prompts whose gradient is taken.
+            weights: ``(losses,)``; of those that are items every one counts.
+        """
+        self.spent.gradients += prompts * self.problem.passes(np.asarray(weights) != 0)
 
     def _tokens(self, prompts: Ragged, weights: Weights) -> Tensor:
         embeddings, tokens = self._sums(prompts, weights, one_hot=True)
@@ -127,7 +136,7 @@ class Gradients:
 
         Args:
             prompts: ``b`` rows of source ids, of at most ``C`` tokens.
-            weights: ``(terms,)``.
+            weights: ``(losses,)``.
 
         Returns:
             ``(b, C, d_src)`` float32 on the source's device.
@@ -135,23 +144,31 @@ class Gradients:
         Raises:
             LossError: a gradient is not finite.
         """
-        self.spent.gradients += len(prompts)
+        self.count(len(prompts), weights)
         return self._by_rows(prompts, lambda part: self._embeddings(part, weights))
 
-    def norms(self, prompts: Ragged) -> list[float]:
-        """Return the length of every term's own gradient in token space, 0 where it has none.
+    def norms(self, prompts: Ragged, sums: Sequence[Weights] | None = None) -> list[float]:
+        """Return the lengths of gradients in token space, 0 where there is none.
 
         Args:
             prompts: ``b`` rows; the lengths are averaged over them.
+            sums: for each length the weights ``(b, losses)`` of what is summed; by default every
+                loss has one, alone.
         """
-        self.spent.gradients += len(prompts)
-        lengths = [0.0] * len(self.problem.losses)
-        for i in self.terms:
-            alone = np.zeros(len(lengths))
-            alone[i] = 1.0
-            scores = self._tokens(prompts, alone)
-            lengths[i] = float(scores.flatten(1).norm(dim=1).mean())
-        return lengths
+        size = len(self.problem.losses)
+        alone = [np.tile(row, (len(prompts), 1)) for row in np.eye(size)] if sums is None else sums
+        self.count(len(prompts), np.sum([own.any(axis=0) for own in alone], axis=0))
+        return [self._norm(prompts, own) for own in alone]
+
+    def _norm(self, prompts: Ragged, weights: Weights) -> float:
+        kept = np.zeros_like(weights)
+        kept[:, self.terms] = weights[:, self.terms]
+        lengths = torch.zeros(len(prompts))
+        for rows, own in by_weights(kept):
+            if own.any():
+                found = self._tokens(prompts.select(rows), own).flatten(1).norm(dim=1)
+                lengths[torch.from_numpy(rows)] = found.cpu()
+        return float(lengths.mean())
 
     def _by_rows(self, prompts: Ragged, take: Callable[[Ragged], Tensor]) -> Tensor:
         longest = int(prompts.lengths.max(initial=0))
@@ -219,6 +236,21 @@ def _term_gradient(
     assert target.adapter is not None
     pulled = target.adapter.pull_back(packed, layout)
     return padded_rows(pulled, prompts), None
+
+
+def by_weights(weights: Weights) -> list[tuple[NDArray[np.int64], Weights]]:
+    """Split prompts by the weights of their losses, so that those of a part have one sum.
+
+    Args:
+        weights: ``(n, losses)``.
+
+    Returns:
+        The rows of each part, in order, and its weights ``(losses,)``.
+    """
+    parts: dict[bytes, list[int]] = {}
+    for row, own in enumerate(weights):
+        parts.setdefault(own.tobytes(), []).append(row)
+    return [(np.array(rows, dtype=np.int64), weights[rows[0]]) for rows in parts.values()]
 
 
 def embedding_gradient(

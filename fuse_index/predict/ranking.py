@@ -139,7 +139,7 @@ class UnitPredictor(ABC):
         Args:
             prompts: ``b`` prompts.
             positions: of each, ``S`` of its units.
-            weights: ``(terms,)``.
+            weights: ``(losses,)``.
             every: whether the changes of all units are wanted, so that no index may answer.
 
         Returns:
@@ -155,7 +155,7 @@ class UnitPredictor(ABC):
         Args:
             prompts: ``b`` rows of source ids.
             positions: ``(b,)``, which unit of each.
-            weights: ``(terms,)``.
+            weights: ``(losses,)``.
             mean: whether the gradient is taken with the mean word in the position, so that the
                 unit that stands there does not matter; for words.
 

@@ -24,8 +24,8 @@ class PromptTerms(Protocol):
 
     Attributes:
         source: the model whose tokens prompts are made of.
-        losses: one for every term.
-        targets: the targets that read the prompts, one for every term; terms of one model share it.
+        losses: one for every term, or for every item of a term.
+        targets: the targets that read the prompts, one a loss; those of one model share it.
         words: cuts prompts into words.
     """
 
@@ -33,6 +33,9 @@ class PromptTerms(Protocol):
     losses: tuple[Loss, ...]
     targets: tuple[Target, ...]
     words: SourceWords
+
+    def passes(self, used: NDArray[np.bool_]) -> int:
+        """Return how many forward passes one prompt costs if some ``(losses,)`` are computed."""
 
 
 @dataclass(frozen=True, eq=False)

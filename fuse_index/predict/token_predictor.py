@@ -112,7 +112,7 @@ class TokenPredictor(UnitPredictor):
     def _by_layers(self, prompts: Ragged, positions: NDArray[np.int64], weights: Weights) -> Tensor:
         """``(b, N)``: the terms of models with the source's tokens, in one position a prompt."""
         total = torch.zeros(len(prompts), len(self.units), device=self.problem.source.device)
-        self.gradients.spent.gradients += len(prompts)
+        self.gradients.count(len(prompts), weights)
         for term in self._layered:
             if weights[term]:
                 run = partial(self._layer_scores, term, prompts, positions)

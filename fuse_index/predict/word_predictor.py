@@ -89,13 +89,13 @@ class WordPredictor(UnitPredictor):
         Args:
             prompt: ``P`` words.
             positions: ``S`` of them.
-            weights: ``(terms,)``.
+            weights: ``(losses,)``.
         """
         at = np.array(positions, dtype=np.int64)
         if self._layers:
             rows = Ragged.from_lists([prompt.ids] * len(at))
             return self._taken(rows, at, weights, len(prompt), mean=False)
-        self.gradients.spent.gradients += 1
+        self.gradients.count(1, weights)
         row = Ragged.from_lists([prompt.ids])
         found: TargetGradients = {}
         for term, weight in self._weighted(weights):
@@ -169,7 +169,7 @@ class WordPredictor(UnitPredictor):
         mean: bool,
     ) -> TargetGradients:
         """Take gradients at one word of each prompt, those of the terms of one target summed."""
-        self.gradients.spent.gradients += len(prompts)
+        self.gradients.count(len(prompts), weights)
         found: TargetGradients = {}
         for term, weight in self._weighted(weights):
             run = partial(self._at_spans, term, prompts, positions, count=count, mean=mean)

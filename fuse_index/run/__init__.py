@@ -17,6 +17,7 @@ from fuse_index.run.config import (
 )
 from fuse_index.run.events import EventWriter
 from fuse_index.run.files import load_file, override
+from fuse_index.run.items import read_items
 from fuse_index.run.start import initial_prompts
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "load_file",
     "override",
     "read_captions",
+    "read_items",
     "read_run",
 ]

@@ -204,15 +204,16 @@ def prepare_states(
     if options.ranking is None or options.ranking[1] is not Predictor.LAYERS:
         return
     units = problem.units(options.ranking[0])
-    for term, target in zip(problem.terms, problem.targets, strict=True):
-        if not term.objective.differentiable or not term.objective.weight:
-            continue
-        if units.unit is Unit.TOKEN and not target.same_tokens:
-            continue
-        size, passes = states_cost(term.model, len(units))
+    models: dict[Model, None] = {}
+    for loss, target in zip(problem.losses, problem.targets, strict=True):
+        counts = loss.objective.differentiable and loss.objective.weight
+        if counts and (units.unit is Unit.WORD or target.same_tokens):
+            models[loss.model] = None
+    for model in models:
+        size, passes = states_cost(model, len(units))
         cost = f"{size / 1e6:,.0f} MB, {passes:,} short passes"
-        label = f"states of {len(units):,} {units.unit.value}s in {term.model.name} ({cost})"
-        units.states(term.model, stage(progress, label))
+        label = f"states of {len(units):,} {units.unit.value}s in {model.name} ({cost})"
+        units.states(model, stage(progress, label))
 
 
 def needs_adapters(method: MethodOptions) -> bool:
@@ -228,7 +229,16 @@ def with_images(objective: Objective) -> Objective:
     """
     if not isinstance(objective, ImageSimilarity):
         return objective
-    return replace(objective, images=tuple(find_images(objective.images)))
+    images = tuple(find_images(objective.images))
+    if objective.items is None:
+        return replace(objective, images=images)
+    parts = zip(objective.items, objective.parts, strict=True)
+    items = [
+        {**item, "images": tuple(find_images(part.images))} if "images" in item else item
+        for item, part in parts
+        if isinstance(part, ImageSimilarity)
+    ]
+    return replace(objective, images=images, items=tuple(items))
 
 
 def find_images(images: Iterable[Any], *, nested: bool = False) -> list[Any]:

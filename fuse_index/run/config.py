@@ -20,6 +20,7 @@ from fuse_index.objectives import OBJECTIVES, Objective
 from fuse_index.optimize import METHODS, SEARCHES, Budget, MethodOptions, RunOptions, SearchOptions
 from fuse_index.optimize.tokens import TokenFilter
 from fuse_index.run.fields import OneOf, Section, unwrapped
+from fuse_index.run.items import with_items
 
 Config = TypeVar("Config", bound="SearchConfig")
 
@@ -96,7 +97,7 @@ class _Flattened:
         value = unwrapped(value)
         if not isinstance(value, Mapping):
             return value
-        options = dict(value)
+        options = with_items(dict(value))
         return {"model": options.pop("model", None), "objective": options}
 
     def __get_pydantic_json_schema__(

@@ -121,6 +121,8 @@ def _default_text(field: Field[Any], cls: type, made: Any) -> str:
     value = getattr(made, field.name) if type(made) is cls else default_of(field)
     if value is MISSING:
         return "(required)"
+    if field.name == getattr(cls, "wanted", ""):
+        return "(required, or items)"
     if value is None or value in ("", ()):
         return "none"
     if isinstance(value, Enum):

@@ -67,6 +67,7 @@ class EventWriter:
             seconds=point.seconds,
             candidates=point.candidates,
             survived=point.survived,
+            **({"items": point.items} if point.items else {}),
         )
 
     def end(self, result: Result) -> None:
@@ -78,6 +79,7 @@ class EventWriter:
             full_texts=result.full_texts,
             total=result.total,
             losses=result.losses,
+            **({"items": result.items} if result.items else {}),
             spent=result.spent,
         )
 

@@ -86,8 +86,10 @@ class OneOf:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         found = handler(schema)
-        for name, choice in zip(self.types, found["oneOf"], strict=True):
+        for (name, cls), choice in zip(self.types.items(), found["oneOf"], strict=True):
             whole = handler.resolve_ref_schema(choice)
+            if wanted := getattr(cls, "wanted", ""):
+                whole["anyOf"] = [{"required": [wanted]}, {"required": ["items"]}]
             own = whole.get("properties", {})
             whole["properties"] = {"type": {"const": name}, **self.beside, **own}
             whole["required"] = ["type", *whole.get("required", [])]

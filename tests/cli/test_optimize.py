@@ -442,3 +442,39 @@ def test_a_folder_of_images_for_one_prompt(capsys, file, tmp_path):
     assert code == 0
     term = json.loads(stdout)["configuration"]["problem"]["terms"][2]
     assert term["objective"]["images"] == [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+
+
+def test_items_of_a_file_and_what_models_do_with_the_prompt(tmp_path, capsys):
+    items = tmp_path / "pairs.jsonl"
+    lines = [{"prefix": "the ", "target": " circle"}, {"target": " red"}, {"target": " on the"}]
+    items.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    out, events = tmp_path / "result.json", tmp_path / "events.jsonl"
+    objective = f"{{type: continuation, items: {items}, items_per_step: 2, combine: worst}}"
+    given = ["optimize", "--model", "lm=demo:lm", "--objective", objective, "--initial", START]
+    given += ["--method", "random", "--method.search_width", "8", "--steps", "2"]
+    assert cli.main([*given, "--check", "4", "--out", str(out), "--events", str(events)]) == 0
+    shown = capsys.readouterr().out
+    result = Result.load(out)
+    (losses,) = result.items.values()
+    assert result.losses["continuation"] == max(losses)
+    for index, (loss, check) in enumerate(zip(losses, result.checks, strict=True)):
+        assert f"continuation[{index}]" in shown
+        assert f"{loss:.4f}" in shown
+        same = sum(wanted == found for wanted, found in check.tokens)
+        assert f"({same} of {len(check.tokens)} tokens)" in shown
+    assert f"{sum(check.met for check in result.checks)} of 3 met" in shown
+    steps = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    drawn = [step["items"]["continuation"] for step in steps if step["event"] == "step"]
+    assert [len(own) for own in drawn] == [3, 2, 2]
+    assert cli.main([*given, "--check", "4", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [check["met"] for check in printed["checks"]] == [c.met for c in result.checks]
+    assert printed["items"]["continuation"] == list(losses)
+
+
+def test_a_broken_line_of_items_is_named(tmp_path, capsys):
+    items = tmp_path / "pairs.jsonl"
+    items.write_text('{"target": " circle"}\n{"target": \n', encoding="utf-8")
+    objective = f"{{type: continuation, items: {items}}}"
+    assert cli.main(["optimize", "--model", "lm=demo:lm", "--objective", objective]) == 2
+    assert f"{items}, line 2: Expecting value at column 12" in capsys.readouterr().err

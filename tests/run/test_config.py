@@ -144,7 +144,10 @@ def test_conversations():
     [
         ({"messages": MESSAGES[:1]}, r"messages with no {prompt}; expected exactly one {prompt}"),
         ({"messages": MESSAGES[1:] * 2}, r"messages with 2 {prompt}; expected exactly one"),
-        ({"messages": MESSAGES, "suffix": "a"}, "fluency: messages beside a prefix or suffix; exp"),
+        (
+            {"messages": MESSAGES, "suffix": "a"},
+            r"\(fluency\): messages beside a prefix or suffix; exp",
+        ),
         ({"messages": [{"role": "user"}]}, r"messages\[0\]: no 'content'; expected content to be"),
         ({"messages": [{"role": "user", "text": "a"}]}, r"messages\[0\]: field 'text' is unknown"),
         ({"messages": "{prompt}"}, r"messages\[0\]: '{prompt}'; expected a mapping of names"),

@@ -230,7 +230,7 @@ class _AutoDANMethod(Method):
             drawn = [self._draw(slot, n) for slot, n in zip(working, counts, strict=True)]
             self._score(working, drawn)
             if end is not None:
-                width = min(width, end - spent.forward_passes)
+                width = min(width, (end - spent.forward_passes) // self.context.passes())
         rows = [slot.with_ids(self.units.source[u].tolist()) for slot in slots for u in slot.totals]
         return Ragged.from_lists(rows)
 
@@ -270,6 +270,9 @@ class _AutoDANMethod(Method):
             scored = {unit: next(totals) for unit in units.tolist()}
             slot.totals |= {unit: total for unit, total in scored.items() if np.isfinite(total)}
             slot.move(self.units)
+
+    def change_items(self) -> None:
+        self._best = float("inf")
 
     def tensors(self) -> dict[str, Tensor]:
         best = torch.tensor(self._best, dtype=torch.float64)

@@ -32,18 +32,21 @@ class Context:
         is_new: ``n`` rows -> ``(n,)``: which were not scored yet and survive as text, so that a
             method that ranks candidates does not propose the same ones again.
         generator: the run's only source of randomness, on the CPU so that devices do not matter.
-        weights: ``(terms,)``, the weights of the terms now.
+        weights: ``n`` rows -> ``(n, losses)``, the weights of the losses at prompts; those of items
+            that count now, of the worst alone where the worst counts.
         totals: ``n`` rows -> ``(n,)`` weighted losses, counted and remembered like those of
             proposals, for methods that score within a step; infinite where a prompt does not
             survive as text, or probe sampling leaves it out.
+        passes: -> forward passes that one candidate costs now.
     """
 
     problem: Problem
     gradients: Gradients
     is_new: Callable[[Ragged], NDArray[np.bool_]]
     generator: torch.Generator
-    weights: Losses
+    weights: Callable[[Ragged], Losses]
     totals: Callable[[Ragged], Losses]
+    passes: Callable[[], int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,8 @@ class MethodOptions(ABC):
 
     type: ClassVar[str] = ""
     """Name in files and on the command line."""
+    compares_steps: ClassVar[bool] = False
+    """Whether it compares losses of different steps, in which the same items must count."""
 
     @property
     @abstractmethod
@@ -117,6 +122,10 @@ class Method(ABC):
         """Learn from the scored candidates of a step."""
         del scored
 
+    def change_items(self) -> None:
+        """Take notice that other items count from now on."""
+        return
+
     def tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs, beside the frontier and the generator."""
         return {}
@@ -131,9 +140,15 @@ def shares(total: int, parts: int) -> list[int]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def width_of(search_width: int, most: int | None) -> int:
-    """Return the candidates of a step: the search width, or what the budget still allows."""
-    return search_width if most is None else min(search_width, max(most, 1))
+def width_of(search_width: int, most: int | None, passes: int) -> int:
+    """Return the candidates of a step: the search width, or what the budget still allows.
+
+    Args:
+        search_width: as asked for.
+        most: forward passes that the budget still has, None without a limit.
+        passes: that one candidate costs.
+    """
+    return search_width if most is None else min(search_width, max(most // passes, 1))
 
 
 def random_positions(count: int, most: int | None, generator: torch.Generator) -> list[int]:

@@ -30,6 +30,7 @@ from fuse_index.optimize.methods.base import (
 )
 from fuse_index.optimize.state import Scored, State
 from fuse_index.predict.correction import ResidualKriging
+from fuse_index.predict.gradients import by_weights
 from fuse_index.predict.predictor import require_predictor, unit_predictor
 from fuse_index.predict.ranking import Predictor, Ranking
 from fuse_index.predict.spans import Spans
@@ -123,7 +124,7 @@ class _GCGMethod(Method):
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
         options, context = self.options, self.context
         assert options.search_width is not None
-        width = width_of(options.search_width, most)
+        width = width_of(options.search_width, most, context.passes())
         if self._kriging is not None:
             self._kriging.move_to(states[0].ids)
         prompts = [self.units.spans(state.ids) for state in states]
@@ -145,14 +146,20 @@ class _GCGMethod(Method):
 
     def _rank(self, prompts: list[Spans], chosen: list[list[int]]) -> list[list[Ranking]]:
         """Rank all units in the positions of each prompt, corrected by scored candidates."""
-        kriging, weights = self._kriging, self.context.weights
-        rankings = self._predictor.rank(prompts, chosen, weights, every=kriging is not None)
+        kriging = self._kriging
+        rankings: list[list[Ranking]] = [[] for _ in prompts]
+        weights = self.context.weights(Ragged.from_lists([own.ids for own in prompts]))
+        for rows, own in by_weights(weights):
+            part = [prompts[i] for i in rows], [chosen[i] for i in rows]
+            found = self._predictor.rank(*part, own, every=kriging is not None)
+            for row, ranking in zip(rows.tolist(), found, strict=True):
+                rankings[row] = ranking
         if kriging is None:
             return rankings
         correct = partial(kriging.correct, vectors=self._predictor.vectors())
         return [
-            [ranking.corrected(at, correct) for ranking in found]
-            for found, at in zip(rankings, chosen, strict=True)
+            [ranking.corrected(at, correct) for ranking in own]
+            for own, at in zip(rankings, chosen, strict=True)
         ]
 
     def _swaps(

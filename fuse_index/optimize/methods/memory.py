@@ -78,7 +78,7 @@ class PromptMemory:
     def tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs."""
         states = list(self.states.values())
-        terms = len(self._problem.losses)
+        terms = len(self._problem.terms)
         losses = np.array([own.losses for own in states], dtype=np.float64).reshape(-1, terms)
         totals = torch.tensor([own.total for own in states], dtype=torch.float64)
         written = Ragged.from_lists(list(self.written))

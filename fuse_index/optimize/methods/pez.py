@@ -19,6 +19,7 @@ from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
 from fuse_index.optimize.spaces import SoftSpace, TokenSpace, WordSpace
 from fuse_index.optimize.state import Ids, Scored, State, below
+from fuse_index.predict.gradients import by_weights
 from fuse_index.predict.predictor import require_predictor
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit
@@ -140,11 +141,17 @@ class _SoftDescent(Method):
         rows = (self._ids != self._taken).any(dim=1).nonzero()[:, 0]
         if len(rows):
             units = [self._units(row) for row in rows.tolist()]
-            found = self._space.gradients(units, self.context.weights)
-            missing = self._soft.shape[1] - found.shape[1]
-            padded = functional.pad(found, (0, 0, 0, missing))
-            self._gradient[rows.to(padded.device)] = padded
+            prompts = Ragged.from_lists([self._space.prompt(own) for own in units])
+            for part, weights in by_weights(self.context.weights(prompts)):
+                found = self._space.gradients([units[i] for i in part], weights)
+                missing = self._soft.shape[1] - found.shape[1]
+                padded = functional.pad(found, (0, 0, 0, missing))
+                self._gradient[rows[torch.from_numpy(part)].to(padded.device)] = padded
             self._taken = self._ids.clone()
+
+    def change_items(self) -> None:
+        """Take all gradients anew."""
+        self._taken.fill_(-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the soft prompts, their projections, and AdamW's moments."""
@@ -185,6 +192,10 @@ class _Together(Method):
     def observe(self, scored: Scored) -> None:
         for part in self._parts:
             part.observe(scored)
+
+    def change_items(self) -> None:
+        for part in self._parts:
+            part.change_items()
 
     def tensors(self) -> dict[str, Tensor]:
         parts = [(i, part.tensors()) for i, part in enumerate(self._parts)]

@@ -102,7 +102,7 @@ class _RandomMethod(Method):
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
         assert self.options.search_width is not None
-        width = width_of(self.options.search_width, most)
+        width = width_of(self.options.search_width, most, self.context.passes())
         draw = self._replaced if self.options.norm is Norm.L0 else self._moved
         rows = [
             draw(self.units.spans(state.ids), count)

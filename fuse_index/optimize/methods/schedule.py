@@ -99,6 +99,7 @@ class Moves(MethodOptions):
     margin: NonNegative = 0.8
 
     type: ClassVar[str] = "moves"
+    compares_steps: ClassVar[bool] = True
 
     @property
     def ranking(self) -> tuple[Unit, Predictor] | None:
@@ -169,7 +170,7 @@ class _ScheduleMethod(Method):
             rows = [] if phase == "write" else self._memory.fresh(self._next(phase, left))
             if end is not None:
                 left = end - spent.forward_passes  # less what the move itself has cost
-                rows = rows[: max(left, 1)]
+                rows = rows[: max(left // self.context.passes(), 1)]
             if found is not None or rows or (left is not None and left < 1):
                 return found or Proposals(Ragged.from_lists(rows))
         return None
@@ -184,7 +185,8 @@ class _ScheduleMethod(Method):
     def _drafted(self, most: int | None) -> list[Ids]:
         count = self.options.drafts
         if most is not None:
-            count = min(count, most // 8)  # a draft costs a pass to write and one to score
+            # a draft costs a pass to write and one to score
+            count = min(count, most // (4 * (1 + self.context.passes())))
         return self._sentences([()] * count) if count else []
 
     def _grafted(self) -> list[Ids]:
@@ -250,7 +252,7 @@ class _ScheduleMethod(Method):
         """
         count = self.options.rewrites
         if most is not None:
-            count = min(count, max(most // 2, 1))  # one to write, one to score
+            count = min(count, max(most // (1 + self.context.passes()), 1))  # to write, to score
         if not count:
             return []
         sources = self._memory.cut(best)
