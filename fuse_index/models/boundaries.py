@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from fuse_index.errors import OptionError
-from fuse_index.models.reading import PROBE_TEXTS, Reading
+from fuse_index.models.reading import Reading
 from fuse_index.models.surroundings import Surroundings
 from fuse_index.words.tokenizers.backends import Backend
 from fuse_index.words.tokenizers.continued import continuing, view
+from fuse_index.words.tokenizers.probes import probe_prompts
 
 if TYPE_CHECKING:
     from fuse_index.models.base import Model
@@ -90,9 +91,10 @@ _ALONE: WeakKeyDictionary[Backend, Reading] = WeakKeyDictionary()
 
 def _placed(around: Surroundings, texts: Sequence[str] | None) -> Surroundings:
     own, trials = texts is None, []
+    count = len(texts or probe_prompts(around.model.words.backend))
     for reading in _readings(around, own=own):
         trials.append(_trial(around, reading, texts))
-        if list(map(len, trials[-1].examples.values())) == [len(texts or PROBE_TEXTS)]:
+        if list(map(len, trials[-1].examples.values())) == [count]:
             break
     if not any(trial.examples for trial in trials) and own:
         trials.append(_trial(around, Reading(continued=True, bare=True), None))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuse_index.words.tokenizers.continued import continuing, view
-from fuse_index.words.tokenizers.tokenization import PROBE_WORDS, WordTokenizer
-
-PROBE_TEXTS = (*PROBE_WORDS, "two dogs", "a photo of dogs", "Paris!", "dogs.", "(7)", "it: the")
-"""Prompts that tell the ways of tokenizing apart."""
+from fuse_index.words.tokenizers.probes import probe_prompts
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class Reading:
 
     def rows(self, words: WordTokenizer) -> list[list[int]]:
         """Return everyday prompts as the model's tokens."""
+        texts = probe_prompts(words.backend)
         if self.bare:
-            return self.encoder(words).encode_texts(PROBE_TEXTS).to_lists()
-        return words.encode_running(PROBE_TEXTS).to_lists()
+            return self.encoder(words).encode_texts(texts).to_lists()
+        return words.encode_running(texts).to_lists()

@@ -14,7 +14,7 @@ from fuse_index.adapter.adapter import Adapter
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.base import Model
 from fuse_index.models.boundaries import surround
-from fuse_index.models.reading import PROBE_TEXTS, Reading
+from fuse_index.models.reading import Reading
 from fuse_index.models.surroundings import Surroundings
 from fuse_index.objectives.base import Loss, Objective
 from fuse_index.optimize.items import ItemGroups
@@ -23,6 +23,7 @@ from fuse_index.optimize.tokens import TokenFilter
 from fuse_index.predict.target import SourceWords, Target
 from fuse_index.predict.units import TokenUnits, Unit, Units, WordUnits
 from fuse_index.words.ragged import Ragged
+from fuse_index.words.tokenizers.probes import probe_prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,9 @@ class Problem:
     def _place(self) -> None:
         """Tokenize what stands around the prompts of models with other tokens."""
         source = self.source.words
-        texts = self._texts.decode_batch(source.encode_running(PROBE_TEXTS).to_lists())
+        texts = self._texts.decode_batch(
+            source.encode_running(probe_prompts(source.backend)).to_lists()
+        )
         for loss in self.losses:
             if loss.model.words.fingerprint != source.fingerprint:
                 loss.place(texts)

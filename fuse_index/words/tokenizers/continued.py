@@ -18,7 +18,8 @@ from fuse_index.words.tokenizers.backends import Backend, DerivedBackend
 from fuse_index.words.tokenizers.decoding import DecodePlan, decode_plan
 from fuse_index.words.tokenizers.fast_backend import FastBackend
 from fuse_index.words.tokenizers.locality import Locality, locality_of
-from fuse_index.words.tokenizers.tokenization import ANCHOR, PROBE_WORDS, WordTokenizer
+from fuse_index.words.tokenizers.probes import probe_words
+from fuse_index.words.tokenizers.tokenization import ANCHOR, WordTokenizer
 
 _ANCHORS = (ANCHOR, ":", "\n", "7")
 """What text is put behind: the first that keeps its tokens."""
@@ -65,7 +66,7 @@ def view(
 
 def decodes_alike(words: WordTokenizer) -> bool:
     """Whether ids at the beginning of a text decode as behind other text."""
-    rows = words.encode_running(PROBE_WORDS).to_lists()
+    rows = words.encode_running(probe_words(words.backend)).to_lists()
     return words.decode_batch(rows) == _decode_behind(words.backend, rows)
 
 
@@ -110,7 +111,7 @@ def _twin(backend: Backend) -> Backend:
     candidates = [backend]
     if isinstance(backend, FastBackend):
         candidates.append(_without_beginning(backend))
-    texts = [lead + word for lead in (" ", "") for word in PROBE_WORDS]
+    texts = [lead + word for lead in (" ", "") for word in probe_words(backend)]
     wanted = _encode_behind(backend, texts)
     for candidate in candidates:
         if candidate.encode_batch(texts) == wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 from fuse_index.words.tokenizers.backends import Backend
 from fuse_index.words.tokenizers.vocabulary import spread
@@ -12,10 +13,13 @@ PROBE_WORDS = ("the", "a", "photo", "of", "two", "dogs", "running", "unbelievabl
 """Everyday words, for every vocabulary that has some of them."""
 PROBE_TEXT = "a few words"
 
+_TEXTS = ("two dogs", "a photo of dogs", "Paris!", "dogs.", "(7)", "it: the")
+
 _KNOWN_WORDS = 3
 _CANDIDATES = 4096
 _SINGLE = 6
 _JOINED = 4
+_found: WeakKeyDictionary[Backend, tuple[str, ...]] = WeakKeyDictionary()
 
 
 def probe_words(backend: Backend) -> tuple[str, ...]:
@@ -27,6 +31,25 @@ def probe_words(backend: Backend) -> tuple[str, ...]:
     Returns:
         About ten words; :data:`PROBE_WORDS` too where the vocabulary has no words at all.
     """
+    if backend not in _found:
+        _found[backend] = _probe_words(backend)
+    return _found[backend]
+
+
+def probe_prompts(backend: Backend) -> tuple[str, ...]:
+    """Words, and a few texts of them, that tell the ways of tokenizing a prompt apart.
+
+    Args:
+        backend: the private copy of the tokenizer.
+    """
+    words = probe_words(backend)
+    if words is PROBE_WORDS:
+        return (*words, *_TEXTS)
+    first, second = words[:2]
+    return (*words, f"{first} {second}", f"{second}!", f"{first}.", f"({second})")
+
+
+def _probe_words(backend: Backend) -> tuple[str, ...]:
     if sum(_are_known(backend, PROBE_WORDS)) >= _KNOWN_WORDS:
         return PROBE_WORDS
     outside = backend.special_ids | backend.added_ids
