@@ -74,12 +74,14 @@ def placed(around: Surroundings, texts: Sequence[str] | None = None) -> Surround
 
     Raises:
         OptionError: the target shares a token with the suffix, or has no tokens.
+        ModelError: a token has no row in the embedding table.
     """
     backend = around.model.words.backend
     alone = texts is None and not (around.text_before or around.text_after)
     if alone and backend in _ALONE:
         return replace(around, reading=_ALONE[backend])
     found = _placed(around, texts)
+    found.require_rows((*found.before, *found.after))
     if alone:
         _ALONE[backend] = found.reading
     return found

@@ -130,16 +130,34 @@ class Surroundings:
 
         Raises:
             OptionError: it shares a token with what stands around it.
+            ModelError: a token has no row in the embedding table.
         """
         (whole,) = self.tokens([self.full_text(text)])
         end = len(whole) - len(self.after)
         if [*self.before, *whole[len(self.before) : end], *self.after] == whole:
+            self.require_rows(whole)
             return whole[len(self.before) : end]
         raise OptionError(
             f"{self.model.name}: {text!r} shares a token with the text around it",
             expected="a prompt that begins and ends where tokens do",
             remedy="put a space between them",
         )
+
+    def require_rows(self, ids: Sequence[int]) -> None:
+        """Refuse tokens that the embedding table has no row for; only special ones have none.
+
+        Raises:
+            ModelError: there is one.
+        """
+        model = self.model
+        beyond = next((id_ for id_ in ids if id_ >= model.vocabulary_size), None)
+        if beyond is not None:
+            raise ModelError(
+                f"{model.name}: the text has the special token {model.words.token(beyond)!r}, for "
+                "which the embedding table has no row",
+                expected="tokens that the model knows",
+                remedy="take it out of the text",
+            )
 
     def reads(self, texts: Sequence[str], contents: Sequence[Sequence[int]]) -> list[bool]:
         """Say which whole texts have the tokens that are scored, and no others.

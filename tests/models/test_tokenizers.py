@@ -10,6 +10,7 @@ import torch
 
 from fuse_index import load_model
 from fuse_index.errors import ModelError
+from fuse_index.models.boundaries import surround
 from fuse_index.models.embeddings import load_embeddings
 from fuse_index.models.frame import Frame
 from fuse_index.models.kinds import ModelKind
@@ -54,6 +55,19 @@ def test_special_tokens_beyond_the_table_are_never_used(family, tmp_path):
     assert torch.isfinite(found).all()
     if model.kind is ModelKind.CAUSAL:
         assert len(TokenFilter().allowed(model)) == rows
+
+
+def test_text_with_a_special_token_beyond_the_table_is_refused(tmp_path):
+    tokenizer = metaspace("<s>")
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    model = load_model(save("gemma3", tokenizer, rows, tmp_path), device="cpu")
+    for before, after in (("see <image>", ""), ("see", " <image> and")):
+        with pytest.raises(ModelError, match=r"the special token '<image>', for which the embedd"):
+            surround(model, before, after, special_tokens=True)
+        assert max(surround(model, before, after).after, default=0) < rows
+    with pytest.raises(ModelError, match="the special token '<image>'"):
+        surround(model, "see", special_tokens=True).content(" a <image> dog")
 
 
 @families

@@ -49,7 +49,7 @@ class DerivedBackend:
         self.tokens = inner.tokens
         self.unknown_id = inner.unknown_id
         self.special_ids = inner.special_ids
-        self.added_ids: frozenset[int] = getattr(inner, "added_ids", frozenset())
+        self.added_ids = inner.added_ids
         self.definition = {**inner.definition, "derived": type(self).__name__}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

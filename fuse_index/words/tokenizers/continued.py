@@ -18,11 +18,11 @@ from fuse_index.words.tokenizers.backends import Backend, DerivedBackend
 from fuse_index.words.tokenizers.decoding import DecodePlan, decode_plan
 from fuse_index.words.tokenizers.fast_backend import FastBackend
 from fuse_index.words.tokenizers.locality import Locality, locality_of
-from fuse_index.words.tokenizers.probes import probe_words
-from fuse_index.words.tokenizers.tokenization import ANCHOR, WordTokenizer
+from fuse_index.words.tokenizers.probes import probe_anchor, probe_words
+from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
-_ANCHORS = (ANCHOR, ":", "\n", "7")
-"""What text is put behind: the first that keeps its tokens."""
+_ANCHORS = (":", "\n", "7")
+"""What text is put behind, after a word: the first that keeps its tokens."""
 _ENCODERS: WeakKeyDictionary[Backend, WordTokenizer | None] = WeakKeyDictionary()
 
 
@@ -103,7 +103,7 @@ class _AnchoredBackend(DerivedBackend):
     def cuts(self) -> Locality | None:
         """The proof of the tokenizer; parts from the middle are encoded behind a word."""
         found = locality_of(self.inner)
-        return None if found is None else replace(found, anchor=ANCHOR)
+        return None if found is None else replace(found, anchor=probe_anchor(self.inner))
 
 
 def _twin(backend: Backend) -> Backend:
@@ -122,14 +122,15 @@ def _twin(backend: Backend) -> Backend:
 def _encode_behind(backend: Backend, texts: Sequence[str]) -> list[list[int]]:
     """Encode texts behind the first anchor that keeps its tokens; as they stand if none does."""
     found: list[list[int] | None] = [None] * len(texts)
-    for anchor in _ANCHORS:
+    word = probe_anchor(backend)
+    for anchor in (word, *_ANCHORS):
         open_ = [i for i, row in enumerate(found) if row is None]
         (head,) = backend.encode_batch([anchor])
         if not open_ or not head:
             continue
         rows = backend.encode_batch([anchor + texts[i] for i in open_])
         for i, row in zip(open_, rows, strict=True):
-            if row[: len(head)] == head and (texts[i][:1].isspace() or anchor != ANCHOR):
+            if row[: len(head)] == head and (texts[i][:1].isspace() or anchor != word):
                 found[i] = row[len(head) :]
     left = [i for i, row in enumerate(found) if row is None]
     for i, row in zip(left, backend.encode_batch([texts[i] for i in left]), strict=True):
@@ -139,7 +140,7 @@ def _encode_behind(backend: Backend, texts: Sequence[str]) -> list[list[int]]:
 
 def _decode_behind(backend: Backend, rows: Sequence[Sequence[int]]) -> list[str]:
     """Decode rows behind an anchor, whose text is cut off."""
-    (anchor,) = backend.encode_batch([ANCHOR])
+    (anchor,) = backend.encode_batch([probe_anchor(backend)])
     (head,) = backend.decode_batch([anchor])
     texts = backend.decode_batch([[*anchor, *row] for row in rows])
     return [

@@ -12,6 +12,7 @@ from fuse_index.words.tokenizers.vocabulary import spread
 PROBE_WORDS = ("the", "a", "photo", "of", "two", "dogs", "running", "unbelievable", "Paris", "7")
 """Everyday words, for every vocabulary that has some of them."""
 PROBE_TEXT = "a few words"
+_ANCHOR = "a"
 
 _TEXTS = ("two dogs", "a photo of dogs", "Paris!", "dogs.", "(7)", "it: the")
 
@@ -34,6 +35,16 @@ def probe_words(backend: Backend) -> tuple[str, ...]:
     if backend not in _found:
         _found[backend] = _probe_words(backend)
     return _found[backend]
+
+
+def probe_anchor(backend: Backend) -> str:
+    """A word that a tokenizer knows, to put others behind.
+
+    Args:
+        backend: the private copy of the tokenizer.
+    """
+    words = probe_words(backend)
+    return _ANCHOR if words is PROBE_WORDS else words[0]
 
 
 def probe_prompts(backend: Backend) -> tuple[str, ...]:

@@ -21,10 +21,14 @@ from fuse_index.words.ragged import Ragged
 from fuse_index.words.tokenizers.backends import PROBE_TEXTS, Backend, PythonBackend
 from fuse_index.words.tokenizers.fast_backend import FastBackend
 from fuse_index.words.tokenizers.open_clip_backends import CleaningBackend, OpenClipBackend
-from fuse_index.words.tokenizers.probes import PROBE_TEXT, PROBE_WORDS, probe_words
+from fuse_index.words.tokenizers.probes import (
+    PROBE_TEXT,
+    PROBE_WORDS,
+    probe_anchor,
+    probe_words,
+)
 
 _LEADS = ("", " ")
-ANCHOR = "a"
 _BATCH = 8192
 _BATCH_CHARACTERS = 1 << 20
 
@@ -58,7 +62,7 @@ class WordTokenizer:
         self.vocab_size: int = len(backend.tokens)
         self._probe_words = probe_words(backend)
         latin = self._probe_words == PROBE_WORDS
-        self.anchor: str = ANCHOR if latin else self._probe_words[0]
+        self.anchor: str = probe_anchor(backend)
         """A word that it knows."""
         self.probe_text: str = PROBE_TEXT if latin else " ".join(self._probe_words[:3])
         """A short text of words that it knows."""

@@ -6,6 +6,7 @@ import pytest
 
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.tokenizers.compositionality import are_compositional
+from fuse_index.words.tokenizers.continued import continuing
 from fuse_index.words.tokenizers.probes import PROBE_WORDS, probe_words
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
 from fuse_index.words.tokenizers.vocabulary import has_words
@@ -30,6 +31,9 @@ def test_words_of_every_script_are_tokenized_one_by_one(kind, script):
             assert rows.values.tolist() == running
             some = list(dict.fromkeys(listed))
             assert are_compositional(words, some, words.encode_words(some)).all()
+        texts = [" " + " ".join(listed[n:]) for n in range(1, len(listed))]
+        for n, row in enumerate(continuing(words).encode_texts(texts).to_lists(), start=1):
+            assert words.encode_text(" ".join(listed[:n])) + row == words.encode_text(sentence)
     probe = words.encode_text(words.probe_text)
     assert len(probe) >= 3
     assert set(probe) != {words.unknown_id}
