@@ -31,13 +31,14 @@ TARGETS = (
     "Water boils at one hundred degrees",
     "My favorite color is bright green",
 )
-MESSAGES = (
-    "Tell me about the weather in spring.",
-    "Explain how a bicycle works.",
-    "What should I cook tonight?",
-    "Describe the ocean.",
-    "Give me a fact about history.",
+ITEMS = (
+    ("Tell me a fact about cats.", "Sure, here is a fact about cats"),
+    ("Explain how rain forms.", "Sure, here is how rain forms"),
+    ("Describe the ocean.", "Sure, here is a description of the ocean"),
+    ("Write a poem about trees.", "Sure, here is a poem about trees"),
+    ("Give me a recipe for soup.", "Sure, here is a recipe for soup"),
 )
+COMMON = "Sure, here is"
 APART = "apart: each model's own gradient"
 WIDTH = 512
 _BATCH = 64
@@ -131,15 +132,10 @@ def ours(setup: Setup, method: Any, objectives: list[Any], start: str, seed: int
 
 
 def is_met(problem: Any, ids: tuple[int, ...]) -> bool:
-    """Whether all models continue with their targets."""
-    from fuse_index.words.ragged import Ragged
+    """Whether all models write their targets once the prompt is pasted as text."""
+    from fuse_index.optimize import check_prompt
 
-    own = Ragged.from_lists([ids])
-    found = [
-        loss.is_satisfied(target.read(own).contents)
-        for loss, target in zip(problem.losses, problem.targets, strict=True)
-    ]
-    return all(bool(one.all()) for one in found)
+    return all(check.met for check in check_prompt(problem, ids))
 
 
 class Apart:
@@ -261,23 +257,24 @@ def across(setup: Setup, chosen: dict[str, Any], targets: tuple[str, ...]) -> li
 
 
 def items(setup: Setup, chosen: dict[str, Any], seeds: int) -> list[dict[str, Any]]:
-    """One prompt for several messages and targets on the first model."""
-    model = setup.models[0]
-    first = replace(setup, models=[model] * len(MESSAGES), adapter=None, from_target=False)
-    parts = [
-        objective_of(setup, model, target, message)
-        for message, target in zip(MESSAGES, TARGETS, strict=True)
-    ]
+    """One prompt behind several messages, each with a target of its own, on the first model."""
+    from fuse_index.objectives import TargetContinuation
+
+    first = replace(setup, models=setup.models[:1], adapter=None)
+    pairs = [(objective_of(first, first.models[0], goal, ask), goal) for ask, goal in ITEMS]
+    fields = ("messages", "prefix", "suffix")
+    own = [{f: getattr(o, f) for f in fields if getattr(o, f)} | {"target": g} for o, g in pairs]
+    start = " ".join([COMMON] * 4)
     rows = []
     for name, method in chosen.items():
         if name == APART:
             continue
-        runs = [
-            ours(first, method, parts, start_of(first, TARGETS[0], seed), seed)
-            for seed in range(seeds)
-        ]
-        rows.append(summary(f"5 items: {name}", runs, setup.budget))
-        print(rows[-1], file=sys.stderr, flush=True)
+        for progressive in (False, True):
+            goals = [TargetContinuation(items=own, progressive=progressive)]
+            runs = [ours(first, method, goals, start, seed) for seed in range(seeds)]
+            how = "one after another" if progressive else "all at once"
+            rows.append(summary(f"{len(own)} items, {how}: {name}", runs, setup.budget))
+            print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
