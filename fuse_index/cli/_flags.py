@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import json as json_module
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from fuse_index.cli import _console
 from fuse_index.errors import OptionError
+
+if TYPE_CHECKING:
+    from fuse_index.run.files import FieldPath
 
 MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
 _MOVED = "Where the {} is now, if not where it was built from."
@@ -94,6 +96,8 @@ def storage_options(given: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         OptionError: an item has no key or no ``=``.
     """
+    from fuse_index.common.markup import MarkupError, load_json
+
     options: dict[str, Any] = {}
     for item in given or ():
         key, equals, value = item.partition("=")
@@ -103,8 +107,11 @@ def storage_options(given: Sequence[str] | None) -> dict[str, Any]:
                 expected="KEY=VALUE, such as anon=true or endpoint_url=http://...",
             )
         try:
-            options[key] = json_module.loads(value)
-        except ValueError:
+            options[key] = load_json(value)
+        except MarkupError as error:
+            if error.expected:
+                given = f"--storage {key}: {error.problem}"
+                raise OptionError(given, expected=error.expected) from None
             options[key] = value
     return options
 
@@ -220,11 +227,11 @@ def parse_settings(texts: Iterable[str] | None) -> list[tuple[str, Any]]:
         path, equals, value = text.partition("=")
         if not equals:
             raise OptionError(f"--set {text}", expected="FIELD=VALUE, such as budget.steps=50")
-        found.append((path.replace("-", "_"), value))
+        found.append((path, value))
     return found
 
 
-def put(value: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
+def put(value: dict[str, Any], settings: Sequence[tuple[FieldPath, Any]]) -> None:
     """Put settings from the command line over what a file says, in place."""
     from fuse_index.common.reading import FlagText
     from fuse_index.run import override

@@ -134,7 +134,7 @@ def settings_of_fields(arguments: Sequence[str]) -> list[str]:
         if not item.startswith("--") or "." not in name or (not equals and not rest):
             found.append(item)
             continue
-        found += ["--set", f"{name.replace('-', '_')}={value if equals else rest.pop(0)}"]
+        found += ["--set", f"{name}={value if equals else rest.pop(0)}"]
     return found + rest
 
 

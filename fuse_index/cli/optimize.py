@@ -16,6 +16,7 @@ from fuse_index.errors import OptionError
 if TYPE_CHECKING:
     from fuse_index.optimize import Check, Result
     from fuse_index.run import Assembly, RunConfig
+    from fuse_index.run.files import FieldPath
 
 
 @_flags.with_flags
@@ -74,11 +75,11 @@ def optimize_command(
     """
     if flags.answered():
         return
-    settings: list[tuple[str, Any]] = [
-        (f"models.{name}", item) for name, item in map(_named, model or ())
+    settings: list[tuple[FieldPath, Any]] = [
+        (("models", name), item) for name, item in map(_named, model or ())
     ]
     settings += [("source", source)] if source is not None else []
-    config = _config(file, settings + flags.settings(), objective or [])
+    config = _config(file, [*settings, *flags.settings()], objective or [])
     for path, flag in ((out, "--out"), (checkpoint, "--checkpoint"), (flags.events, "--events")):
         _run.require_writable(path, flag)
     with _console.ProgressBar() as bar:
@@ -114,7 +115,9 @@ def _named(text: str) -> tuple[str, str]:
     return name, model
 
 
-def _config(file: Path | None, settings: list[tuple[str, Any]], objectives: list[str]) -> RunConfig:
+def _config(
+    file: Path | None, settings: list[tuple[FieldPath, Any]], objectives: list[str]
+) -> RunConfig:
     from fuse_index.common.reading import FlagText
     from fuse_index.run import read_run
 

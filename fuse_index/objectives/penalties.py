@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.options import Count, Natural, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.objectives.base import Loss, Objective, register
 from fuse_index.objectives.labels import content_rows
@@ -31,7 +31,7 @@ class RepetitionPenalty(Objective):
         ngram: tokens of an n-gram.
     """
 
-    ngram: Count = 1
+    ngram: Width = 1
 
     type: ClassVar[str] = "repetition"
 

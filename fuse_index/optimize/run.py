@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.options import Seed, Width, options
 from fuse_index.common.versions import package_versions
 from fuse_index.errors import OptionError
 from fuse_index.objectives.base import Loss
@@ -52,13 +52,13 @@ class RunOptions:
             which is several times as fast where passes are small, and keeps their memory.
     """
 
-    seed: Natural = 0
-    batch_size: Count | None = None
+    seed: Seed = 0
+    batch_size: Width | None = None
     check_retokenization: bool = True
     balance: bool = False
     early_stop: bool = False
-    pareto_size: Count = 64
-    remember: Count = 1 << 17
+    pareto_size: Width = 64
+    remember: Width = 1 << 17
     cuda_graphs: bool = True
 
 

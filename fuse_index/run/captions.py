@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fuse_index.bundle.jsontext import plain
-from fuse_index.common.options import options
+from fuse_index.common.options import Number, options
 from fuse_index.common.progress import Progress
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
@@ -66,7 +66,7 @@ class RoleConfig(ModelConfig):
         suffix: text after the caption for this model, as it stands.
     """
 
-    weight: float = 1.0
+    weight: Number = 1.0
     prefix: str = ""
     suffix: str = ""
 
@@ -81,7 +81,7 @@ class LanguageRole(RoleConfig):
             its texts with a token.
     """
 
-    weight: float = 1 / TYPICAL_TOKENS
+    weight: Number = 1 / TYPICAL_TOKENS
     reduction: TokenReduction = TokenReduction.SUM
     include_end: bool | None = None
 
@@ -90,7 +90,7 @@ class LanguageRole(RoleConfig):
 class ClipRole(RoleConfig):
     """CLIP, which compares the caption with the image."""
 
-    weight: float = IMAGE_WEIGHT
+    weight: Number = IMAGE_WEIGHT
 
 
 @options(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import SkipValidation
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.options import Count, Seed, options
 from fuse_index.errors import OptionError
 
 Ridge = float | Literal["auto"]
@@ -47,7 +47,7 @@ class FitOptions:
     min_words: Count = 10
     max_words: Count | None = None
     holdout: float = 0.1
-    seed: Natural = 0
+    seed: Seed = 0
     chunk_words: Count | None = None
 
     def __post_init__(self) -> None:
