@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from fuse_index.cli import _console
+from fuse_index.common.bounds import MAX_COUNT, MAX_SEED, MAX_WIDTH
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
 _MOVED = "Where the {} is now, if not where it was built from."
 
-BatchSize = Annotated[int, typer.Option(help="Rows of one forward pass.")]
+BatchSize = Annotated[int, typer.Option(max=MAX_WIDTH, help="Rows of one forward pass.")]
 Bundle = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
 ]
@@ -37,7 +38,9 @@ Corpus = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="Where models run.  [default: the GPU if there is one]")
 ]
-FitSeed = Annotated[int | None, typer.Option(help="Seed of the hold-out and of sampling.")]
+FitSeed = Annotated[
+    int | None, typer.Option(max=MAX_SEED, help="Seed of the hold-out and of sampling.")
+]
 Grouping = Annotated[
     str | None,
     typer.Option(help="Words that share an adapter: same (p, q): pair; same q: target."),
@@ -45,16 +48,20 @@ Grouping = Annotated[
 Groups = Annotated[
     bool, typer.Option("--groups/--no-groups", help="With the group tensors, or without.")
 ]
-Holdout = Annotated[float | None, typer.Option(help="Share of words kept for the quality report.")]
+Holdout = Annotated[
+    float | None, typer.Option(max=1.0, help="Share of words kept for the quality report.")
+]
 Index = Annotated[
     bool, typer.Option("--index/--no-index", help="With the word indexes, or without.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 MaxGroup = Annotated[
-    int | None, typer.Option(help="Fit on so many words of a group, sampled; 0: on all.")
+    int | None,
+    typer.Option(max=MAX_COUNT, help="Fit on so many words of a group, sampled; 0: on all."),
 ]
 MinGroup = Annotated[
-    int | None, typer.Option(help="Groups with fewer words use the fallback adapter.")
+    int | None,
+    typer.Option(max=MAX_COUNT, help="Groups with fewer words use the fallback adapter."),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use what the caches hold; no network access.")
@@ -68,7 +75,7 @@ Resume = Annotated[
 Ridge = Annotated[
     str | None, typer.Option(help="Penalty, relative; or 'auto' by generalized cross-validation.")
 ]
-Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
+Seed = Annotated[int, typer.Option(max=MAX_SEED, help="Decides every random draw.")]
 SourcePlace = Annotated[str | None, typer.Option(help=_MOVED.format("source"))]
 Storage = Annotated[
     list[str] | None,
@@ -161,7 +168,9 @@ class RunFlags:
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of run files, and leave.")
     ] = False
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10
+    checkpoint_every: Annotated[
+        int, typer.Option(max=MAX_COUNT, help="Steps between checkpoints.")
+    ] = 10
     events: Annotated[
         Path | None,
         typer.Option(metavar="FILE.jsonl", help="One JSON object a step, as it happens."),

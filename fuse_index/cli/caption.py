@@ -82,10 +82,12 @@ def caption_command(
     found = _images(images or (), nested)
     for path, flag in ((out, "--out"), (csv_file, "--csv"), (flags.events, "--events")):
         _run.require_writable(path, flag)
+    states = [_checkpoint(checkpoint, image) for image in found]
     with _console.ProgressBar() as bar:
         from fuse_index.run.captions import Captioner
 
-        captioner = Captioner(config, offline=flags.offline, progress=bar)
+        begun = next((path for path in states if path is not None and path.exists()), None)
+        captioner = Captioner(config, offline=flags.offline, progress=bar, checkpoint=begun)
     _run.note_choice(captioner.method)
     captions = _caption_all(
         captioner, found, checkpoint, flags, lambda done: _save(done, out, csv_file)

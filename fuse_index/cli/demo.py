@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags, _pictures, _run
+from fuse_index.common.bounds import MAX_WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -29,7 +30,7 @@ def demo_command(
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the report goes.")
     ] = Path(),
     seed: _flags.Seed = 0,
-    scenes: Annotated[int, typer.Option(help="Pictures to caption.")] = 6,
+    scenes: Annotated[int, typer.Option(max=MAX_WIDTH, help="Pictures to caption.")] = 6,
     picture: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Save the captions as a picture too.")
     ] = None,

@@ -12,6 +12,7 @@ import typer
 
 import fuse_index
 from fuse_index.cli import _console, _flags, _run
+from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
 from fuse_index.errors import MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ def evaluate_command(
         bool,
         typer.Option("--predicted-only", help="Leave images without a prediction out."),
     ] = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Decides the resamples.")] = 0,
+    resamples: Annotated[
+        int, typer.Option(max=MAX_WIDTH, help="Bootstrap resamples of the intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(max=MAX_SEED, help="Decides the resamples.")] = 0,
     csv_file: Annotated[
         Path | None,
         typer.Option("--csv", help="File for the scores of every image.", metavar="FILE"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags
+from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
 
 
 def index_command(
@@ -18,10 +19,14 @@ def index_command(
         str, typer.Option(help="A word of several tokens is their mean, or padded.")
     ] = "mean",
     recall: Annotated[
-        float, typer.Option(help="Least share of the truly best words to find, for auto.")
+        float, typer.Option(max=1.0, help="Least share of the truly best words to find, for auto.")
     ] = 0.95,
-    best: Annotated[int, typer.Option(help="How many best words the recall is about.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of training and of the sample queries.")] = 0,
+    best: Annotated[
+        int, typer.Option(max=MAX_WIDTH, help="How many best words the recall is about.")
+    ] = 100,
+    seed: Annotated[
+        int, typer.Option(max=MAX_SEED, help="Of training and of the sample queries.")
+    ] = 0,
     source: _flags.SourcePlace = None,
     target: _flags.TargetPlace = None,
     device: _flags.Device = None,

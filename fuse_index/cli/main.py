@@ -31,6 +31,8 @@ from fuse_index.errors import FuseIndexError
 PROGRAM = "fuse-index"
 INTERRUPTED = 130
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, wherever it lives
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+"""What errors of torch say."""
 _HOISTED = ("--debug", "--verbose", "--quiet")
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -245,8 +247,11 @@ def _usage_message(error: Any) -> str:
 
 
 def _internal_message(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory; use a smaller corpus or vocabulary, or a machine with more memory"
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
+        return (
+            "out of memory; use a smaller corpus, vocabulary, width or batch, or a machine with "
+            "more memory"
+        )
     return (
         f"internal error: {type(error).__name__}: {error}; this is a bug of fuse_index: please "
         f"report it with the output of '{PROGRAM} doctor --json' and of this command with --debug"

@@ -85,7 +85,7 @@ def optimize_command(
     with _console.ProgressBar() as bar:
         from fuse_index.run import assemble
 
-        ready = assemble(config, offline=flags.offline, progress=bar)
+        ready = assemble(config, offline=flags.offline, progress=bar, checkpoint=checkpoint)
     _run.note_choice(ready.method)
     resuming = checkpoint is not None and checkpoint.exists()
     with _run.Output(config.budget, flags.events, append=resuming) as output:

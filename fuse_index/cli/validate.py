@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fuse_index.cli import _console, _flags
+from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
 
 if TYPE_CHECKING:
     from fuse_index.evaluate import FidelityReport
@@ -20,8 +21,12 @@ def validate_command(
     texts: Annotated[
         Path, typer.Option("--texts", help="Texts, one a line; plain or .gz.", metavar="FILE")
     ],
-    samples: Annotated[int, typer.Option(help="Texts to measure, one word position each.")] = 60,
-    candidates: Annotated[int, typer.Option(help="Random candidate words for each.")] = 400,
+    samples: Annotated[
+        int, typer.Option(max=MAX_WIDTH, help="Texts to measure, one word position each.")
+    ] = 60,
+    candidates: Annotated[
+        int, typer.Option(max=MAX_WIDTH, help="Random candidate words for each.")
+    ] = 400,
     loss: Annotated[
         str | None,
         typer.Option(help="similarity, label or nll.  [default: what the target is made for]"),
@@ -30,7 +35,9 @@ def validate_command(
         str | None,
         typer.Option(help="Label of a classifier.  [default: the one a text has least of]"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides texts, positions and candidates.")] = 0,
+    seed: Annotated[
+        int, typer.Option(max=MAX_SEED, help="Decides texts, positions and candidates.")
+    ] = 0,
     source: _flags.SourcePlace = None,
     target: _flags.TargetPlace = None,
     plot: Annotated[
@@ -41,7 +48,10 @@ def validate_command(
     batch_size: _flags.BatchSize = 128,
     anchors: Annotated[
         int,
-        typer.Option(help="Random words whose gradients in the position are averaged; 0: none."),
+        typer.Option(
+            max=MAX_WIDTH,
+            help="Random words whose gradients in the position are averaged; 0: none.",
+        ),
     ] = 0,
     layers: Annotated[
         bool,

@@ -15,21 +15,17 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from pydantic.dataclasses import dataclass as _dataclass
 from typing_extensions import dataclass_transform
 
+from fuse_index.common.bounds import (
+    MAX_COUNT,
+    MAX_NUMBER,
+    MAX_SEED,
+    MAX_WIDTH,
+    MAX_WORD_TOKENS,
+)
 from fuse_index.common.reading import CALL_ERRORS, FlagText, expected_by, shown, unknown_name
 from fuse_index.errors import FuseIndexError, OptionError
 
 Class = TypeVar("Class", bound=type)
-
-MAX_COUNT = (1 << 63) - 1
-"""Largest number of anything: what 64 bits hold."""
-MAX_WIDTH = 1 << 24
-"""Largest number of what is held in memory at once, such as the candidates of a step."""
-MAX_SEED = (1 << 64) - 1
-"""Largest seed that every generator of random numbers takes."""
-MAX_WORD_TOKENS = 1024
-"""Most tokens of a word in a bundle."""
-MAX_NUMBER = 1e12
-"""Largest factor or scale: float32 holds its products with losses and gradients."""
 
 Count = Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
 """A whole number, at least 1."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from fuse_index.common.bounds import MAX_WIDTH
 from fuse_index.common.options import (
-    MAX_WIDTH,
     NaturalWidth,
     Seed,
     Width,

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, InstanceOf
 
-from fuse_index.common.options import MAX_NUMBER, Share, options
+from fuse_index.common.bounds import MAX_NUMBER
+from fuse_index.common.options import Share, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.items import ActiveItems, Mask
 from fuse_index.optimize.problem import Problem, Term

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fuse_index.common.versions import package_versions
 from fuse_index.errors import OptionError
 from fuse_index.objectives.base import Loss
 from fuse_index.optimize.budget import Budget, Stop
+from fuse_index.optimize.contents import contents_of
 from fuse_index.optimize.items import ActiveItems
 from fuse_index.optimize.methods.base import Context, MethodOptions, Proposals
 from fuse_index.optimize.probe import Probe, ProbeSampler
@@ -298,6 +300,11 @@ class Run:
             "options": dict(vars(self.options)),
             "probe": None if self.probe is None else self.probe.describe(),
         }
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """Hashes of what the configuration only names: weights, pictures, words, adapters."""
+        return contents_of(self.problem, None if self.probe is None else self.probe.draft)
 
     def result(self, budget: Budget) -> Result:
         """Return what was found so far."""

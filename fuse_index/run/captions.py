@@ -28,7 +28,7 @@ from fuse_index.optimize import (
     Term,
     choose_moves,
 )
-from fuse_index.optimize.optimize import optimize
+from fuse_index.optimize.optimize import optimize, saved_choice
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.assembly import ModelPool, make_problem, prepare_states, with_method
 from fuse_index.run.config import (
@@ -206,13 +206,20 @@ class Captioner:
         config: models, weights, and how captions are looked for.
         offline: whether the Hub is never asked.
         progress: called while models are loaded and adapters built.
+        checkpoint: file of a caption that goes on, if it is there: without a method in the
+            configuration, that of the checkpoint is taken.
 
     Raises:
         FuseIndexError: a model or an adapter is unusable; the message says which.
     """
 
     def __init__(
-        self, config: CaptionConfig, *, offline: bool = False, progress: Progress | None = None
+        self,
+        config: CaptionConfig,
+        *,
+        offline: bool = False,
+        progress: Progress | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.config = config
         pool = ModelPool(offline=offline, progress=progress)
@@ -225,7 +232,9 @@ class Captioner:
         anything = TextSimilarity(texts="a", **_around(config.clip))
         self._terms: list[Term] = []
         problem, self.method = with_method(
-            config, lambda adapted: self._problem_with(anything, adapted), choose_moves
+            config,
+            lambda adapted: self._problem_with(anything, adapted),
+            saved_choice(checkpoint) or choose_moves,
         )
         prepare_states(problem, self.method, progress)
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from fuse_index.common.bounds import MAX_WIDTH
 from fuse_index.common.options import (
-    MAX_WIDTH,
     Count,
     Flag,
     Positive,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal
 
 from pydantic import SkipValidation
 
+from fuse_index.common.bounds import MAX_NUMBER
 from fuse_index.common.options import Count, Seed, options
 from fuse_index.errors import OptionError
 
@@ -54,7 +54,7 @@ class FitOptions:
         ridge = self.ridge
         valid = ridge == "auto"
         if not isinstance(ridge, (str, bool)):
-            valid = math.isfinite(ridge) and ridge >= 0
+            valid = 0 <= ridge <= MAX_NUMBER
         if not valid:
             raise OptionError(
                 f"ridge={ridge!r}",
