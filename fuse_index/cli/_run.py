@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import secrets
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +45,15 @@ def require_writable(path: Path | None, flag: str) -> None:
     """
     if path is None:
         return
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    from fuse_index.common.files import is_special
+
+    place = Path(os.path.realpath(path))
+    folder = place.parent
+    if is_special(path):
+        fits = os.access(path, os.W_OK)
+    else:
+        fits = not place.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
+    if not fits:
         raise StorageError(
             f"{flag} {path}",
             expected="a file in a folder that exists and can be written",
@@ -71,27 +82,116 @@ def writing(what: object, remedy: str = "name another file") -> Iterator[None]:
         ) from error
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table; numbers in full.
+@dataclass(frozen=True)
+class Unsaved:
+    """A file of results that could not be written.
+
+    Attributes:
+        error: why, and where its content is instead.
+        text: the content where it is nowhere else, and can be printed.
+    """
+
+    error: StorageError
+    text: str = ""
+
+
+def save(data: bytes, path: Path | None, flag: str, *, is_text: bool = True) -> Unsaved | None:
+    """Write results to a file, if one was named; beside it where that fails.
+
+    Args:
+        data: the content.
+        path: the file.
+        flag: what names it, such as ``--out``.
+        is_text: whether the content can be printed.
+
+    Returns:
+        None where it was written; :func:`finish` says what became of it otherwise.
+    """
+    from fuse_index.common.files import write_out
+
+    if path is None:
+        return None
+    try:
+        write_out(path, data)
+    except OSError as error:
+        beside = _write_beside(data, path)
+        if beside is not None:
+            where = f"its content is in {beside}"
+        else:
+            where = "its content is on standard output" if is_text else "its content is lost"
+        failure = StorageError(
+            f"{flag} {path}: {error.strerror or error}",
+            expected="a file that can be written",
+            remedy=where,
+        )
+        return Unsaved(failure, data.decode() if is_text and beside is None else "")
+    return None
+
+
+def _write_beside(data: bytes, path: Path) -> Path | None:
+    """Write to a new file in the same folder; None where that fails as well."""
+    from fuse_index.common.files import is_special, write_out
+
+    beside = path.with_name(f"{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    if is_special(path):  # beside a device there are only devices
+        return None
+    try:
+        write_out(beside, data)
+    except OSError:
+        return None
+    return beside
+
+
+def finish(
+    json: bool,
+    value: dict[str, Any],
+    show: Callable[[], None],
+    unsaved: Sequence[Unsaved | None] = (),
+) -> None:
+    """Print a result, whatever became of its files; then say what could not be written.
+
+    Args:
+        json: whether to print one JSON object.
+        value: the result as a JSON object.
+        show: shows it to people.
+        unsaved: what :func:`save` returned for each file.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: a file could not be written; with ``json`` the result is printed with it.
     """
-    with writing(path), path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    failures = [item for item in unsaved if item is not None]
+    if json and failures:
+        failures[0].error.result = value
+        raise failures[0].error
+    _console.answer(json, value, show)
+    _print_unsaved(failures)
+    if failures:
+        for item in failures[1:]:
+            _console.error(_console.one_line(str(item.error)))
+        raise failures[0].error
 
 
-def save(result: Result, path: Path | None) -> None:
-    """Write a result, if a file was named for it.
+def finish_failed(show: Callable[[], None], unsaved: Sequence[Unsaved | None]) -> None:
+    """Show what a run that failed had found, as :func:`finish` does; its own error follows."""
+    failures = [item for item in unsaved if item is not None]
+    show()
+    _print_unsaved(failures)
+    for item in failures:
+        _console.error(_console.one_line(str(item.error)))
 
-    Raises:
-        StorageError: it cannot be written.
-    """
-    if path is not None:
-        with writing(f"--out {path}"):
-            result.save(path)
+
+def _print_unsaved(failures: Sequence[Unsaved]) -> None:
+    for item in failures:
+        sys.stdout.write(item.text)
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """Return a table as CSV; numbers in full."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def stop_if_interrupted(result: Result) -> None:
@@ -126,7 +226,8 @@ class Output:
     def __exit__(self, *_: object) -> None:
         self._bar.__exit__()
         if self._events is not None:
-            self._events.close()
+            with suppress(OSError):  # what failed to be written was said
+                self._events.close()
 
     def about(self, title: str, **fields: Any) -> None:
         """Say what the following runs are about."""
@@ -161,22 +262,36 @@ class Output:
         try:
             result = run(callbacks)
         except FuseIndexError as error:
-            if self._events is not None:
-                self._events.write("error", type=type(error).__name__, message=str(error))
-                if error.result is not None:
-                    self._events.end(error.result)
+            with suppress(OSError):  # of two failures the first counts
+                self._write_error(error)
             self._hand_over(error, on_failure)
             raise
         except OSError as error:  # the disk is full, or a folder has gone
-            failure = _storage_error(error)
             if latest:
                 latest[0].stop = Stop.FAILED
-                failure.result = latest[0].result(self._budget)
-            self._hand_over(failure, on_failure)
-            raise failure from error
-        if self._events is not None:
-            self._events.end(result)
+            best = latest[0].result(self._budget) if latest else None
+            raise self._unwritten(error, best, on_failure) from error
+        try:
+            if self._events is not None:
+                self._events.end(result)
+        except OSError as error:
+            raise self._unwritten(error, result, on_failure) from error
         return result
+
+    def _write_error(self, error: FuseIndexError) -> None:
+        if self._events is None:
+            return
+        self._events.write("error", type=type(error).__name__, message=str(error))
+        if error.result is not None:
+            self._events.end(error.result)
+
+    def _unwritten(
+        self, error: OSError, result: Result | None, on_failure: Callable[[Result], None]
+    ) -> StorageError:
+        failure = _storage_error(error)
+        failure.result = result
+        self._hand_over(failure, on_failure)
+        return failure
 
     def _hand_over(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
         """Take the progress away and hand the best so far over."""

@@ -128,10 +128,11 @@ def evaluate_command(
         "clip": None if clip is None else {"model": clip, "prompt": clip_prompt},
         "versions": {"fuse-index": fuse_index.__version__, "pycocoevalcap": _installed()},
     }
-    if csv_file is not None:
-        _run.write_csv(csv_file, ["image_id", "caption", *scores], _csv_rows(pairs, scores))
+    table = _run.csv_bytes(["image_id", "caption", *scores], _csv_rows(pairs, scores))
+    unsaved = _run.save(table, csv_file, "--csv")
+    if csv_file is not None and unsaved is None:
         _console.note(f"scores of every image: {csv_file}")
-    _console.answer(json, report, lambda: _show(report))
+    _run.finish(json, report, lambda: _show(report), [unsaved])
     if metric and left_out:
         _console.error(_console.one_line("left out: " + "; ".join(left_out.values())))
         raise typer.Exit(2)
@@ -217,6 +218,7 @@ def _show(report: Mapping[str, Any]) -> None:
     }[report["tokenization"]]
     title = f"{report['images']:,} images, {report['reference_captions']:,} references{words}"
     level = f"{report['bootstrap']['level']:.0%}".replace("%", " %")
-    typer.echo(_console.clean(title) + "\n")
+    _console.say(title)
+    _console.say()
     _console.print_table(["metric", "value", f"{level} interval"], rows)
     _console.print_table(["left out", "why"], report["left_out"].items(), justify="left")

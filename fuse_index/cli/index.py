@@ -82,4 +82,4 @@ def _show(report: dict[str, Any]) -> None:
     header = ["kind", f"recall@{report['recall_at']}", "ms a query", "MB"]
     _console.print_table(header, rows, title)
     size = f"{report['bytes_on_disk'] / 1e6:,.1f} MB on disk"
-    typer.echo(_console.clean(f"{report['bundle']}: index {report['index']!r}, {size}"))
+    _console.say(f"{report['bundle']}: index {report['index']!r}, {size}")

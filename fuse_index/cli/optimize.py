@@ -95,14 +95,10 @@ def optimize_command(
             ),
             on_failure=lambda result: _failed(ready, result, out, flags.json),
         )
-    _run.save(result, out)
     if check is not None:
-        result = replace(result, checks=result.check(ready.problem, check))
-        _run.save(result, out)
-    if flags.json:
-        _console.print_json(result.to_json())
-    else:
-        _show(ready, result)
+        result = _checked(ready, result, check, out, flags.json)
+    unsaved = _run.save(result.to_bytes(), out, "--out")
+    _run.finish(flags.json, result.to_json(), lambda: _show(ready, result), [unsaved])
     _run.stop_if_interrupted(result)
 
 
@@ -130,15 +126,29 @@ def _config(
     return read_run(value)
 
 
+def _checked(ready: Assembly, result: Result, tokens: int, out: Path | None, json: bool) -> Result:
+    """Let the models do what the prompt asks; where that fails, the result is kept as it is."""
+    from fuse_index.optimize import Stop
+
+    try:
+        return replace(result, checks=result.check(ready.problem, tokens))
+    except KeyboardInterrupt:
+        return replace(result, stop=Stop.INTERRUPTED)
+    except Exception as error:  # also where memory runs out
+        error.result = result  # type: ignore[attr-defined]
+        _failed(ready, result, out, json)
+        raise
+
+
 def _failed(ready: Assembly, result: Result, out: Path | None, json: bool) -> None:
     """Save and show the best so far of a run that failed; its error follows."""
-    _run.save(result, out)
+    unsaved = _run.save(result.to_bytes(), out, "--out")
     if not json:
-        _show(ready, result)
+        _run.finish_failed(lambda: _show(ready, result), [unsaved])
 
 
 def _show(ready: Assembly, result: Result) -> None:
-    typer.echo(_console.clean(result.text.strip()))
+    _console.say(result.text.strip())
     rows = []
     for name, term in zip(ready.problem.names, ready.problem.terms, strict=True):
         weight, loss = f"{result.weights[name]:g}", f"{result.losses[name]:.4f}"
@@ -152,13 +162,13 @@ def _show(ready: Assembly, result: Result) -> None:
         f"stopped by {result.stop.value}: {spent['steps']:,} steps, "
         f"{spent['forward_passes']:,} forward passes, {spent['seconds']:.1f} s"
     )
-    typer.echo()
+    _console.say()
     _console.print_table(["objective", "model", "weight", "loss"], rows, title=title)
     for name, text in result.full_texts.items():
         if text != result.text:
-            typer.echo(f"{name} reads {_console.clean(dumps(text, ensure_ascii=False))}")
+            _console.say(f"{name} reads {dumps(text, ensure_ascii=False)}")
     if result.checks:
-        typer.echo()
+        _console.say()
         _show_checks(result.checks)
 
 

@@ -142,5 +142,5 @@ def _show(results: list[dict[str, Any]], sides: list[str], metric: Metric) -> No
         _console.print_table(
             ["word", metric.value, "count", *(f"{side} tokens" for side in sides)],
             rows,
-            title=_console.clean(f"{result['word']}{known} ({spelled})"),
+            title=f"{result['word']}{known} ({spelled})",
         )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fuse_index.cli import _console, _flags
+from fuse_index.cli import _console, _flags, _run
 from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
+from fuse_index.errors import StorageError
 
 if TYPE_CHECKING:
     from fuse_index.evaluate import FidelityReport
@@ -82,6 +83,7 @@ def validate_command(
     from fuse_index.objectives.target_loss import TargetLoss
     from fuse_index.words.corpus.words import read_texts
 
+    _run.require_writable(plot, "--plot")
     wanted = None if loss is None else choose(TargetLoss, loss, "--loss")
     adapter = Adapter.from_pretrained(bundle)
     assert adapter.bundle is not None
@@ -112,18 +114,27 @@ def validate_command(
             progress=bar.stage("substituting words"),
             stage=bar.stage("looking at words"),
         )
-    if plot is not None:
-        from fuse_index.evaluate.plot import plot_fidelity
-
-        names = [
-            Path(name).name if Path(name).is_absolute() else name
-            for name in (manifest.source.name, manifest.target.name)
-        ]
-        title = f"{names[0]} from {names[1]}, loss {wanted.value}"
-        plot_fidelity(report, plot, title)
-        _console.note(f"plot: {plot}")
+    names = [
+        Path(name).name if Path(name).is_absolute() else name
+        for name in (manifest.source.name, manifest.target.name)
+    ]
+    unplotted = _plot(report, plot, f"{names[0]} from {names[1]}, loss {wanted.value}")
     found = {"bundle": str(bundle), "texts": str(texts), **report.to_dict()}
-    _console.answer(json, found, lambda: _show(report))
+    _run.finish(json, found, lambda: _show(report), [unplotted])
+
+
+def _plot(report: FidelityReport, path: Path | None, title: str) -> _run.Unsaved | None:
+    """Draw the plot, if one is wanted; the figures are printed even where that fails."""
+    from fuse_index.evaluate.plot import plot_fidelity
+
+    if path is None:
+        return None
+    try:
+        plot_fidelity(report, path, title)
+    except StorageError as error:
+        return _run.Unsaved(error)
+    _console.note(f"plot: {path}")
+    return None
 
 
 def _load_target(

@@ -106,7 +106,7 @@ def repeated_ngrams(equal: Tensor, lengths: Tensor, ngram: int) -> Tensor:
     """
     size = max(equal.shape[1] - ngram + 1, 0)
     match = equal.new_ones((len(equal), size, size))
-    for shift in range(ngram):
+    for shift in range(ngram if size else 0):
         match = match * equal[:, shift : shift + size, shift : shift + size]
     return match.triu(diagonal=1).sum(dim=(1, 2)) / (lengths - ngram + 1).clamp(min=1)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from fuse_index.common.files import write_atomically
+from fuse_index.common.files import is_special, write_out
 from fuse_index.common.stored import check_schema
 from fuse_index.errors import CheckpointError
 from fuse_index.models.batching import BatchSize
@@ -56,7 +56,7 @@ class Checkpoint:
         tensors["json"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         data = save(tensors, metadata={"format": FORMAT})
         digest = hashlib.sha256(data).hexdigest().encode()
-        write_atomically(Path(path), data + digest)
+        write_out(path, data + digest)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -68,6 +68,8 @@ class Checkpoint:
         from safetensors import SafetensorError  # noqa: PLC0415
         from safetensors.torch import load  # noqa: PLC0415
 
+        if is_special(path):
+            raise CheckpointError(f"checkpoint {path}", expected="a regular file")
         try:
             data = Path(path).read_bytes()
         except OSError as error:

@@ -170,29 +170,36 @@ def _loop(
     every: int,
     callbacks: Sequence[Callback],
 ) -> None:
-    for callback in callbacks:
-        callback(run, run.trajectory[-1])
-    saved = -1
     with _deferred_interrupts() as interrupted:
-        while run.stop is None:
-            run.stop = budget.reached(run.spent, run.final_total)
-            if run.stop is not None or interrupted.is_set():
-                break
-            try:
-                run.step(budget.affordable(run.spent))
-            except KeyboardInterrupt:
-                run.stop = Stop.INTERRUPTED
-                return  # in the middle of a step: the last checkpoint stays
-            if run.stop is None:
-                for callback in callbacks:
-                    callback(run, run.trajectory[-1])
+        saved = -1
+        try:
+            for _ in _steps(run, budget, callbacks, interrupted):
                 if path is not None and run.spent.steps % every == 0:
                     checkpoint_of(run).save(path)
                     saved = run.spent.steps
-        if interrupted.is_set():  # also in the last step: the caller has to end, too
-            run.stop = Stop.INTERRUPTED
-        if path is not None and saved != run.spent.steps:
-            checkpoint_of(run).save(path)
+            if interrupted.is_set():  # also in the last step: the caller has to end, too
+                run.stop = Stop.INTERRUPTED
+            if path is not None and saved != run.spent.steps:
+                checkpoint_of(run).save(path)
+        except KeyboardInterrupt:
+            run.stop = Stop.INTERRUPTED  # in the middle of a step: the last checkpoint stays
+
+
+def _steps(
+    run: Run, budget: Budget, callbacks: Sequence[Callback], interrupted: threading.Event
+) -> Iterator[None]:
+    """Do steps until the run ends; yields after every step that does not end it."""
+    for callback in callbacks:
+        callback(run, run.trajectory[-1])
+    while run.stop is None:
+        run.stop = budget.reached(run.spent, run.final_total)
+        if run.stop is not None or interrupted.is_set():
+            break
+        run.step(budget.affordable(run.spent))
+        if run.stop is None:
+            for callback in callbacks:
+                callback(run, run.trajectory[-1])
+            yield
 
 
 @contextmanager

@@ -126,8 +126,7 @@ def test_our_errors_are_the_users_and_code_2(capsys, verb):
     verb(command)
     assert cli.main(["try"]) == 2
     assert capsys.readouterr().err == (
-        "fuse-index: error: ridge=-1; expected a number of at least 0; "
-        "raise \N{REPLACEMENT CHARACTER}[31mit\n"
+        "fuse-index: error: ridge=-1; expected a number of at least 0; raise \\x1b[31mit\n"
     )
 
 
