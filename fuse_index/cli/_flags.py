@@ -48,9 +48,7 @@ Grouping = Annotated[
 Groups = Annotated[
     bool, typer.Option("--groups/--no-groups", help="With the group tensors, or without.")
 ]
-Holdout = Annotated[
-    float | None, typer.Option(max=1.0, help="Share of words kept for the quality report.")
-]
+Holdout = Annotated[float | None, typer.Option(help="Share of words kept for the quality report.")]
 Index = Annotated[
     bool, typer.Option("--index/--no-index", help="With the word indexes, or without.")
 ]

@@ -182,7 +182,10 @@ def finish_failed(show: Callable[[], None], unsaved: Sequence[Unsaved | None]) -
 
 def _print_unsaved(failures: Sequence[Unsaved]) -> None:
     for item in failures:
-        sys.stdout.write(item.text)
+        text = item.text
+        if sys.stdout.isatty():
+            text = "\n".join(map(_console.clean, text.split("\n")))
+        sys.stdout.write(text)
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:

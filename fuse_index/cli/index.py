@@ -19,7 +19,7 @@ def index_command(
         str, typer.Option(help="A word of several tokens is their mean, or padded.")
     ] = "mean",
     recall: Annotated[
-        float, typer.Option(max=1.0, help="Least share of the truly best words to find, for auto.")
+        float, typer.Option(help="Least share of the truly best words to find, for auto.")
     ] = 0.95,
     best: Annotated[
         int, typer.Option(max=MAX_WIDTH, help="How many best words the recall is about.")

@@ -205,6 +205,18 @@ def test_interrupt_is_130(capsys, verb):
     assert capsys.readouterr().err.strip() == "fuse-index: error: interrupted"
 
 
+def test_sigterm_is_an_interrupt_with_its_own_code(capsys, verb):
+    def command(json: bool = typer.Option(False, "--json")) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    verb(command)
+    assert cli.main(["try", "--json"]) == 143
+    out, err = capsys.readouterr()
+    assert err.strip() == "fuse-index: error: interrupted"
+    assert json.loads(out)["error"]["exit_code"] == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_exit_code_of_a_verb_is_kept(verb):
     def command() -> None:
         raise typer.Exit(7)
