@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _flags, _run
+from fuse_index.cli import _console, _flags, _outputs, _run
 from fuse_index.cli._flags import MODEL_HELP
 from fuse_index.errors import FuseIndexError, ImageError
 
@@ -81,7 +81,7 @@ def caption_command(
     config = _config(file, settings + flags.settings())
     found = _images(images or (), nested)
     for path, flag in ((out, "--out"), (csv_file, "--csv"), (flags.events, "--events")):
-        _run.require_writable(path, flag)
+        _outputs.require_writable(path, flag)
     states = [_checkpoint(checkpoint, image) for image in found]
     with _console.ProgressBar() as bar:
         from fuse_index.run.captions import Captioner
@@ -91,7 +91,7 @@ def caption_command(
     _run.note_choice(captioner.method)
     files = partial(_save, out=out, csv_file=csv_file)
     captions = _caption_all(captioner, dict(zip(found, states, strict=True)), flags, files)
-    _run.finish(flags.json, captions.to_json(), partial(_show, captions), files(captions))
+    _outputs.finish(flags.json, captions.to_json(), partial(_show, captions), files(captions))
     for item in captions.items:
         _run.stop_if_interrupted(item.result)
 
@@ -121,7 +121,7 @@ def _caption_all(
     captioner: Captioner,
     states: Mapping[str, Path | None],
     flags: _flags.RunFlags,
-    save: Callable[[Captions], list[_run.Unsaved | None]],
+    save: Callable[[Captions], list[_outputs.Unsaved | None]],
 ) -> Captions:
     """Caption one image after another; what is done is kept whatever happens to the rest."""
     from fuse_index.optimize import Stop
@@ -149,7 +149,7 @@ def _caption_all(
         if isinstance(error, FuseIndexError):
             error.result = captions
         if done and not flags.json:
-            _run.finish_failed(partial(_show, captions), save(captions))
+            _outputs.finish_failed(partial(_show, captions), save(captions))
         elif done:
             save(captions)
         raise
@@ -165,7 +165,9 @@ def _checkpoint(folder: Path | None, image: str) -> Path | None:
     return folder / f"{Path(image).stem}-{digest}.checkpoint"
 
 
-def _save(captions: Captions, out: Path | None, csv_file: Path | None) -> list[_run.Unsaved | None]:
+def _save(
+    captions: Captions, out: Path | None, csv_file: Path | None
+) -> list[_outputs.Unsaved | None]:
     import json
 
     text = json.dumps(captions.to_json(full=True), indent=1, allow_nan=False) + "\n"
@@ -175,8 +177,8 @@ def _save(captions: Captions, out: Path | None, csv_file: Path | None) -> list[_
         rows.append([item.image, item.text, *map(repr, losses)])
     header = ["image", "caption", "total", *captions.items[0].result.losses]
     return [
-        _run.save(text.encode(), out, "--out"),
-        _run.save(_run.csv_bytes(header, rows), csv_file, "--csv"),
+        _outputs.save(text.encode(), out, "--out"),
+        _outputs.save(_outputs.csv_bytes(header, rows), csv_file, "--csv"),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _flags, _pictures, _run
+from fuse_index.cli import _console, _flags, _outputs, _pictures
 from fuse_index.common.bounds import MAX_WIDTH
 
 if TYPE_CHECKING:
@@ -52,15 +52,15 @@ def demo_command(
     options = ShowcaseOptions(scenes=scenes, guide=GuideOptions(seed=seed))
     path = _place(out)
     if picture:
-        _run.require_writable(picture, "--picture")
+        _outputs.require_writable(picture, "--picture")
     with _audience(json) as audience:
         showcase = run_showcase(options, audience)
-    unsaved = [_run.save(report_html(showcase).encode(), path, "--out", is_text=False)]
+    unsaved = [_outputs.save(report_html(showcase).encode(), path, "--out", is_text=False)]
     if picture:
-        unsaved.append(_run.save(_as_png(showcase), picture, "--picture", is_text=False))
+        unsaved.append(_outputs.save(_as_png(showcase), picture, "--picture", is_text=False))
     place = "not written" if unsaved[0] is not None else str(path)
     report = showcase.to_json() | {"report": place}
-    _run.finish(json, report, lambda: _sum_up(showcase, place), unsaved)
+    _outputs.finish(json, report, lambda: _sum_up(showcase, place), unsaved)
     if showcase.interrupted:
         raise _console.StoppedEarlyError(
             f"interrupted: {len(showcase.findings)} captions were finished; they are in {path}"
@@ -69,10 +69,10 @@ def demo_command(
 
 def _place(folder: Path) -> Path:
     """Make the folder and return the report's path, before any work is done."""
-    with _run.writing(f"--out {folder}", "name another folder"):
+    with _outputs.writing(f"--out {folder}", "name another folder"):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / REPORT
-    _run.require_writable(path, "--out")
+    _outputs.require_writable(path, "--out")
     return path
 
 

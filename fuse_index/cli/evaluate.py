@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console, _flags, _run
+from fuse_index.cli import _console, _flags, _outputs
 from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
 from fuse_index.errors import MissingDependencyError, OptionError
 
@@ -86,7 +86,7 @@ def evaluate_command(
     by_text = tuple(item for item in metrics if item is not CaptionMetric.CLIPSCORE)
     words = None if tokenizer is None else choose(Tokenization, tokenizer, "--tokenizer")
     options = BootstrapOptions(resamples, seed=seed)
-    _run.require_writable(csv_file, "--csv")
+    _outputs.require_writable(csv_file, "--csv")
     scores: dict[str, Score] = {}
     left_out: dict[str, str] = {}
     tokenization = None
@@ -128,11 +128,11 @@ def evaluate_command(
         "clip": None if clip is None else {"model": clip, "prompt": clip_prompt},
         "versions": {"fuse-index": fuse_index.__version__, "pycocoevalcap": _installed()},
     }
-    table = _run.csv_bytes(["image_id", "caption", *scores], _csv_rows(pairs, scores))
-    unsaved = _run.save(table, csv_file, "--csv")
+    table = _outputs.csv_bytes(["image_id", "caption", *scores], _csv_rows(pairs, scores))
+    unsaved = _outputs.save(table, csv_file, "--csv")
     if csv_file is not None and unsaved is None:
         _console.note(f"scores of every image: {csv_file}")
-    _run.finish(json, report, lambda: _show(report), [unsaved])
+    _outputs.finish(json, report, lambda: _show(report), [unsaved])
     if metric and left_out:
         _console.error(_console.one_line("left out: " + "; ".join(left_out.values())))
         raise typer.Exit(2)

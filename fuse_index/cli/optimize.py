@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _flags, _run
+from fuse_index.cli import _console, _flags, _outputs, _run
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def optimize_command(
     settings += [("source", source)] if source is not None else []
     config = _config(file, [*settings, *flags.settings()], objective or [])
     for path, flag in ((out, "--out"), (checkpoint, "--checkpoint"), (flags.events, "--events")):
-        _run.require_writable(path, flag)
+        _outputs.require_writable(path, flag)
     with _console.ProgressBar() as bar:
         from fuse_index.run import assemble
 
@@ -97,8 +97,8 @@ def optimize_command(
         )
     if check is not None:
         result = _checked(ready, result, check, out, flags.json)
-    unsaved = _run.save(result.to_bytes(), out, "--out")
-    _run.finish(flags.json, result.to_json(), lambda: _show(ready, result), [unsaved])
+    unsaved = _outputs.save(result.to_bytes(), out, "--out")
+    _outputs.finish(flags.json, result.to_json(), lambda: _show(ready, result), [unsaved])
     _run.stop_if_interrupted(result)
 
 
@@ -142,9 +142,9 @@ def _checked(ready: Assembly, result: Result, tokens: int, out: Path | None, jso
 
 def _failed(ready: Assembly, result: Result, out: Path | None, json: bool) -> None:
     """Save and show the best so far of a run that failed; its error follows."""
-    unsaved = _run.save(result.to_bytes(), out, "--out")
+    unsaved = _outputs.save(result.to_bytes(), out, "--out")
     if not json:
-        _run.finish_failed(lambda: _show(ready, result), [unsaved])
+        _outputs.finish_failed(lambda: _show(ready, result), [unsaved])
 
 
 def _show(ready: Assembly, result: Result) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fuse_index.cli import _console, _flags, _run
+from fuse_index.cli import _console, _flags, _outputs
 from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
 from fuse_index.errors import StorageError
 
@@ -83,7 +83,7 @@ def validate_command(
     from fuse_index.objectives.target_loss import TargetLoss
     from fuse_index.words.corpus.words import read_texts
 
-    _run.require_writable(plot, "--plot")
+    _outputs.require_writable(plot, "--plot")
     wanted = None if loss is None else choose(TargetLoss, loss, "--loss")
     adapter = Adapter.from_pretrained(bundle)
     assert adapter.bundle is not None
@@ -120,10 +120,10 @@ def validate_command(
     ]
     unplotted = _plot(report, plot, f"{names[0]} from {names[1]}, loss {wanted.value}")
     found = {"bundle": str(bundle), "texts": str(texts), **report.to_dict()}
-    _run.finish(json, found, lambda: _show(report), [unplotted])
+    _outputs.finish(json, found, lambda: _show(report), [unplotted])
 
 
-def _plot(report: FidelityReport, path: Path | None, title: str) -> _run.Unsaved | None:
+def _plot(report: FidelityReport, path: Path | None, title: str) -> _outputs.Unsaved | None:
     """Draw the plot, if one is wanted; the figures are printed even where that fails."""
     from fuse_index.evaluate.plot import plot_fidelity
 
@@ -132,7 +132,7 @@ def _plot(report: FidelityReport, path: Path | None, title: str) -> _run.Unsaved
     try:
         plot_fidelity(report, path, title)
     except StorageError as error:
-        return _run.Unsaved(error)
+        return _outputs.Unsaved(error)
     _console.note(f"plot: {path}")
     return None
 

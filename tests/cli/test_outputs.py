@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fuse_index.cli import _console, _run
+from fuse_index.cli import _console, _outputs
 from fuse_index.cli import main as cli
 from fuse_index.common import files
 from fuse_index.optimize import Result
@@ -31,7 +31,7 @@ def test_no_verb_opens_a_file_to_write_by_itself():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = getattr(node, "attr", getattr(node, "id", ""))
             assert name not in ("write_text", "write_bytes", "write_atomically"), path
-            assert path.name == "_run.py" or name != "write_out", path
+            assert path.name == "_outputs.py" or name != "write_out", path
 
 
 def read_later(path: Path) -> Callable[[], bytes]:
@@ -172,12 +172,12 @@ def test_the_last_event_that_cannot_be_written_keeps_the_result(capsys, file, mo
 def test_several_files_are_each_said(capsys, tmp_path, failing):
     failing()
     unsaved = [
-        _run.save(b"a,b\n", tmp_path / "a.csv", "--csv"),
-        _run.save(b"\x89PNG", tmp_path / "b.png", "--picture", is_text=False),
-        _run.save(b"", None, "--out"),
+        _outputs.save(b"a,b\n", tmp_path / "a.csv", "--csv"),
+        _outputs.save(b"\x89PNG", tmp_path / "b.png", "--picture", is_text=False),
+        _outputs.save(b"", None, "--out"),
     ]
     with pytest.raises(Exception, match=r"a\.csv: No space") as caught:
-        _run.finish(False, {}, lambda: _console.say("shown"), unsaved)
+        _outputs.finish(False, {}, lambda: _console.say("shown"), unsaved)
     out, err = capsys.readouterr()
     assert out == "shown\na,b\n"
     assert "--picture" in err
@@ -200,7 +200,7 @@ def test_what_can_be_written_is_known_before_the_work(tmp_path, kind, fits):
     elif kind == "nowhere":
         path.symlink_to(tmp_path / "missing" / "new")
     if fits:
-        _run.require_writable(path, "--out")
+        _outputs.require_writable(path, "--out")
         return
     with pytest.raises(Exception, match=r"--out .*/out; expected a file"):
-        _run.require_writable(path, "--out")
+        _outputs.require_writable(path, "--out")
