@@ -38,9 +38,7 @@ Corpus = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="Where models run.  [default: the GPU if there is one]")
 ]
-FitSeed = Annotated[
-    int | None, typer.Option(max=MAX_SEED, help="Seed of the hold-out and of sampling.")
-]
+FitSeed = Annotated[int | None, typer.Option(help="Seed of the hold-out and of sampling.")]
 Grouping = Annotated[
     str | None,
     typer.Option(help="Words that share an adapter: same (p, q): pair; same q: target."),
@@ -55,11 +53,11 @@ Index = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 MaxGroup = Annotated[
     int | None,
-    typer.Option(max=MAX_COUNT, help="Fit on so many words of a group, sampled; 0: on all."),
+    typer.Option(help="Fit on so many words of a group, sampled; 0: on all."),
 ]
 MinGroup = Annotated[
     int | None,
-    typer.Option(max=MAX_COUNT, help="Groups with fewer words use the fallback adapter."),
+    typer.Option(help="Groups with fewer words use the fallback adapter."),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use what the caches hold; no network access.")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fuse_index.cli import _flags
-from fuse_index.common.bounds import MAX_COUNT, MAX_WORD_TOKENS
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -28,18 +27,16 @@ class TextFlags:
     encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8"
     min_count: Annotated[
         int | None,
-        typer.Option(
-            max=MAX_COUNT, help="Leave out words seen fewer times.  [default: 2; 1 with --words]"
-        ),
+        typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
     ] = None
     max_words: Annotated[
         int | None,
-        typer.Option(max=MAX_COUNT, help="Keep so many words, the most frequent.  [default: all]"),
+        typer.Option(help="Keep so many words, the most frequent.  [default: all]"),
     ] = None
     lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False
     max_tokens: Annotated[
         int,
-        typer.Option(max=MAX_WORD_TOKENS, help="Leave out words of more tokens in either model."),
+        typer.Option(help="Leave out words of more tokens in either model."),
     ] = 4
 
     def options(self) -> tuple[CorpusOptions, TableOptions]:

@@ -23,6 +23,10 @@ CHECKED_LATER = {"label", "deny_ids"}
 """Against the labels and the tokens of a model."""
 
 
+CHECKED_FIRST = {"min-group", "max-group", "seed", "min-count", "max-words", "max-tokens"}
+"""By the options of the verb, before any work; the help then shows the default alone."""
+
+
 def numbers_of(schema: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every number in a JSON schema, with the name of the field."""
     if isinstance(schema, list):
@@ -69,14 +73,15 @@ def test_every_number_on_the_command_line_has_bounds():
         *("build", "fit", "doctor", "index", "search", "validate", "evaluate"),
         *("optimize", "caption", "demo"),
     }
-    for name, option, kind, known in found:  # a share is bounded by the options of the verb
-        assert kind is float or known.max is not None, (name, option)
+    for name, option, kind, known in found:
+        if kind is int and option not in CHECKED_FIRST:
+            assert known.max is not None, (name, option)
 
 
 @pytest.mark.parametrize("value", ["1" + "0" * 30, "9" * 5000, "1e5", "inf", "nan", "0x10", "³"])
 def test_numbers_beyond_are_one_line(capsys, value):
     for name, option, kind, _ in options_of():
-        if kind is float:
+        if kind is float or option in CHECKED_FIRST:
             continue
         code = cli.main([name, f"--{option}={value}", "a", "b"])
         error = capsys.readouterr().err
@@ -154,14 +159,24 @@ def test_seeds_up_to_the_last_one(capsys):
 
 
 @pytest.mark.parametrize("verb", ["build", "doctor"])
-def test_tokens_of_a_word_are_bounded_before_the_work(capsys, verb, tmp_path):
-    """A bundle has no longer ones; it was said after the words were tokenized."""
+@pytest.mark.parametrize("flag", ["min-count", "max-words", "max-tokens"])
+def test_words_and_their_tokens_are_bounded_before_the_work(capsys, verb, flag, tmp_path):
+    """A bundle has no word of more tokens; it was said after all words were tokenized."""
     models = [verb, "no/source", "no/target"]
     given = [*models, *(["--out", str(tmp_path / "b")] if verb == "build" else [])]
-    assert cli.main([*given, "--max-tokens", str(MAX_WORD_TOKENS + 1)]) == 2
+    beyond = MAX_WORD_TOKENS + 1 if flag == "max-tokens" else 10**30
+    assert cli.main([*given, f"--{flag}", str(beyond)]) == 2
     error = capsys.readouterr().err
-    assert "--max-tokens" in error
-    assert "1024" in error
+    assert f"{flag.replace('-', '_')}={beyond}; expected at most" in error
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"), [("min-group", "min_words"), ("max-group", "max_words"), ("seed", "seed")]
+)
+def test_what_a_fit_counts_is_bounded_before_the_work(capsys, flag, said, tmp_path):
+    build = ["build", "no/source", "no/target", "--out", str(tmp_path / "b")]
+    assert cli.main([*build, f"--{flag}", "1" + "0" * 30]) == 2
+    assert f"{said}=1{'0' * 30}; expected at most" in capsys.readouterr().err
 
 
 def test_the_weight_that_overflowed(capsys):
