@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags, _outputs, _run
+from fuse_index.common.bounds import MAX_COUNT
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def optimize_command(
         typer.Option(
             metavar="N",
             min=1,
+            max=MAX_COUNT,
             help="Paste the best prompt into every model: N tokens of what a causal one writes.",
         ),
     ] = None,

@@ -71,7 +71,7 @@ def load_json(text: str) -> Any:
     try:
         value = json.loads(text, parse_int=_whole_number)
     except json.JSONDecodeError as error:
-        raise MarkupError(error.msg, error.lineno) from None
+        raise MarkupError(f"{error.msg} at column {error.colno}", error.lineno) from None
     except RecursionError:
         raise _too_deep(None) from None
     _check_json(text)

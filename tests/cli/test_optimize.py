@@ -9,7 +9,8 @@ import yaml
 
 from fuse_index.cli import main as cli
 from fuse_index.demo import Split, draw, make_scene
-from tests.cli.running import run, without_times
+from fuse_index.optimize import Result
+from tests.cli.running import START, run, without_times
 
 pytestmark = pytest.mark.usefixtures("use_cache")
 

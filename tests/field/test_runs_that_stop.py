@@ -96,7 +96,7 @@ def test_what_is_no_regular_file_is_written_to(tmp_path):
     reader = os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)
     try:
         assert main([*LM, "--objective", "fluency", "--steps", "1", "--out", "fifo"]) == 0
-        assert os.read(reader, 9) == b'{\n "chose'
+        assert os.read(reader, 2) == b"{\n"
     finally:
         os.close(reader)
     assert Path("fifo").is_fifo()

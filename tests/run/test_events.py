@@ -19,7 +19,13 @@ RUN: Any = SimpleNamespace(
     problem=PROBLEM, best=SimpleNamespace(ids=(0,)), configuration=lambda: {"of": "the run"}
 )
 RESULT: Any = SimpleNamespace(
-    stop=SimpleNamespace(value="steps"), text="", total=1.0, losses={}, spent={}
+    stop=SimpleNamespace(value="steps"),
+    text="",
+    full_texts={},
+    items={},
+    total=1.0,
+    losses={},
+    spent={},
 )
 
 
