@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from fuse_index.common.bounds import MAX_WORD_TOKENS
 from fuse_index.errors import OptionError
 
 FORMAT = "fuse_index bundle"
@@ -28,7 +29,7 @@ FALLBACK = "fallback"
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_HEADER_BYTES = 16 << 20
-MAX_TOKENS = 1024
+MAX_TOKENS = MAX_WORD_TOKENS
 """Longest tube ``k`` and most tokens of one word that a bundle may hold."""
 MAX_GROUPS = 1 << 14
 MAX_FILES = 1 << 12

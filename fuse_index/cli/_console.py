@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ SHOW_AFTER_SECONDS = 1.0
 FILE_WIDTH = 200
 """Columns a table may take where stdout is not a terminal."""
 
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 _LOGGER = logging.getLogger("fuse_index")
 
 
@@ -37,7 +39,8 @@ class _StderrHandler(logging.Handler):
     """Writes records to whatever ``sys.stderr`` is at that moment (a progress bar replaces it)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = f"fuse-index: {record.levelname.lower()}: {self.format(record)}"
+        lines = self.format(record).split("\n")  # of a traceback
+        message = f"fuse-index: {record.levelname.lower()}: " + "\n".join(map(clean, lines))
         sys.stderr.write(message + "\n")
 
 
@@ -70,8 +73,18 @@ def stderr_console() -> Console:
 
 
 def clean(text: str) -> str:
-    """Replace control characters, so that text from a file cannot steer the terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    """Escape control characters, so that names and words from strangers cannot steer a terminal.
+
+    Everything that is shown to people goes through here. What is printable stays, and so do spaces
+    of other widths and the joiners of Persian and of emoji.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable() or char in _JOINERS or unicodedata.category(char) == "Zs":
+        return char
+    return char.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def one_line(text: str) -> str:
@@ -88,6 +101,11 @@ def note(text: str) -> None:
     """Write a remark for people to stderr, unless ``--quiet`` was given."""
     if not is_quiet():
         stderr_console().print(one_line(text))
+
+
+def say(line: str = "") -> None:
+    """Write one line of a result to stdout."""
+    sys.stdout.write(clean(line) + "\n")
 
 
 def print_json(value: Any) -> None:
@@ -108,7 +126,7 @@ def print_table(
     from rich.table import Table
 
     table = Table(
-        title=title,
+        title=None if title is None else clean(title),
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
@@ -178,7 +196,7 @@ class ProgressBar:
 
     def __call__(self, label: str, done: int, total: int | None) -> None:
         """Show that ``done`` of ``total`` (``None``: unknown) steps of stage ``label`` are done."""
-        text = str(label.value) if isinstance(label, Enum) else label
+        text = clean(str(label.value) if isinstance(label, Enum) else label)
         with self._lock:
             self._text = None
             self._unit = getattr(label, "unit", "")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import json as json_module
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from fuse_index.cli import _console
+from fuse_index.common.bounds import MAX_COUNT, MAX_SEED, MAX_WIDTH
 from fuse_index.errors import OptionError
+
+if TYPE_CHECKING:
+    from fuse_index.run.files import FieldPath
 
 MODEL_HELP = "Hub id[@revision], folder, open_clip:ARCH[/PRETRAINED or file], or demo:NAME."
 _MOVED = "Where the {} is now, if not where it was built from."
 
-BatchSize = Annotated[int, typer.Option(help="Rows of one forward pass.")]
+BatchSize = Annotated[int, typer.Option(max=MAX_WIDTH, help="Rows of one forward pass.")]
 Bundle = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A folder that 'fuse-index build' made.")
 ]
@@ -49,10 +52,12 @@ Index = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 MaxGroup = Annotated[
-    int | None, typer.Option(help="Fit on so many words of a group, sampled; 0: on all.")
+    int | None,
+    typer.Option(help="Fit on so many words of a group, sampled; 0: on all."),
 ]
 MinGroup = Annotated[
-    int | None, typer.Option(help="Groups with fewer words use the fallback adapter.")
+    int | None,
+    typer.Option(help="Groups with fewer words use the fallback adapter."),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use what the caches hold; no network access.")
@@ -66,7 +71,7 @@ Resume = Annotated[
 Ridge = Annotated[
     str | None, typer.Option(help="Penalty, relative; or 'auto' by generalized cross-validation.")
 ]
-Seed = Annotated[int, typer.Option(help="Decides every random draw.")]
+Seed = Annotated[int, typer.Option(max=MAX_SEED, help="Decides every random draw.")]
 SourcePlace = Annotated[str | None, typer.Option(help=_MOVED.format("source"))]
 Storage = Annotated[
     list[str] | None,
@@ -94,6 +99,8 @@ def storage_options(given: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         OptionError: an item has no key or no ``=``.
     """
+    from fuse_index.common.markup import MarkupError, load_json
+
     options: dict[str, Any] = {}
     for item in given or ():
         key, equals, value = item.partition("=")
@@ -103,8 +110,11 @@ def storage_options(given: Sequence[str] | None) -> dict[str, Any]:
                 expected="KEY=VALUE, such as anon=true or endpoint_url=http://...",
             )
         try:
-            options[key] = json_module.loads(value)
-        except ValueError:
+            options[key] = load_json(value)
+        except MarkupError as error:
+            if error.expected:
+                given = f"--storage {key}: {error.problem}"
+                raise OptionError(given, expected=error.expected) from None
             options[key] = value
     return options
 
@@ -154,7 +164,9 @@ class RunFlags:
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of run files, and leave.")
     ] = False
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 10
+    checkpoint_every: Annotated[
+        int, typer.Option(max=MAX_COUNT, help="Steps between checkpoints.")
+    ] = 10
     events: Annotated[
         Path | None,
         typer.Option(metavar="FILE.jsonl", help="One JSON object a step, as it happens."),
@@ -220,11 +232,11 @@ def parse_settings(texts: Iterable[str] | None) -> list[tuple[str, Any]]:
         path, equals, value = text.partition("=")
         if not equals:
             raise OptionError(f"--set {text}", expected="FIELD=VALUE, such as budget.steps=50")
-        found.append((path.replace("-", "_"), value))
+        found.append((path, value))
     return found
 
 
-def put(value: dict[str, Any], settings: Sequence[tuple[str, Any]]) -> None:
+def put(value: dict[str, Any], settings: Sequence[tuple[FieldPath, Any]]) -> None:
     """Put settings from the command line over what a file says, in place."""
     from fuse_index.common.reading import FlagText
     from fuse_index.run import override

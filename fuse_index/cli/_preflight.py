@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
 from fuse_index.cli import _console
 from fuse_index.cli._words import TextFlags
 
@@ -56,16 +54,17 @@ def show(report: dict[str, Any]) -> None:
     _show_words(report)
     _show_costs(report)
     for note in report["notes"]:
-        typer.echo(f"note: {_console.one_line(note)}")
+        _console.say(f"note: {_console.one_line(note)}")
 
 
 def _show_words(report: dict[str, Any]) -> None:
     words = report["words"]
     guess = "about " if words["extrapolated"] else ""
-    typer.echo(
+    _console.say(
         f"words: {guess}{words['counted']:,} from the {words['from']}, {words['tried']:,} of them "
-        f"tried; {guess}{words['kept']:,} will be in the bundle\n"
+        f"tried; {guess}{words['kept']:,} will be in the bundle"
     )
+    _console.say()
     _console.print_table(
         ["words that will not align", "words", "such as"],
         [
@@ -105,7 +104,7 @@ def _show_costs(report: dict[str, Any]) -> None:
         ],
         justify="left",
     )
-    typer.echo(
+    _console.say(
         f"Builds were measured within a factor of {build['time_factor']:g} of the time and "
         f"{build['memory_factor']:g} of the memory, on a machine that does nothing else."
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,67 +29,6 @@ def note_choice(method: MethodOptions | Choice) -> None:
     reason = getattr(method, "reason", "")
     if reason:
         _console.note(f"method: {reason}")
-
-
-def require_writable(path: Path | None, flag: str) -> None:
-    """Refuse, before the work, a file that could not be written after it.
-
-    Raises:
-        StorageError: it is a folder, or its folder is missing or read-only.
-    """
-    if path is None:
-        return
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise StorageError(
-            f"{flag} {path}",
-            expected="a file in a folder that exists and can be written",
-            remedy="name another file",
-        )
-
-
-@contextmanager
-def writing(what: object, remedy: str = "name another file") -> Iterator[None]:
-    """Turn an error of the disk into one that names the file.
-
-    Args:
-        what: the file, or the flag that names it.
-        remedy: what to do.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{what}: {error.strerror or error}",
-            expected="a file that can be written",
-            remedy=remedy,
-        ) from error
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table; numbers in full.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    with writing(path), path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def save(result: Result, path: Path | None) -> None:
-    """Write a result, if a file was named for it.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    if path is not None:
-        with writing(f"--out {path}"):
-            result.save(path)
 
 
 def stop_if_interrupted(result: Result) -> None:
@@ -126,7 +63,8 @@ class Output:
     def __exit__(self, *_: object) -> None:
         self._bar.__exit__()
         if self._events is not None:
-            self._events.close()
+            with suppress(OSError):  # what failed to be written was said
+                self._events.close()
 
     def about(self, title: str, **fields: Any) -> None:
         """Say what the following runs are about."""
@@ -161,22 +99,36 @@ class Output:
         try:
             result = run(callbacks)
         except FuseIndexError as error:
-            if self._events is not None:
-                self._events.write("error", type=type(error).__name__, message=str(error))
-                if error.result is not None:
-                    self._events.end(error.result)
+            with suppress(OSError):  # of two failures the first counts
+                self._write_error(error)
             self._hand_over(error, on_failure)
             raise
         except OSError as error:  # the disk is full, or a folder has gone
-            failure = _storage_error(error)
             if latest:
                 latest[0].stop = Stop.FAILED
-                failure.result = latest[0].result(self._budget)
-            self._hand_over(failure, on_failure)
-            raise failure from error
-        if self._events is not None:
-            self._events.end(result)
+            best = latest[0].result(self._budget) if latest else None
+            raise self._unwritten(error, best, on_failure) from error
+        try:
+            if self._events is not None:
+                self._events.end(result)
+        except OSError as error:
+            raise self._unwritten(error, result, on_failure) from error
         return result
+
+    def _write_error(self, error: FuseIndexError) -> None:
+        if self._events is None:
+            return
+        self._events.write("error", type=type(error).__name__, message=str(error))
+        if error.result is not None:
+            self._events.end(error.result)
+
+    def _unwritten(
+        self, error: OSError, result: Result | None, on_failure: Callable[[Result], None]
+    ) -> StorageError:
+        failure = _storage_error(error)
+        failure.result = result
+        self._hand_over(failure, on_failure)
+        return failure
 
     def _hand_over(self, error: FuseIndexError, on_failure: Callable[[Result], None]) -> None:
         """Take the progress away and hand the best so far over."""

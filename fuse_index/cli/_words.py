@@ -30,11 +30,13 @@ class TextFlags:
         typer.Option(help="Leave out words seen fewer times.  [default: 2; 1 with --words]"),
     ] = None
     max_words: Annotated[
-        int | None, typer.Option(help="Keep so many words, the most frequent.  [default: all]")
+        int | None,
+        typer.Option(help="Keep so many words, the most frequent.  [default: all]"),
     ] = None
     lowercase: Annotated[bool, typer.Option("--lowercase", help="Lower-case every word.")] = False
     max_tokens: Annotated[
-        int, typer.Option(help="Leave out words of more tokens in either model.")
+        int,
+        typer.Option(help="Leave out words of more tokens in either model."),
     ] = 4
 
     def options(self) -> tuple[CorpusOptions, TableOptions]:

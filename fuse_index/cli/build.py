@@ -149,4 +149,4 @@ def _show(result: BuildResult) -> None:
     stages = ", ".join(f"{stage.value} {time:.1f}" for stage, time in result.seconds.items())
     size = sum(record.size for record in manifest.files.values()) / 1e6
     words = f"{result.path}: {manifest.words:,} words, {size:,.1f} MB"
-    typer.echo(_console.clean(f"{words}, {result.total_seconds:.1f} s ({stages})"))
+    _console.say(f"{words}, {result.total_seconds:.1f} s ({stages})")

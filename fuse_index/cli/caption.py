@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _flags, _run
+from fuse_index.cli import _console, _flags, _outputs, _run
 from fuse_index.cli._flags import MODEL_HELP
 from fuse_index.errors import FuseIndexError, ImageError
 
@@ -81,17 +81,17 @@ def caption_command(
     config = _config(file, settings + flags.settings())
     found = _images(images or (), nested)
     for path, flag in ((out, "--out"), (csv_file, "--csv"), (flags.events, "--events")):
-        _run.require_writable(path, flag)
+        _outputs.require_writable(path, flag)
+    states = [_checkpoint(checkpoint, image) for image in found]
     with _console.ProgressBar() as bar:
         from fuse_index.run.captions import Captioner
 
-        captioner = Captioner(config, offline=flags.offline, progress=bar)
+        begun = next((path for path in states if path is not None and path.exists()), None)
+        captioner = Captioner(config, offline=flags.offline, progress=bar, checkpoint=begun)
     _run.note_choice(captioner.method)
-    captions = _caption_all(
-        captioner, found, checkpoint, flags, lambda done: _save(done, out, csv_file)
-    )
-    if flags.json:
-        _console.print_json(captions.to_json())
+    files = partial(_save, out=out, csv_file=csv_file)
+    captions = _caption_all(captioner, dict(zip(found, states, strict=True)), flags, files)
+    _outputs.finish(flags.json, captions.to_json(), partial(_show, captions), files(captions))
     for item in captions.items:
         _run.stop_if_interrupted(item.result)
 
@@ -119,10 +119,9 @@ def _images(given: Sequence[Path], nested: bool) -> list[str]:
 
 def _caption_all(
     captioner: Captioner,
-    images: Sequence[str],
-    checkpoints: Path | None,
+    states: Mapping[str, Path | None],
     flags: _flags.RunFlags,
-    keep: Callable[[Captions], None],
+    save: Callable[[Captions], list[_outputs.Unsaved | None]],
 ) -> Captions:
     """Caption one image after another; what is done is kept whatever happens to the rest."""
     from fuse_index.optimize import Stop
@@ -131,31 +130,30 @@ def _caption_all(
     done: list[Caption] = []
 
     def write(image: str, callbacks: Sequence[Callback]) -> Result:
-        path = _checkpoint(checkpoints, image)
-        return captioner.caption(image, callbacks, path, flags.checkpoint_every).result
+        return captioner.caption(image, callbacks, states[image], flags.checkpoint_every).result
 
     def failed(image: str, result: Result) -> None:
         done.append(Caption(image, result))
 
-    resuming = checkpoints is not None and checkpoints.exists()
+    resuming = any(path is not None and path.exists() for path in states.values())
     try:
         with _run.Output(captioner.config.budget, flags.events, append=resuming) as output:
-            for index, image in enumerate(images):
-                output.about(f"{image} ({index + 1} of {len(images)})", image=image)
+            for index, image in enumerate(states):
+                output.about(f"{image} ({index + 1} of {len(states)})", image=image)
                 result = output.watch(partial(write, image), on_failure=partial(failed, image))
                 done.append(Caption(image, result))
                 if result.stop is Stop.INTERRUPTED:
                     break
-    except FuseIndexError as error:
-        error.result = Captions(tuple(done))
-        raise
-    finally:
+    except BaseException as error:
         captions = Captions(tuple(done))
-        if done:
-            keep(captions)
-            if not flags.json:
-                _show(captions)
-    return captions
+        if isinstance(error, FuseIndexError):
+            error.result = captions
+        if done and not flags.json:
+            _outputs.finish_failed(partial(_show, captions), save(captions))
+        elif done:
+            save(captions)
+        raise
+    return Captions(tuple(done))
 
 
 def _checkpoint(folder: Path | None, image: str) -> Path | None:
@@ -167,22 +165,21 @@ def _checkpoint(folder: Path | None, image: str) -> Path | None:
     return folder / f"{Path(image).stem}-{digest}.checkpoint"
 
 
-def _save(captions: Captions, out: Path | None, csv_file: Path | None) -> None:
+def _save(
+    captions: Captions, out: Path | None, csv_file: Path | None
+) -> list[_outputs.Unsaved | None]:
     import json
 
-    from fuse_index.common.files import write_atomically
-
-    if out is not None:
-        text = json.dumps(captions.to_json(full=True), indent=1, allow_nan=False) + "\n"
-        with _run.writing(f"--out {out}"):
-            write_atomically(out, text.encode())
-    if csv_file is not None:
-        rows = []
-        for item in captions.items:
-            losses = (item.result.total, *item.result.losses.values())
-            rows.append([item.image, item.text, *map(repr, losses)])
-        header = ["image", "caption", "total", *captions.items[0].result.losses]
-        _run.write_csv(csv_file, header, rows)
+    text = json.dumps(captions.to_json(full=True), indent=1, allow_nan=False) + "\n"
+    rows = []
+    for item in captions.items:
+        losses = (item.result.total, *item.result.losses.values())
+        rows.append([item.image, item.text, *map(repr, losses)])
+    header = ["image", "caption", "total", *captions.items[0].result.losses]
+    return [
+        _outputs.save(text.encode(), out, "--out"),
+        _outputs.save(_outputs.csv_bytes(header, rows), csv_file, "--csv"),
+    ]
 
 
 def _show(captions: Captions) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _flags, _pictures, _run
+from fuse_index.cli import _console, _flags, _outputs, _pictures
+from fuse_index.common.bounds import MAX_WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -29,7 +30,7 @@ def demo_command(
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the report goes.")
     ] = Path(),
     seed: _flags.Seed = 0,
-    scenes: Annotated[int, typer.Option(help="Pictures to caption.")] = 6,
+    scenes: Annotated[int, typer.Option(max=MAX_WIDTH, help="Pictures to caption.")] = 6,
     picture: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Save the captions as a picture too.")
     ] = None,
@@ -51,14 +52,15 @@ def demo_command(
     options = ShowcaseOptions(scenes=scenes, guide=GuideOptions(seed=seed))
     path = _place(out)
     if picture:
-        _run.require_writable(picture, "--picture")
+        _outputs.require_writable(picture, "--picture")
     with _audience(json) as audience:
         showcase = run_showcase(options, audience)
-    _write(path, report_html(showcase).encode())
+    unsaved = [_outputs.save(report_html(showcase).encode(), path, "--out", is_text=False)]
     if picture:
-        _write(picture, _as_png(showcase))
-    report = showcase.to_json() | {"report": str(path)}
-    _console.answer(json, report, lambda: _sum_up(showcase, path))
+        unsaved.append(_outputs.save(_as_png(showcase), picture, "--picture", is_text=False))
+    place = "not written" if unsaved[0] is not None else str(path)
+    report = showcase.to_json() | {"report": place}
+    _outputs.finish(json, report, lambda: _sum_up(showcase, place), unsaved)
     if showcase.interrupted:
         raise _console.StoppedEarlyError(
             f"interrupted: {len(showcase.findings)} captions were finished; they are in {path}"
@@ -67,10 +69,10 @@ def demo_command(
 
 def _place(folder: Path) -> Path:
     """Make the folder and return the report's path, before any work is done."""
-    with _run.writing(f"--out {folder}", "name another folder"):
+    with _outputs.writing(f"--out {folder}", "name another folder"):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / REPORT
-    _run.require_writable(path, "--out")
+    _outputs.require_writable(path, "--out")
     return path
 
 
@@ -84,17 +86,10 @@ def _as_png(showcase: Showcase) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
-    from fuse_index.common.files import write_atomically
-
-    with _run.writing(path, "name another folder with --out"):
-        write_atomically(path, content)
-
-
-def _sum_up(showcase: Showcase, path: Path) -> None:
+def _sum_up(showcase: Showcase, place: str) -> None:
     header = ["request", "captions", "F1", "CLIP cosine", "judge agrees"]
     _console.print_table(header, showcase.summary_rows())
-    typer.echo(f"{showcase.seconds['all']:.1f} s; the report is {path}")
+    _console.say(f"{showcase.seconds['all']:.1f} s; the report is {place}")
 
 
 @contextlib.contextmanager
@@ -125,7 +120,7 @@ def plain_stage(bar: _console.ProgressBar, *, show: bool) -> Audience:
             if show:
                 said = f"{finding.request.value:<8}  {finding.text}"
                 line = f"scene {finding.scene + 1}  {said}  ({_figures(finding)})"
-                sys.stdout.write(_console.clean(line) + "\n")
+                _console.say(line)
                 sys.stdout.flush()
 
     return PlainStage()
@@ -156,7 +151,7 @@ def live_stage(console: Console) -> Iterator[Audience]:
 
         def stage(self, label: str, done: int, total: int | None) -> None:
             count = "" if total is None else f" ({done} of {total})"
-            self._live.update(f"{label}{count} ...")
+            self._live.update(_console.clean(f"{label}{count} ..."))
 
         def begin(self, number: int, scene: Scene, request: Request) -> list[Callback]:
             if number != self._number or self._scene is None:

@@ -47,7 +47,7 @@ def diff_command(
 
 def _show(first: str, second: str, found: Comparison) -> None:
     if found.same:
-        typer.echo(_console.clean(f"{first} and {second} are the same, byte for byte"))
+        _console.say(f"{first} and {second} are the same, byte for byte")
         return
     for role, fields in found.models.items():
         fits = "same tokenizer and embeddings" if found.fits[role] else "another model"

@@ -193,7 +193,7 @@ def _judge(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    typer.echo(
+    _console.say(
         f"fuse_index {report['fuse_index']}, Python {report['python']}, {report['platform']}"
     )
     if report["native"] is not None:
@@ -213,11 +213,11 @@ def _show(report: dict[str, Any]) -> None:
     _show_pairs(["package", "version"], report["packages"])
     _show_pairs(["import", "seconds it adds"], report["imports"])
     cache = report["cache"]
-    typer.echo(f"Hub cache: {cache['folder']}, {cache['free_gb']} GB free")
+    _console.say(f"Hub cache: {cache['folder']}, {cache['free_gb']} GB free")
     for problem in report["problems"]:
-        typer.echo(f"problem: {_console.one_line(problem)}")
+        _console.say(f"problem: {_console.one_line(problem)}")
     if not report["problems"]:
-        typer.echo("no problems found")
+        _console.say("no problems found")
 
 
 def _show_pairs(header: list[str], pairs: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fuse_index
-from fuse_index.cli import _console, _flags, _run
+from fuse_index.cli import _console, _flags, _outputs
+from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
 from fuse_index.errors import MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ def evaluate_command(
         bool,
         typer.Option("--predicted-only", help="Leave images without a prediction out."),
     ] = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Decides the resamples.")] = 0,
+    resamples: Annotated[
+        int, typer.Option(max=MAX_WIDTH, help="Bootstrap resamples of the intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(max=MAX_SEED, help="Decides the resamples.")] = 0,
     csv_file: Annotated[
         Path | None,
         typer.Option("--csv", help="File for the scores of every image.", metavar="FILE"),
@@ -83,7 +86,7 @@ def evaluate_command(
     by_text = tuple(item for item in metrics if item is not CaptionMetric.CLIPSCORE)
     words = None if tokenizer is None else choose(Tokenization, tokenizer, "--tokenizer")
     options = BootstrapOptions(resamples, seed=seed)
-    _run.require_writable(csv_file, "--csv")
+    _outputs.require_writable(csv_file, "--csv")
     scores: dict[str, Score] = {}
     left_out: dict[str, str] = {}
     tokenization = None
@@ -125,10 +128,11 @@ def evaluate_command(
         "clip": None if clip is None else {"model": clip, "prompt": clip_prompt},
         "versions": {"fuse-index": fuse_index.__version__, "pycocoevalcap": _installed()},
     }
-    if csv_file is not None:
-        _run.write_csv(csv_file, ["image_id", "caption", *scores], _csv_rows(pairs, scores))
+    table = _outputs.csv_bytes(["image_id", "caption", *scores], _csv_rows(pairs, scores))
+    unsaved = _outputs.save(table, csv_file, "--csv")
+    if csv_file is not None and unsaved is None:
         _console.note(f"scores of every image: {csv_file}")
-    _console.answer(json, report, lambda: _show(report))
+    _outputs.finish(json, report, lambda: _show(report), [unsaved])
     if metric and left_out:
         _console.error(_console.one_line("left out: " + "; ".join(left_out.values())))
         raise typer.Exit(2)
@@ -214,6 +218,7 @@ def _show(report: Mapping[str, Any]) -> None:
     }[report["tokenization"]]
     title = f"{report['images']:,} images, {report['reference_captions']:,} references{words}"
     level = f"{report['bootstrap']['level']:.0%}".replace("%", " %")
-    typer.echo(_console.clean(title) + "\n")
+    _console.say(title)
+    _console.say()
     _console.print_table(["metric", "value", f"{level} interval"], rows)
     _console.print_table(["left out", "why"], report["left_out"].items(), justify="left")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags
+from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
 
 
 def index_command(
@@ -20,8 +21,12 @@ def index_command(
     recall: Annotated[
         float, typer.Option(help="Least share of the truly best words to find, for auto.")
     ] = 0.95,
-    best: Annotated[int, typer.Option(help="How many best words the recall is about.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of training and of the sample queries.")] = 0,
+    best: Annotated[
+        int, typer.Option(max=MAX_WIDTH, help="How many best words the recall is about.")
+    ] = 100,
+    seed: Annotated[
+        int, typer.Option(max=MAX_SEED, help="Of training and of the sample queries.")
+    ] = 0,
     source: _flags.SourcePlace = None,
     target: _flags.TargetPlace = None,
     device: _flags.Device = None,
@@ -77,4 +82,4 @@ def _show(report: dict[str, Any]) -> None:
     header = ["kind", f"recall@{report['recall_at']}", "ms a query", "MB"]
     _console.print_table(header, rows, title)
     size = f"{report['bytes_on_disk'] / 1e6:,.1f} MB on disk"
-    typer.echo(_console.clean(f"{report['bundle']}: index {report['index']!r}, {size}"))
+    _console.say(f"{report['bundle']}: index {report['index']!r}, {size}")

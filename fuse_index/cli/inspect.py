@@ -54,7 +54,7 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
 
     models = (manifest.source, manifest.target)
     kind = "identity of one model" if manifest.identity else "adapter"
-    typer.echo(_console.clean(f"{bundle}: {kind}, {manifest.words:,} words"))
+    _console.say(f"{bundle}: {kind}, {manifest.words:,} words")
     _console.print_table(
         ["", "source", "target"],
         [
@@ -79,7 +79,7 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
         [[n, number(record.size), record.sha256[:16]] for n, record in manifest.files.items()],
     )
     verdict = "verified: every file is intact" if verified else "not verified"
-    typer.echo(f"{verdict}; written by fuse_index {_console.clean(manifest.package_version)}")
+    _console.say(f"{verdict}; written by fuse_index {manifest.package_version}")
 
 
 def show_quality(manifest: Manifest) -> None:

@@ -2,8 +2,8 @@
 
 The tree is a small static table, and a verb's module is imported only when the verb is used, so
 ``fuse-index --help`` answers at once. Exit codes: 0, 2 for invalid input (one line on stderr), 1
-for an internal error, 130 for an interrupt. With ``--json`` an error is one JSON object on stdout
-too: ``{"error": {"type", "message", "exit_code"}}``.
+for an internal error, 130 for an interrupt, 143 for SIGTERM. With ``--json`` an error is one JSON
+object on stdout too: ``{"error": {"type", "message", "exit_code"}}``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from fuse_index.errors import FuseIndexError
 
 PROGRAM = "fuse-index"
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, wherever it lives
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+"""What errors of torch say."""
 _HOISTED = ("--debug", "--verbose", "--quiet")
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -134,7 +137,7 @@ def settings_of_fields(arguments: Sequence[str]) -> list[str]:
         if not item.startswith("--") or "." not in name or (not equals and not rest):
             found.append(item)
             continue
-        found += ["--set", f"{name.replace('-', '_')}={value if equals else rest.pop(0)}"]
+        found += ["--set", f"{name}={value if equals else rest.pop(0)}"]
     return found + rest
 
 
@@ -167,7 +170,7 @@ def _root(
 
     Every verb has --help and --json: one JSON object on stdout, also for an error
     ({"error": {"type", "message", "exit_code"}}); progress, logs and error lines go to stderr. Exit
-    codes: 0, 2 for invalid input, 1 for an internal error, 130 for an interrupt.
+    codes: 0, 2 for invalid input, 1 for an internal error, 130 for an interrupt, 143 for SIGTERM.
     """
     _console.set_up(debug=debug, verbose=verbose, quiet=quiet)
     if context.invoked_subcommand is None:
@@ -196,17 +199,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     failure = partial(_failure, json="--json" in options, debug="--debug" in options)
+    ended: list[int] = []
     # The common switches work before and after the verb.
     front = [flag for flag in _HOISTED if flag in options]
     rest = [item for item in options if item not in _HOISTED] + given[len(options) :]
     try:
-        with _terminable():
+        with _terminable(ended):
             code = command_tree().main([*front, *rest], prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort) as error:
-        return failure(error, "interrupted", INTERRUPTED)
+        return failure(error, "interrupted", _stopped(ended))
     except _console.StoppedEarlyError as error:
-        return _failure(error, str(error), INTERRUPTED)  # the results are on stdout already
+        return _failure(error, str(error), _stopped(ended))  # the results are on stdout already
     except BrokenPipeError:
         # The reader of the output is gone; Python must not flush to it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -218,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return failure(error, _internal_message(error), 1)
     if code == INTERRUPTED:  # newer typer turns the interrupt into this code by itself
-        return failure(KeyboardInterrupt(), "interrupted", INTERRUPTED)
+        return failure(KeyboardInterrupt(), "interrupted", _stopped(ended))
     return code if isinstance(code, int) else 0
 
 
@@ -226,16 +230,21 @@ def _failure(
     error: BaseException, message: str, code: int, *, json: bool = False, debug: bool = False
 ) -> int:
     """Say what happened, once on stderr and, with ``--json``, once on stdout; return the code."""
-    if debug and code != INTERRUPTED:
-        sys.stderr.write("".join(traceback.format_exception(error)))
+    if debug and code not in (INTERRUPTED, TERMINATED):
+        lines = "".join(traceback.format_exception(error)).split("\n")
+        sys.stderr.write("\n".join(map(_console.clean, lines)))
     line = _console.one_line(message)
     _console.error(line)
     if json:
         said = {"type": type(error).__name__, "message": line, "exit_code": code}
         result = getattr(error, "result", None)  # what a run that failed had found so far
-        kept = {} if result is None else {"result": result.to_json()}
+        kept = {} if result is None else {"result": _as_json(result)}
         _console.print_json({"error": said, **kept})
     return code
+
+
+def _as_json(result: Any) -> Any:
+    return result if isinstance(result, dict) else result.to_json()
 
 
 def _usage_message(error: Any) -> str:
@@ -245,8 +254,11 @@ def _usage_message(error: Any) -> str:
 
 
 def _internal_message(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "out of memory; use a smaller corpus or vocabulary, or a machine with more memory"
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
+        return (
+            "out of memory; use a smaller corpus, vocabulary, width or batch, or a machine with "
+            "more memory"
+        )
     return (
         f"internal error: {type(error).__name__}: {error}; this is a bug of fuse_index: please "
         f"report it with the output of '{PROGRAM} doctor --json' and of this command with --debug"
@@ -254,11 +266,21 @@ def _internal_message(error: Exception) -> str:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exit with clean-up, as an interrupt is, so that no temporary stays."""
+def _terminable(ended: list[int]) -> Iterator[None]:
+    """Treat SIGTERM as an interrupt, whatever an interrupt does at that moment.
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+    So a run gives its best so far, and no temporary stays.
+
+    Args:
+        ended: gets the signal when it comes.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        ended.append(number)
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):  # ignored, as in the background of a shell script
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
 
     try:
         before = signal.signal(signal.SIGTERM, leave)
@@ -269,6 +291,11 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _stopped(ended: list[int]) -> int:
+    """The exit code after an interrupt, or after the signal that stood for one."""
+    return TERMINATED if ended else INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuse_index.cli import _console, _flags, _run
+from fuse_index.cli import _console, _flags, _outputs, _run
+from fuse_index.common.bounds import MAX_COUNT
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
     from fuse_index.optimize import Check, Result
     from fuse_index.run import Assembly, RunConfig
+    from fuse_index.run.files import FieldPath
 
 
 @_flags.with_flags
@@ -52,6 +54,7 @@ def optimize_command(
         typer.Option(
             metavar="N",
             min=1,
+            max=MAX_COUNT,
             help="Paste the best prompt into every model: N tokens of what a causal one writes.",
         ),
     ] = None,
@@ -74,17 +77,17 @@ def optimize_command(
     """
     if flags.answered():
         return
-    settings: list[tuple[str, Any]] = [
-        (f"models.{name}", item) for name, item in map(_named, model or ())
+    settings: list[tuple[FieldPath, Any]] = [
+        (("models", name), item) for name, item in map(_named, model or ())
     ]
     settings += [("source", source)] if source is not None else []
-    config = _config(file, settings + flags.settings(), objective or [])
+    config = _config(file, [*settings, *flags.settings()], objective or [])
     for path, flag in ((out, "--out"), (checkpoint, "--checkpoint"), (flags.events, "--events")):
-        _run.require_writable(path, flag)
+        _outputs.require_writable(path, flag)
     with _console.ProgressBar() as bar:
         from fuse_index.run import assemble
 
-        ready = assemble(config, offline=flags.offline, progress=bar)
+        ready = assemble(config, offline=flags.offline, progress=bar, checkpoint=checkpoint)
     _run.note_choice(ready.method)
     resuming = checkpoint is not None and checkpoint.exists()
     with _run.Output(config.budget, flags.events, append=resuming) as output:
@@ -94,14 +97,10 @@ def optimize_command(
             ),
             on_failure=lambda result: _failed(ready, result, out, flags.json),
         )
-    _run.save(result, out)
     if check is not None:
-        result = replace(result, checks=result.check(ready.problem, check))
-        _run.save(result, out)
-    if flags.json:
-        _console.print_json(result.to_json())
-    else:
-        _show(ready, result)
+        result = _checked(ready, result, check, out, flags.json)
+    unsaved = _outputs.save(result.to_bytes(), out, "--out")
+    _outputs.finish(flags.json, result.to_json(), lambda: _show(ready, result), [unsaved])
     _run.stop_if_interrupted(result)
 
 
@@ -114,7 +113,9 @@ def _named(text: str) -> tuple[str, str]:
     return name, model
 
 
-def _config(file: Path | None, settings: list[tuple[str, Any]], objectives: list[str]) -> RunConfig:
+def _config(
+    file: Path | None, settings: list[tuple[FieldPath, Any]], objectives: list[str]
+) -> RunConfig:
     from fuse_index.common.reading import FlagText
     from fuse_index.run import read_run
 
@@ -127,15 +128,29 @@ def _config(file: Path | None, settings: list[tuple[str, Any]], objectives: list
     return read_run(value)
 
 
+def _checked(ready: Assembly, result: Result, tokens: int, out: Path | None, json: bool) -> Result:
+    """Let the models do what the prompt asks; where that fails, the result is kept as it is."""
+    from fuse_index.optimize import Stop
+
+    try:
+        return replace(result, checks=result.check(ready.problem, tokens))
+    except KeyboardInterrupt:
+        return replace(result, stop=Stop.INTERRUPTED)
+    except Exception as error:  # also where memory runs out
+        error.result = result  # type: ignore[attr-defined]
+        _failed(ready, result, out, json)
+        raise
+
+
 def _failed(ready: Assembly, result: Result, out: Path | None, json: bool) -> None:
     """Save and show the best so far of a run that failed; its error follows."""
-    _run.save(result, out)
+    unsaved = _outputs.save(result.to_bytes(), out, "--out")
     if not json:
-        _show(ready, result)
+        _outputs.finish_failed(lambda: _show(ready, result), [unsaved])
 
 
 def _show(ready: Assembly, result: Result) -> None:
-    typer.echo(_console.clean(result.text.strip()))
+    _console.say(result.text.strip())
     rows = []
     for name, term in zip(ready.problem.names, ready.problem.terms, strict=True):
         weight, loss = f"{result.weights[name]:g}", f"{result.losses[name]:.4f}"
@@ -149,13 +164,13 @@ def _show(ready: Assembly, result: Result) -> None:
         f"stopped by {result.stop.value}: {spent['steps']:,} steps, "
         f"{spent['forward_passes']:,} forward passes, {spent['seconds']:.1f} s"
     )
-    typer.echo()
+    _console.say()
     _console.print_table(["objective", "model", "weight", "loss"], rows, title=title)
     for name, text in result.full_texts.items():
         if text != result.text:
-            typer.echo(f"{name} reads {_console.clean(dumps(text, ensure_ascii=False))}")
+            _console.say(f"{name} reads {dumps(text, ensure_ascii=False)}")
     if result.checks:
-        typer.echo()
+        _console.say()
         _show_checks(result.checks)
 
 

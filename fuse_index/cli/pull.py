@@ -69,4 +69,4 @@ def pull_command(
     }
     words = f"{done.path}: {done.manifest.words:,} words"
     line = f"{words}, revision {done.revision[:12]}, every file is intact"
-    _console.answer(json, report, lambda: typer.echo(_console.clean(line)))
+    _console.answer(json, report, lambda: _console.say(line))

@@ -61,4 +61,4 @@ def push_command(
         "notes": done.notes,
     }
     line = f"{done.url}: {report['bytes'] / 1e6:,.1f} MB, revision {done.revision[:12]}"
-    _console.answer(json, report, lambda: typer.echo(_console.clean(line)))
+    _console.answer(json, report, lambda: _console.say(line))

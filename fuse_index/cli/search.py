@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuse_index.cli import _console, _flags
+from fuse_index.common.bounds import MAX_WIDTH
 from fuse_index.errors import OptionError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def search_command(
     words: Annotated[list[str], typer.Argument(metavar="WORD...", help="One word or several.")],
     model: _flags.Vectors = "target",
     metric: Annotated[str, typer.Option(help="cosine, l2 or ip (inner product).")] = "cosine",
-    top: Annotated[int, typer.Option(help="How many words to show for each.")] = 10,
+    top: Annotated[int, typer.Option(max=MAX_WIDTH, help="How many words to show for each.")] = 10,
     source: _flags.SourcePlace = None,
     target: _flags.TargetPlace = None,
     offline: _flags.Offline = False,
@@ -141,5 +142,5 @@ def _show(results: list[dict[str, Any]], sides: list[str], metric: Metric) -> No
         _console.print_table(
             ["word", metric.value, "count", *(f"{side} tokens" for side in sides)],
             rows,
-            title=_console.clean(f"{result['word']}{known} ({spelled})"),
+            title=f"{result['word']}{known} ({spelled})",
         )

@@ -82,7 +82,7 @@ def _prepare(model: Model, units: Ragged, bar: _console.ProgressBar) -> dict[str
 
 
 def _show(report: dict[str, Any]) -> None:
-    typer.echo(
+    _console.say(
         f"states of {report['words']:,} words, {report['computed']:,} of them computed in "
         f"{report['seconds']:.1f} s, {report['bytes'] / 1e6:,.0f} MB: {report['folder']}"
     )

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fuse_index.cli import _console, _flags
+from fuse_index.cli import _console, _flags, _outputs
+from fuse_index.common.bounds import MAX_SEED, MAX_WIDTH
+from fuse_index.errors import StorageError
 
 if TYPE_CHECKING:
     from fuse_index.evaluate import FidelityReport
@@ -20,8 +22,12 @@ def validate_command(
     texts: Annotated[
         Path, typer.Option("--texts", help="Texts, one a line; plain or .gz.", metavar="FILE")
     ],
-    samples: Annotated[int, typer.Option(help="Texts to measure, one word position each.")] = 60,
-    candidates: Annotated[int, typer.Option(help="Random candidate words for each.")] = 400,
+    samples: Annotated[
+        int, typer.Option(max=MAX_WIDTH, help="Texts to measure, one word position each.")
+    ] = 60,
+    candidates: Annotated[
+        int, typer.Option(max=MAX_WIDTH, help="Random candidate words for each.")
+    ] = 400,
     loss: Annotated[
         str | None,
         typer.Option(help="similarity, label or nll.  [default: what the target is made for]"),
@@ -30,7 +36,9 @@ def validate_command(
         str | None,
         typer.Option(help="Label of a classifier.  [default: the one a text has least of]"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides texts, positions and candidates.")] = 0,
+    seed: Annotated[
+        int, typer.Option(max=MAX_SEED, help="Decides texts, positions and candidates.")
+    ] = 0,
     source: _flags.SourcePlace = None,
     target: _flags.TargetPlace = None,
     plot: Annotated[
@@ -41,7 +49,10 @@ def validate_command(
     batch_size: _flags.BatchSize = 128,
     anchors: Annotated[
         int,
-        typer.Option(help="Random words whose gradients in the position are averaged; 0: none."),
+        typer.Option(
+            max=MAX_WIDTH,
+            help="Random words whose gradients in the position are averaged; 0: none.",
+        ),
     ] = 0,
     layers: Annotated[
         bool,
@@ -72,6 +83,7 @@ def validate_command(
     from fuse_index.objectives.target_loss import TargetLoss
     from fuse_index.words.corpus.words import read_texts
 
+    _outputs.require_writable(plot, "--plot")
     wanted = None if loss is None else choose(TargetLoss, loss, "--loss")
     adapter = Adapter.from_pretrained(bundle)
     assert adapter.bundle is not None
@@ -102,18 +114,27 @@ def validate_command(
             progress=bar.stage("substituting words"),
             stage=bar.stage("looking at words"),
         )
-    if plot is not None:
-        from fuse_index.evaluate.plot import plot_fidelity
-
-        names = [
-            Path(name).name if Path(name).is_absolute() else name
-            for name in (manifest.source.name, manifest.target.name)
-        ]
-        title = f"{names[0]} from {names[1]}, loss {wanted.value}"
-        plot_fidelity(report, plot, title)
-        _console.note(f"plot: {plot}")
+    names = [
+        Path(name).name if Path(name).is_absolute() else name
+        for name in (manifest.source.name, manifest.target.name)
+    ]
+    unplotted = _plot(report, plot, f"{names[0]} from {names[1]}, loss {wanted.value}")
     found = {"bundle": str(bundle), "texts": str(texts), **report.to_dict()}
-    _console.answer(json, found, lambda: _show(report))
+    _outputs.finish(json, found, lambda: _show(report), [unplotted])
+
+
+def _plot(report: FidelityReport, path: Path | None, title: str) -> _outputs.Unsaved | None:
+    """Draw the plot, if one is wanted; the figures are printed even where that fails."""
+    from fuse_index.evaluate.plot import plot_fidelity
+
+    if path is None:
+        return None
+    try:
+        plot_fidelity(report, path, title)
+    except StorageError as error:
+        return _outputs.Unsaved(error)
+    _console.note(f"plot: {path}")
+    return None
 
 
 def _load_target(

@@ -68,13 +68,13 @@ def verify_command(
 
 
 def _show(bundle: Path, files: int, found: Rebuilt | None) -> None:
-    name = _console.clean(str(bundle))
+    name = str(bundle)
     if found is None:
-        typer.echo(f"{name}: {files} files, every one is intact")
+        _console.say(f"{name}: {files} files, every one is intact")
         return
     rows = [[file.name, file.outcome.value, file.note] for file in found.files]
     _console.print_table(["file", "", ""], rows, title="Built again", justify="left")
     for item in found.taken:
-        typer.echo(_console.clean(f"not tested, taken from the bundle: {item}"))
+        _console.say(f"not tested, taken from the bundle: {item}")
     again = "and building it again gives " + ("the same" if found.same else "other")
-    typer.echo(f"{name}: every file is intact, {again} bytes")
+    _console.say(f"{name}: every file is intact, {again} bytes")

@@ -6,34 +6,55 @@ value given and what was expected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import field, fields
-from enum import Enum
 from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass as _dataclass
 from typing_extensions import dataclass_transform
 
-from fuse_index.common.reading import CALL_ERRORS, FlagText, expected_by, unknown_name
+from fuse_index.common.bounds import (
+    MAX_COUNT,
+    MAX_NUMBER,
+    MAX_SEED,
+    MAX_WIDTH,
+    MAX_WORD_TOKENS,
+)
+from fuse_index.common.reading import CALL_ERRORS, FlagText, expected_by, shown, unknown_name
 from fuse_index.errors import FuseIndexError, OptionError
 
 Class = TypeVar("Class", bound=type)
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
 """A whole number, at least 1."""
-Natural = Annotated[int, Field(strict=True, ge=0)]
+Natural = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
 """A whole number, at least 0."""
-Positive = Annotated[float, Field(strict=True, gt=0)]
+Width = Annotated[int, Field(strict=True, ge=1, le=MAX_WIDTH)]
+"""How many of something are held at once, at least 1."""
+NaturalWidth = Annotated[int, Field(strict=True, ge=0, le=MAX_WIDTH)]
+"""How many of something are held at once, perhaps none."""
+TokenLimit = Annotated[int, Field(strict=True, ge=1, le=MAX_WORD_TOKENS)]
+"""Tokens of a word."""
+Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
+"""What decides random draws."""
+Positive = Annotated[float, Field(strict=True, gt=0, le=MAX_NUMBER)]
 """A number greater than 0."""
-NonNegative = Annotated[float, Field(strict=True, ge=0)]
+NonNegative = Annotated[float, Field(strict=True, ge=0, le=MAX_NUMBER)]
 """A number, at least 0."""
 Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 """A number greater than 0, at most 1."""
 Flag = Annotated[bool, Field(strict=True)]
 """True or false, and nothing that stands for them."""
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 """A finite number."""
+Seconds = Annotated[float, Field(strict=True, gt=0, le=math.inf)]
+"""A time; infinity is no limit."""
+Margin = Annotated[float, Field(strict=True, ge=0, le=math.inf)]
+"""A difference, at least 0; infinity is never reached."""
+Level = Annotated[float, Field(strict=True, ge=-math.inf, le=math.inf)]
+"""A number that something is compared with; infinity is never, or always, reached."""
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=True, extra="forbid")
 
@@ -140,20 +161,25 @@ def option_error(error: ValidationError, label: str = "", names: Sequence[str] =
     before = f"{label}: " if label else ""
     given = found["input"]
     if isinstance(given, str):
-        return OptionError(f"{before}{name} {given!r}", expected=expected_by(found))
-    if isinstance(given, Enum):
-        given = given.value
-    return OptionError(f"{before}{name}={given}", expected=expected_by(found))
+        return OptionError(f"{before}{name} {shown(given)}", expected=expected_by(found))
+    return OptionError(f"{before}{name}={shown(given)}", expected=expected_by(found))
 
 
 __all__ = [
     "Count",
     "Flag",
+    "Level",
+    "Margin",
     "Natural",
+    "NaturalWidth",
     "NonNegative",
     "Number",
     "Positive",
+    "Seconds",
+    "Seed",
     "Share",
+    "TokenLimit",
+    "Width",
     "field",
     "option_error",
     "options",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
+from fuse_index.common.markup import MarkupError, load_yaml
 from fuse_index.errors import FuseIndexError, OptionError
 
 Choice = TypeVar("Choice", bound=Enum)
@@ -38,30 +40,6 @@ _UNION_MEMBERS = ("int", "str", "float", "bool", "constrained-int", "constrained
 """What pydantic adds to the location of an error inside a union."""
 
 
-@cache
-def _yaml_loader() -> Any:
-    """Return a safe loader that reads ``1e-3`` as a number, as YAML 1.2 does and 1.1 does not."""
-    import yaml  # noqa: PLC0415
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        pass
-
-    number = re.compile(r"[-+]?(\d+|\d+\.\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader
-
-
-def load_yaml(text: str) -> Any:
-    """Read a value as YAML.
-
-    Raises:
-        yaml.YAMLError: it is not.
-    """
-    import yaml  # noqa: PLC0415
-
-    return yaml.load(text, Loader=_yaml_loader())
-
-
 class FlagText(str):
     """A value from the command line: text whose meaning depends on what the field holds."""
 
@@ -69,15 +47,41 @@ class FlagText(str):
 
     def readings(self) -> Iterator[Any]:
         """Yield what the text may mean: a value as YAML reads it, or the text itself."""
-        import yaml  # noqa: PLC0415
-
         try:
             value = None if self.lower() == "none" else load_yaml(self)
-        except yaml.YAMLError:
+        except MarkupError:
             value = ""
         if not isinstance(value, str):
             yield value
         yield str(self)
+
+    def structure(self) -> Any:
+        """Return the mapping or list that the text is; the text itself where it is none.
+
+        Raises:
+            OptionError: a key stands twice, or it holds what no options are.
+        """
+        try:
+            return load_yaml(self)
+        except MarkupError as error:
+            if not error.expected:
+                return str(self)
+            raise OptionError(
+                f"{shortened(self)}: {error.problem}", expected=error.expected
+            ) from None
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Return a text of at most so many characters, for a message."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it, whatever its size."""
+    try:
+        return shortened(repr(value.value if isinstance(value, Enum) else value))
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def unknown_name(name: Any, known: Iterable[str], what: str) -> PydanticCustomError:
@@ -101,9 +105,9 @@ def require_known(name: Any, known: Iterable[str], what: str) -> None:
     names = list(known)
     if name in names:
         return
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:80], names, n=1, cutoff=0.5)
     raise OptionError(
-        f"{what} {name!r} is unknown",
+        f"{what} {shortened(repr(name))} is unknown",
         expected="one of " + ", ".join(names) if names else "none",
         remedy=f"did you mean {near[0]!r}?" if near else "",
     )
@@ -124,7 +128,7 @@ def choose(kind: type[Choice], value: Any, name: str) -> Choice:
         return kind(value)
     except ValueError:
         expected = "one of " + ", ".join(str(member.value) for member in kind)
-        raise OptionError(f"{name} {value}", expected=expected) from None
+        raise OptionError(f"{name} {shortened(str(value))}", expected=expected) from None
 
 
 def read_options(cls: type[Options], value: Any, where: str = "") -> Options:
@@ -175,14 +179,15 @@ def file_error(error: ValidationError, where: str = "") -> FuseIndexError:
         )
     if found["type"] in _LIMITS:
         return OptionError(
-            f"{parent.removeprefix('.')}: {name}={found['input']}", expected=expected_by(found)
+            f"{parent.removeprefix('.')}: {name}={shown(found['input'])}",
+            expected=expected_by(found),
         )
     same = [item for item in problems if _place(item["loc"], where) == [*above, last]]
     expected = " or ".join(dict.fromkeys(map(expected_by, same)))
     remedy = "quote it" if found["type"] == "string_type" and len(same) == 1 else ""
     if isinstance(found["input"], (list, tuple, dict)):
         remedy = ""
-    return OptionError(f"{path}: {_show(found['input'])}", expected=expected, remedy=remedy)
+    return OptionError(f"{path}: {shown(found['input'])}", expected=expected, remedy=remedy)
 
 
 def _placed(error: FuseIndexError, place: Sequence[str]) -> FuseIndexError:
@@ -212,23 +217,24 @@ def _place(location: Iterable[Any], where: str) -> list[str]:
     return parts
 
 
-def _show(value: Any) -> str:
-    text = repr(value.value if isinstance(value, Enum) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def expected_by(found: Any) -> str:
     """What pydantic would have accepted, in our words."""
     limits = found.get("ctx", {})
     kind = found["type"]
+    if isinstance(found["input"], float) and math.isnan(found["input"]):
+        return "a finite number"
     if kind == "greater_than_equal":
-        return f"at least {limits['ge']:g}"
+        return f"at least {_number(limits['ge'])}"
     if kind == "greater_than":
-        return f"more than {limits['gt']:g}"
+        return f"more than {_number(limits['gt'])}"
     if kind == "less_than_equal":
-        return f"at most {limits['le']:g}"
+        return f"at most {_number(limits['le'])}"
     if kind == "less_than":
-        return f"less than {limits['lt']:g}"
+        return f"less than {_number(limits['lt'])}"
     if kind in ("enum", "literal_error"):
         return "one of " + str(limits["expected"]).replace("'", "").replace(" or ", ", ")
     return _WORDS.get(kind.split("_")[0], str(found["msg"]))

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fuse_index.common.options import Count, Natural, NonNegative, options
+from fuse_index.common.options import Count, NaturalWidth, NonNegative, Seed, Width, options
 from fuse_index.demo.drafts import Drafts, fluency
 from fuse_index.demo.drawing import draw
 from fuse_index.demo.graph import agreement
@@ -62,12 +62,12 @@ class GuideOptions:
         sentiment_weight: of the classifier's cross-entropy.
     """
 
-    seed: Natural = 0
+    seed: Seed = 0
     passes: Count = 1500
     felt_passes: Count = 600
-    drafts: Count = 400
-    taken: Count = 32
-    grafts: Natural = 10
+    drafts: Width = 400
+    taken: Width = 32
+    grafts: NaturalWidth = 10
     method: Moves = field(default_factory=lambda: Moves(drafts=0))
     image_weight: NonNegative = 40.0
     sentiment_weight: NonNegative = 2.0

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.bounds import MAX_WIDTH
+from fuse_index.common.options import (
+    NaturalWidth,
+    Seed,
+    Width,
+    options,
+)
 from fuse_index.common.progress import Tick
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.evaluate.ranking import Estimate, share_found, spearman
@@ -73,14 +79,14 @@ class FidelityOptions:
     """
 
     loss: TargetLoss
-    samples: Annotated[int, Field(strict=True, ge=2)] = 60
-    candidates: Annotated[int, Field(strict=True, ge=3)] = 400
-    seed: Natural = 0
+    samples: Annotated[int, Field(strict=True, ge=2, le=MAX_WIDTH)] = 60
+    candidates: Annotated[int, Field(strict=True, ge=3, le=MAX_WIDTH)] = 400
+    seed: Seed = 0
     label: str | None = None
-    best: Count = 10
-    among: tuple[int, ...] = (10, 50, 100)
-    batch_size: Count = 128
-    anchors: Natural = 0
+    best: Width = 10
+    among: tuple[Width, ...] = (10, 50, 100)
+    batch_size: Width = 128
+    anchors: NaturalWidth = 0
     layers: bool = False
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.options import Seed, Width, options
 from fuse_index.errors import OptionError, ShapeError
 
 Floats = NDArray[np.float64]
@@ -31,9 +31,9 @@ class BootstrapOptions:
         seed: decides the resamples, together with the number of items.
     """
 
-    resamples: Count = 2000
+    resamples: Width = 2000
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    seed: Natural = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import astuple
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fuse_index.common.files import write_out
 from fuse_index.errors import MissingDependencyError, StorageError
 from fuse_index.evaluate.ranking import ranks
 
@@ -43,7 +45,9 @@ def plot_fidelity(report: FidelityReport, path: str | os.PathLike[str], title: s
     _draw_shares(axes[1], report, colours)
     _draw_ranks(axes[2], report)
     try:
-        figure.savefig(Path(path), dpi=120)
+        buffer = BytesIO()
+        figure.savefig(buffer, format=Path(path).suffix.lstrip(".") or "png", dpi=120)
+        write_out(path, buffer.getvalue())
     except (OSError, ValueError) as error:
         raise StorageError(
             f"the plot {os.fspath(path)!r} cannot be written: {error}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from fuse_index.common.options import Count, Natural, Positive, Share, options
+from fuse_index.common.options import Positive, Seed, Share, Width, options
 
 
 class Metric(str, Enum):
@@ -67,6 +67,6 @@ class IndexOptions:
     metric: Metric = Metric.INNER_PRODUCT
     representation: Representation = Representation.MEAN
     recall: Share = 0.95
-    top_k: Count = 100
+    top_k: Width = 100
     memory: Positive = 1.3
-    seed: Natural = 0
+    seed: Seed = 0

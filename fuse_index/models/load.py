@@ -54,7 +54,7 @@ def load_model(
     Raises:
         ModelError: the model does not exist, lacks something, or is not of that kind.
         MissingDependencyError: the library for ``device_map`` or ``quantization`` is not installed.
-        OptionError: options contradict each other.
+        OptionError: options contradict each other, or the device does not exist or holds no data.
     """
     from fuse_index.models.pretrained import placement_of  # noqa: PLC0415 - it imports torch
 

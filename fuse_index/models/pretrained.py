@@ -60,7 +60,8 @@ def placement_of(
     """Check the arguments of :func:`fuse_index.models.load_model`.
 
     Raises:
-        OptionError: a device and a device map are given, or the quantization is unknown.
+        OptionError: a device and a device map are given, the device cannot be used, or the
+            quantization is unknown.
         MissingDependencyError: the library for a device map or a quantization is not installed.
     """
     if device_map is not None:
@@ -82,8 +83,28 @@ def placement_of(
         )
     place = None
     if device_map is None:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Placement(place, dtype, device_map, quantization)
+
+
+def usable_device(name: torch.device | str) -> torch.device:
+    """Return a device after putting a number on it and reading it back.
+
+    Raises:
+        OptionError: there is no such device here, or it holds no data.
+    """
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        count = torch.cuda.device_count()
+        here = ["cpu", *(f"cuda:{index}" for index in range(count))]
+        raise OptionError(
+            f"device {str(name)[:40]!r}: {reason[:200]}",
+            expected="one of " + ", ".join(here) + ", or another that torch has here",
+        ) from None
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def require_library(library: str, option: str) -> None:

@@ -216,6 +216,10 @@ class Loss(ABC):
         """
         self.surroundings = placed(self.surroundings, texts)
 
+    def contents(self) -> dict[str, str]:
+        """Return hashes of what the options only name, such as pictures, by what it is."""
+        return {}
+
     def __call__(self, embeds: Tensor, batch: Batch, labels: Tensor | None = None) -> Tensor:
         """Return one loss a row.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
@@ -12,7 +13,9 @@ from torch.nn import functional
 from fuse_index.common.options import options
 from fuse_index.errors import OptionError
 from fuse_index.models.clip import ClipModel
+from fuse_index.models.contents import picture_hash
 from fuse_index.models.encoder import ClassifierModel
+from fuse_index.models.images import as_images
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, register
 from fuse_index.objectives.items import ItemObjective
@@ -57,7 +60,13 @@ class ImageSimilarity(ItemObjective):
 
     def _prepare(self, model: Model) -> Loss:
         assert isinstance(model, ClipModel)
-        return FeatureLoss(self, model, model.encode_image(list(self.images), normalize=True))
+        opened = as_images(list(self.images))
+        names = [
+            f"the image {item}" if isinstance(item, (str, Path)) else f"image {number}"
+            for number, item in enumerate(self.images, 1)
+        ]
+        hashes = dict(zip(names, map(picture_hash, opened), strict=True))
+        return FeatureLoss(self, model, model.encode_image(opened, normalize=True), hashes)
 
 
 @register
@@ -132,14 +141,26 @@ class FeatureLoss(Loss):
         objective: the options.
         model: an encoder or CLIP.
         targets: (n, d), of unit length.
+        contents: hashes of what the targets come from, by what it is.
     """
 
     recordable: ClassVar[bool] = True
 
-    def __init__(self, objective: Objective, model: Model, targets: Tensor) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        model: Model,
+        targets: Tensor,
+        contents: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(objective, model)
+        self._contents = contents or {}
         # the mean of cosines with n targets is one product with their mean
         self._target = targets.float().mean(dim=0)
+
+    def contents(self) -> dict[str, str]:
+        """Return hashes of the pictures."""
+        return self._contents
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         """Return ``1 - cosine`` (b,)."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.options import Count, Natural, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.objectives.base import Loss, Objective, register
 from fuse_index.objectives.labels import content_rows
@@ -31,7 +31,7 @@ class RepetitionPenalty(Objective):
         ngram: tokens of an n-gram.
     """
 
-    ngram: Count = 1
+    ngram: Width = 1
 
     type: ClassVar[str] = "repetition"
 
@@ -106,7 +106,7 @@ def repeated_ngrams(equal: Tensor, lengths: Tensor, ngram: int) -> Tensor:
     """
     size = max(equal.shape[1] - ngram + 1, 0)
     match = equal.new_ones((len(equal), size, size))
-    for shift in range(ngram):
+    for shift in range(ngram if size else 0):
         match = match * equal[:, shift : shift + size, shift : shift + size]
     return match.triu(diagonal=1).sum(dim=(1, 2)) / (lengths - ngram + 1).clamp(min=1)
 

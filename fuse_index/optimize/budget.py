@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from fuse_index.common.options import Count, Positive, options
+from fuse_index.common.options import Count, Level, Seconds, options
 from fuse_index.predict.spent import Spent
 
 DEFAULT_STEPS = 100
@@ -43,9 +43,9 @@ class Budget:
     """
 
     steps: Count | None = None
-    seconds: Positive | None = None
+    seconds: Seconds | None = None
     forward_passes: Count | None = None
-    target_loss: float | None = None
+    target_loss: Level | None = None
 
     @property
     def step_limit(self) -> int | None:

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from fuse_index.common.files import write_atomically
+from fuse_index.common.files import is_special, write_out
 from fuse_index.common.stored import check_schema
 from fuse_index.errors import CheckpointError
 from fuse_index.models.batching import BatchSize
+from fuse_index.optimize.contents import replaced
 from fuse_index.optimize.run import Run
 from fuse_index.optimize.state import below, pack_rows, unpack_rows
 from fuse_index.predict.spent import Spent
 
 FORMAT = "fuse_index checkpoint 1"
+CONTENTS = "contents"
 
 
 class _CheckpointJson(TypedDict):
@@ -35,7 +37,8 @@ class Checkpoint:
     """A stopped run.
 
     Attributes:
-        configuration: what the run was asked for, without its budget.
+        configuration: what the run was asked for, without its budget, and under ``contents``
+            hashes of what that names.
         values: everything that is not a tensor.
         tensors: everything that is.
     """
@@ -53,7 +56,7 @@ class Checkpoint:
         tensors["json"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         data = save(tensors, metadata={"format": FORMAT})
         digest = hashlib.sha256(data).hexdigest().encode()
-        write_atomically(Path(path), data + digest)
+        write_out(path, data + digest)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -65,6 +68,8 @@ class Checkpoint:
         from safetensors import SafetensorError  # noqa: PLC0415
         from safetensors.torch import load  # noqa: PLC0415
 
+        if is_special(path):
+            raise CheckpointError(f"checkpoint {path}", expected="a regular file")
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -93,17 +98,31 @@ class Checkpoint:
     def require(self, configuration: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         """Refuse to go on with a run that was asked for something else.
 
+        Args:
+            configuration: what is asked for now, as in :attr:`configuration`. Contents are
+                compared where both have them.
+            path: the checkpoint, for the message.
+
         Raises:
-            CheckpointError: the configurations differ; the message names the first difference.
+            CheckpointError: the configurations differ, and the message names the first difference;
+                or something has other contents, and the message names all of it.
         """
-        given = json.loads(json.dumps(configuration))
-        found = first_difference(self.configuration, given)
+        given, saved = json.loads(json.dumps(configuration)), dict(self.configuration)
+        now, before = given.pop(CONTENTS, None), saved.pop(CONTENTS, None)
+        found = first_difference(saved, given)
         if found is not None:
             where, old, new = found
             raise CheckpointError(
                 f"checkpoint {path} is of a run with {where} = {_short(old)}",
                 expected=f"{_short(new)}, as asked for now",
                 remedy="resume with the same configuration, or name another checkpoint",
+            )
+        changed = replaced(before, now) if now is not None and before is not None else []
+        if changed:
+            raise CheckpointError(
+                f"checkpoint {path} is of a run with other contents of {', '.join(changed)}",
+                expected="what the run began with",
+                remedy="put it back, or name another checkpoint",
             )
 
 
@@ -144,7 +163,7 @@ def checkpoint_of(run: Run) -> Checkpoint:
     if run.probe is not None:
         tensors |= pack_rows("draft", *run.probe.draft_scorer.memory())
     tensors["generator"] = run.generator.get_state()
-    return Checkpoint(run.configuration(), values, tensors)
+    return Checkpoint(run.configuration() | {CONTENTS: run.contents}, values, tensors)
 
 
 def restore(run: Run, saved: Checkpoint) -> None:

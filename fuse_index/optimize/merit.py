@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fuse_index.common.bounds import MIN_TEMPERATURE
 from fuse_index.optimize.methods.base import Context
 from fuse_index.optimize.state import Ids, Losses
 from fuse_index.predict.gradients import by_weights
@@ -175,13 +176,13 @@ def draw_ranked(
     Args:
         merits: ``(N,)``, minus infinity where a unit may not be drawn.
         count: units, at most.
-        temperature: 0 takes the best.
+        temperature: 0, or next to it, takes the best.
         generator: of the random numbers.
 
     Returns:
         ``(at most count,)`` int64.
     """
-    if temperature:
+    if temperature > MIN_TEMPERATURE:
         uniform = torch.rand(len(merits), generator=generator, dtype=torch.float64)
         noise = -torch.log(-torch.log(uniform.clamp(min=1e-300)))
         merits = merits.double() / temperature + noise

@@ -15,7 +15,7 @@ from typing import Any
 from fuse_index.errors import FuseIndexError, OptionError
 from fuse_index.optimize.auto import Choice, choose
 from fuse_index.optimize.budget import Budget, Stop
-from fuse_index.optimize.checkpoint import Checkpoint, checkpoint_of, restore
+from fuse_index.optimize.checkpoint import CONTENTS, Checkpoint, checkpoint_of, restore
 from fuse_index.optimize.methods import METHODS
 from fuse_index.optimize.methods.base import MethodOptions
 from fuse_index.optimize.probe import Probe
@@ -98,10 +98,11 @@ def optimize(
         probe=probe,
         chosen=chosen,
     )
-    if saved is not None:
-        assert path is not None
-        saved.require(run.configuration(), path)
-        restore(run, saved)
+    if path is not None:
+        configuration = run.configuration() | {CONTENTS: run.contents}  # read before they change
+        if saved is not None:
+            saved.require(configuration, path)
+            restore(run, saved)
     try:
         _loop(run, budget, path, checkpoint_every, callbacks)
     except FuseIndexError as error:
@@ -120,10 +121,30 @@ def _chosen(
     """The choice for a run; a run that is resumed keeps its method, whatever is at hand now."""
     if saved is None:
         return choice or choose(problem, budget)
+    return _choice_of(saved)
+
+
+def _choice_of(saved: Checkpoint) -> Choice:
     before = saved.configuration
     method = from_json(METHODS, before["method"])
     search = from_json(SEARCHES, before["search"])
     return Choice(method, search, "the method of the checkpoint")
+
+
+def saved_choice(checkpoint: str | os.PathLike[str] | None) -> Choice | None:
+    """Return the method and the search of a checkpoint, None where there is no such file.
+
+    A run that goes on needs what they need, whatever would be chosen now.
+
+    Args:
+        checkpoint: the file, if one is named.
+
+    Raises:
+        CheckpointError: it is damaged, or no checkpoint.
+    """
+    if checkpoint is None or not Path(checkpoint).exists():
+        return None
+    return _choice_of(Checkpoint.load(checkpoint))
 
 
 def as_prompts(
@@ -149,29 +170,36 @@ def _loop(
     every: int,
     callbacks: Sequence[Callback],
 ) -> None:
-    for callback in callbacks:
-        callback(run, run.trajectory[-1])
-    saved = -1
     with _deferred_interrupts() as interrupted:
-        while run.stop is None:
-            run.stop = budget.reached(run.spent, run.final_total)
-            if run.stop is not None or interrupted.is_set():
-                break
-            try:
-                run.step(budget.affordable(run.spent))
-            except KeyboardInterrupt:
-                run.stop = Stop.INTERRUPTED
-                return  # in the middle of a step: the last checkpoint stays
-            if run.stop is None:
-                for callback in callbacks:
-                    callback(run, run.trajectory[-1])
+        saved = -1
+        try:
+            for _ in _steps(run, budget, callbacks, interrupted):
                 if path is not None and run.spent.steps % every == 0:
                     checkpoint_of(run).save(path)
                     saved = run.spent.steps
-        if interrupted.is_set():  # also in the last step: the caller has to end, too
-            run.stop = Stop.INTERRUPTED
-        if path is not None and saved != run.spent.steps:
-            checkpoint_of(run).save(path)
+            if interrupted.is_set():  # also in the last step: the caller has to end, too
+                run.stop = Stop.INTERRUPTED
+            if path is not None and saved != run.spent.steps:
+                checkpoint_of(run).save(path)
+        except KeyboardInterrupt:
+            run.stop = Stop.INTERRUPTED  # in the middle of a step: the last checkpoint stays
+
+
+def _steps(
+    run: Run, budget: Budget, callbacks: Sequence[Callback], interrupted: threading.Event
+) -> Iterator[None]:
+    """Do steps until the run ends; yields after every step that does not end it."""
+    for callback in callbacks:
+        callback(run, run.trajectory[-1])
+    while run.stop is None:
+        run.stop = budget.reached(run.spent, run.final_total)
+        if run.stop is not None or interrupted.is_set():
+            break
+        run.step(budget.affordable(run.spent))
+        if run.stop is None:
+            for callback in callbacks:
+                callback(run, run.trajectory[-1])
+            yield
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, InstanceOf
 
+from fuse_index.common.bounds import MAX_NUMBER
 from fuse_index.common.options import Share, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.items import ActiveItems, Mask
@@ -39,7 +40,7 @@ class Probe:
 
     terms: tuple[InstanceOf[Term], ...]
     share: Share = 1 / 16
-    reduction: Annotated[float, Field(strict=True, ge=1)] = 8.0
+    reduction: Annotated[float, Field(strict=True, ge=1, le=MAX_NUMBER)] = 8.0
 
     def __post_init__(self) -> None:
         if not self.terms:

@@ -160,13 +160,14 @@ class Problem:
     @property
     def has_words(self) -> bool:
         """Whether there are words for word-level moves."""
-        return bool(self._candidate_words())
+        return bool(self.candidate_words())
 
     @cached_property
     def _token_units(self) -> TokenUnits:
         return TokenUnits(self.source, self.allowed)
 
-    def _candidate_words(self) -> Sequence[str]:
+    def candidate_words(self) -> Sequence[str]:
+        """Return the words of word-level moves: those given, else those of the adapters."""
         if self._given_words is not None:
             return self._given_words
         adapters = [target.adapter for target in self.targets if target.adapter is not None]
@@ -176,7 +177,7 @@ class Problem:
     @cached_property
     def word_units(self) -> WordUnits:
         """The words of word-level moves; see :meth:`units`."""
-        words = self._candidate_words()
+        words = self.candidate_words()
         if not words:
             raise OptionError(
                 "word-level moves without words",

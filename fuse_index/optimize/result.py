@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from fuse_index.bundle.jsontext import plain
-from fuse_index.common.files import write_atomically
+from fuse_index.common.files import write_out
 from fuse_index.common.stored import Whole, check_schema, parse_json
 from fuse_index.errors import OptionError
 from fuse_index.optimize.budget import Stop
@@ -181,9 +181,12 @@ class Result:
         return cls(**values)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result as JSON, whole or not at all."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        write_atomically(Path(path), text.encode())
+        """Write the result as JSON; a regular file whole or not at all."""
+        write_out(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return what :meth:`save` writes."""
+        return (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Result:

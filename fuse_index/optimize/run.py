@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.options import Seed, Width, options
 from fuse_index.common.versions import package_versions
 from fuse_index.errors import OptionError
 from fuse_index.objectives.base import Loss
 from fuse_index.optimize.budget import Budget, Stop
+from fuse_index.optimize.contents import contents_of
 from fuse_index.optimize.items import ActiveItems
 from fuse_index.optimize.methods.base import Context, MethodOptions, Proposals
 from fuse_index.optimize.probe import Probe, ProbeSampler
@@ -52,13 +54,13 @@ class RunOptions:
             which is several times as fast where passes are small, and keeps their memory.
     """
 
-    seed: Natural = 0
-    batch_size: Count | None = None
+    seed: Seed = 0
+    batch_size: Width | None = None
     check_retokenization: bool = True
     balance: bool = False
     early_stop: bool = False
-    pareto_size: Count = 64
-    remember: Count = 1 << 17
+    pareto_size: Width = 64
+    remember: Width = 1 << 17
     cuda_graphs: bool = True
 
 
@@ -298,6 +300,11 @@ class Run:
             "options": dict(vars(self.options)),
             "probe": None if self.probe is None else self.probe.describe(),
         }
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """Hashes of what the configuration only names: weights, pictures, words, adapters."""
+        return contents_of(self.problem, None if self.probe is None else self.probe.draft)
 
     def result(self, budget: Budget) -> Result:
         """Return what was found so far."""

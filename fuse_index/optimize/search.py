@@ -8,7 +8,7 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
-from fuse_index.common.options import Count, options
+from fuse_index.common.options import Width, options
 from fuse_index.optimize.state import Ids, Scored, State
 
 
@@ -94,7 +94,7 @@ class Greedy(SearchOptions):
     """
 
     keep_current: bool = True
-    buffer: Count = 1
+    buffer: Width = 1
 
     type: ClassVar[str] = "greedy"
 
@@ -133,7 +133,7 @@ class Beam(SearchOptions):
         keep_current: whether they compete with their candidates.
     """
 
-    width: Count = 4
+    width: Width = 4
     keep_current: bool = True
 
     type: ClassVar[str] = "beam"
@@ -160,7 +160,7 @@ class UniformCost(SearchOptions):
         size: prompts kept; the worst are forgotten, so that memory stays bounded.
     """
 
-    size: Count = 64
+    size: Width = 64
 
     type: ClassVar[str] = "uniform_cost"
 

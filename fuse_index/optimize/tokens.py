@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuse_index.common.options import options
+from fuse_index.common.reading import shown
 from fuse_index.errors import OptionError, VocabularyError
 from fuse_index.models.base import Model
 
@@ -38,9 +39,9 @@ class TokenFilter:
         for name in ("deny_pattern", "allow_pattern"):
             try:
                 re.compile(getattr(self, name))
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise OptionError(
-                    f"{name} {getattr(self, name)!r}: {error}", expected="a regular expression"
+                    f"{name} {shown(getattr(self, name))}: {error}", expected="a regular expression"
                 ) from None
 
     def allowed(self, model: Model) -> NDArray[np.bool_]:

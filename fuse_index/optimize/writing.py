@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fuse_index.common.bounds import MIN_TEMPERATURE
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
@@ -100,5 +101,5 @@ def _frame(model: CausalModel) -> tuple[list[int], int]:
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """(n, V) -> (n,) int64 on the CPU."""
-    probabilities = (logits.float().cpu() / temperature).softmax(dim=-1)
+    probabilities = (logits.float().cpu() / max(temperature, MIN_TEMPERATURE)).softmax(dim=-1)
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]

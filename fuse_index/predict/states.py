@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.options import NaturalWidth, Seed, Width, options
 from fuse_index.common.progress import Tick
 from fuse_index.errors import ModelError
 from fuse_index.models.base import Model
@@ -54,9 +54,9 @@ class Contexts:
             vocabulary, the same for all units, so that states of more units can be added.
     """
 
-    count: Count = 4
-    words: Natural = 3
-    seed: Natural = 0
+    count: Width = 4
+    words: NaturalWidth = 3
+    seed: Seed = 0
     texts: tuple[str, ...] = ()
 
     def draw(self, model: Model) -> list[Context]:

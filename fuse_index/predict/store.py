@@ -13,9 +13,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import filelock
@@ -25,12 +23,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fuse_index.common.cache import cache_folder
 from fuse_index.common.files import replacing
 from fuse_index.common.progress import Tick
 from fuse_index.models.base import Model
+from fuse_index.models.contents import weights_hash, weights_version
 from fuse_index.predict.states import Contexts, hidden_states
 from fuse_index.words.ragged import Ragged
 
@@ -45,8 +44,6 @@ _SHARD = 2048
 _MOST_IN_MEMORY = 2
 _SUFFIX = ".safetensors"
 _made: WeakKeyDictionary[Model, dict[str, Tensor]] = WeakKeyDictionary()
-_hashed: WeakKeyDictionary[Model, tuple[str, str]] = WeakKeyDictionary()
-"""The version of a model's weights that was hashed last, and the hash."""
 
 
 def kept_states(
@@ -237,50 +234,8 @@ def _version(model: Model, tokens: Ragged, contexts: Contexts) -> str:
     digest = hashlib.blake2b(repr(contexts).encode(), digest_size=20)
     digest.update(tokens.offsets.tobytes())
     digest.update(tokens.values.tobytes())
-    digest.update(_weights_version(model).encode())
+    digest.update(weights_version(model).encode())
     return digest.hexdigest()
-
-
-def _weights_version(model: Model) -> str:
-    weights = chain(model.module.parameters(), _kept_buffers(model.module))
-    return repr(([(w.data_ptr(), w._version) for w in weights], _adapters(model.module)))
-
-
-def _kept_buffers(module: nn.Module) -> Iterator[Tensor]:
-    """The buffers that are stored with a network; a state dict would pack quantized weights."""
-    for part in module.modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            if name not in part._non_persistent_buffers_set:
-                yield buffer
-
-
-def _adapters(module: nn.Module) -> list[Any]:
-    """Which PEFT adapters are switched on, and how strongly: the weights do not tell."""
-    return [
-        (name, part.active_adapters, part.disable_adapters, part.merged_adapters, part.scaling)
-        for name, part in module.named_modules()
-        if all(hasattr(part, own) for own in ("merged_adapters", "scaling", "disable_adapters"))
-    ]
-
-
-def _weights_hash(model: Model) -> str:
-    """The hash of all weights, computed once for a version of them: it reads every byte."""
-    version = _weights_version(model)
-    known = _hashed.get(model)
-    if known is None or known[0] != version:
-        digest = hashlib.blake2b(digest_size=20)
-        for name, weight in sorted(model.module.state_dict().items()):
-            digest.update(name.encode())
-            if not isinstance(weight, Tensor):
-                digest.update(repr(weight).encode())
-                continue
-            digest.update(
-                weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-            )
-        if adapters := _adapters(model.module):
-            digest.update(repr(adapters).encode())
-        known = _hashed[model] = version, digest.hexdigest()
-    return known[1]
 
 
 def _key(model: Model, contexts: Contexts) -> str:
@@ -291,7 +246,7 @@ def _key(model: Model, contexts: Contexts) -> str:
         "device": model.device.type,  # which rounds otherwise
         "contexts": asdict(contexts),
         "tokenizer": model.words.fingerprint,  # contexts without texts are drawn from it
-        "weights": _weights_hash(model),
+        "weights": weights_hash(model),
     }
     encoded = json.dumps(depends, sort_keys=True).encode()
     return hashlib.blake2b(encoded, digest_size=20).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
@@ -26,6 +27,7 @@ from fuse_index.optimize import (
     choose,
     optimize,
 )
+from fuse_index.optimize.optimize import saved_choice
 from fuse_index.predict.states import states_cost
 from fuse_index.predict.units import Unit
 from fuse_index.run.adapters import AdapterStore
@@ -110,7 +112,11 @@ class Assembly:
 
 
 def assemble(
-    config: RunConfig, *, offline: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Assembly:
     """Load models, find or build adapters, and put the problem together.
 
@@ -118,6 +124,8 @@ def assemble(
         config: the run file.
         offline: whether the Hub is never asked.
         progress: called while models are loaded and adapters built.
+        checkpoint: file of a run that goes on, if it is there: without a method in the file, that
+            of the checkpoint is taken.
 
     Raises:
         FuseIndexError: a model, an adapter, an image or a text is unusable; the message says which.
@@ -139,7 +147,8 @@ def assemble(
         ]
         return make_problem(source, terms, config, store)
 
-    problem, method = with_method(config, problem_with, choose)
+    saved = saved_choice(checkpoint)
+    problem, method = with_method(config, problem_with, saved or choose)
     prepare_states(problem, method, progress)
     initial = initial_prompts(problem, config.initial, config.options.seed)
     return Assembly(problem, initial, config, method, _probe(config, models))
@@ -148,18 +157,20 @@ def assemble(
 def with_method(
     config: SearchConfig,
     problem_with: Callable[[bool], Problem],
-    chooser: Callable[[Problem, Budget], Choice],
+    chooser: Choice | Callable[[Problem, Budget], Choice],
 ) -> tuple[Problem, MethodOptions | Choice]:
     """Return the problem and its method, with adapters only where the method needs them.
 
     Args:
         config: has the method, or None to choose one.
         problem_with: makes the problem, with all adapters or only with given bundles.
-        chooser: chooses a method.
+        chooser: chooses a method, or is the choice.
     """
     method = config.method
     if method is not None:
         return problem_with(needs_adapters(method)), method
+    if isinstance(chooser, Choice):
+        return problem_with(needs_adapters(chooser.method)), chooser
     problem = problem_with(False)
     choice = chooser(problem, config.budget)
     ranking = choice.method.ranking

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fuse_index.bundle.jsontext import plain
-from fuse_index.common.options import options
+from fuse_index.common.options import Number, options
 from fuse_index.common.progress import Progress
 from fuse_index.errors import OptionError
 from fuse_index.models.kinds import ModelKind
@@ -28,7 +28,7 @@ from fuse_index.optimize import (
     Term,
     choose_moves,
 )
-from fuse_index.optimize.optimize import optimize
+from fuse_index.optimize.optimize import optimize, saved_choice
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.assembly import ModelPool, make_problem, prepare_states, with_method
 from fuse_index.run.config import (
@@ -66,7 +66,7 @@ class RoleConfig(ModelConfig):
         suffix: text after the caption for this model, as it stands.
     """
 
-    weight: float = 1.0
+    weight: Number = 1.0
     prefix: str = ""
     suffix: str = ""
 
@@ -81,7 +81,7 @@ class LanguageRole(RoleConfig):
             its texts with a token.
     """
 
-    weight: float = 1 / TYPICAL_TOKENS
+    weight: Number = 1 / TYPICAL_TOKENS
     reduction: TokenReduction = TokenReduction.SUM
     include_end: bool | None = None
 
@@ -90,7 +90,7 @@ class LanguageRole(RoleConfig):
 class ClipRole(RoleConfig):
     """CLIP, which compares the caption with the image."""
 
-    weight: float = IMAGE_WEIGHT
+    weight: Number = IMAGE_WEIGHT
 
 
 @options(kw_only=True)
@@ -206,13 +206,20 @@ class Captioner:
         config: models, weights, and how captions are looked for.
         offline: whether the Hub is never asked.
         progress: called while models are loaded and adapters built.
+        checkpoint: file of a caption that goes on, if it is there: without a method in the
+            configuration, that of the checkpoint is taken.
 
     Raises:
         FuseIndexError: a model or an adapter is unusable; the message says which.
     """
 
     def __init__(
-        self, config: CaptionConfig, *, offline: bool = False, progress: Progress | None = None
+        self,
+        config: CaptionConfig,
+        *,
+        offline: bool = False,
+        progress: Progress | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.config = config
         pool = ModelPool(offline=offline, progress=progress)
@@ -225,7 +232,9 @@ class Captioner:
         anything = TextSimilarity(texts="a", **_around(config.clip))
         self._terms: list[Term] = []
         problem, self.method = with_method(
-            config, lambda adapted: self._problem_with(anything, adapted), choose_moves
+            config,
+            lambda adapted: self._problem_with(anything, adapted),
+            saved_choice(checkpoint) or choose_moves,
         )
         prepare_states(problem, self.method, progress)
 

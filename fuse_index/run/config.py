@@ -11,7 +11,16 @@ from typing import Annotated, Any, TypeVar
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from fuse_index.common.options import Count, Flag, Positive, Share, options
+from fuse_index.common.bounds import MAX_WIDTH
+from fuse_index.common.options import (
+    Count,
+    Flag,
+    Positive,
+    Share,
+    TokenLimit,
+    Width,
+    options,
+)
 from fuse_index.common.reading import read_options, require_known
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.kinds import ModelKind
@@ -142,14 +151,19 @@ class StartConfig:
     """
 
     texts: tuple[str, ...] = ()
-    length: Count = 12
-    count: Count = 1
+    length: Width = 12
+    count: Width = 1
     draw: StartDraw = StartDraw.UNIFORM
     temperature: Positive = 1.0
 
     def __post_init__(self) -> None:
         if any(not text.strip() for text in self.texts):
             raise OptionError("initial: an empty text", expected="some text, or a length instead")
+        if self.length * self.count > MAX_WIDTH:
+            raise OptionError(
+                f"initial: {self.count} prompts of {self.length} tokens",
+                expected=f"{MAX_WIDTH} tokens in all, at most",
+            )
 
 
 @options(label="adapters", kw_only=True)
@@ -172,7 +186,7 @@ class AdapterConfig:
     texts: tuple[str, ...] = ()
     min_count: Count = 2
     max_words: Count | None = None
-    max_tokens: Count = 4
+    max_tokens: TokenLimit = 4
     cache: Path | None = None
 
     def __post_init__(self) -> None:

@@ -108,7 +108,11 @@ def _without_type(value: Any) -> Any:
 
 
 def unwrapped(value: Any) -> Any:
-    """Return a mapping or list that the command line writes in brackets; else the value."""
+    """Return a mapping or list that the command line writes in brackets; else the value.
+
+    Raises:
+        OptionError: a key in it stands twice, or it holds what no options are.
+    """
     if isinstance(value, FlagText) and value[:1] in ("{", "["):
-        return next(value.readings())
+        return value.structure()
     return value

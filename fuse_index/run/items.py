@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from fuse_index.common.markup import MarkupError, load_json
 from fuse_index.errors import OptionError
 from fuse_index.objectives.items import PlacedItem
 from fuse_index.run.fields import unwrapped
@@ -54,11 +54,10 @@ def with_items(options: dict[str, Any]) -> dict[str, Any]:
 
 def _item(line: str, place: str) -> PlacedItem:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        said = getattr(error, "msg", error)
-        column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise OptionError(f"{place}: {said}{column}", expected="a JSON object") from error
+        value = load_json(line)
+    except MarkupError as error:
+        expected = error.expected or "a JSON object"
+        raise OptionError(f"{place}: {error.problem}", expected=expected) from error
     if not isinstance(value, dict):
         raise OptionError(f"{place}: a {type(value).__name__}", expected="a JSON object")
     return PlacedItem(value, place)

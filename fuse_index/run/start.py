@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fuse_index.common.bounds import MIN_TEMPERATURE
 from fuse_index.errors import ModelError, PromptError, VocabularyError
 from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
@@ -96,7 +97,9 @@ def _written(
     first = torch.from_numpy(word_starts(problem))
     rows = np.zeros((start.count, 0), np.int64)
     for step in range(start.length):
-        scores = _next_scores(model, rows, around).float().cpu() / start.temperature
+        scores = _next_scores(model, rows, around).float().cpu() / max(
+            start.temperature, MIN_TEMPERATURE
+        )
         scores = scores.masked_fill(~(first if step == 0 else allowed), -torch.inf)
         drawn = torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)
         rows = np.concatenate([rows, drawn.numpy()], axis=1)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fuse_index.common.options import Count, options
+from fuse_index.common.options import TokenLimit, options
 from fuse_index.common.progress import Add, Tick, adding
 from fuse_index.errors import ShapeError, VocabularyError
 from fuse_index.words.corpus.words import WordCounts
@@ -37,7 +37,7 @@ class TableOptions:
         OptionError: if ``max_tokens`` is below 1.
     """
 
-    max_tokens: Count = 4
+    max_tokens: TokenLimit = 4
 
 
 class Blocks(Protocol):

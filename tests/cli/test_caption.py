@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from fuse_index.cli import main as cli
 from fuse_index.demo import Split, draw, make_scene, write_vocabulary
 from fuse_index.objectives.features import FeatureLoss
 from fuse_index.optimize import Moves, auto
+from fuse_index.run import EventWriter
 from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS
 
 MODELS = ["--lm", "demo:lm", "--clip", "demo:clip"]
@@ -98,6 +101,61 @@ def test_captions_go_on_from_checkpoints(capsys, folder, quick, tmp_path):
     for item in (*straight["captions"], *resumed["captions"]):
         del item["spent"]["seconds"]
     assert resumed == straight
+
+
+def test_a_picture_that_was_replaced_does_not_go_on(capsys, quick, tmp_path):
+    command = [tmp_path / "p.png", *MODELS, *quick, "--checkpoint", tmp_path / "states"]
+    for number, code in ((0, 0), (0, 0), (1, 2)):
+        draw(make_scene(Split.TEST, number)).save(tmp_path / "p.png")
+        found, _, stderr = run(capsys, *command, "--steps", 1)
+        assert found == code
+    assert "other contents of the image " in stderr
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_is_done_and_events_stand_once(
+    capsys, folder, quick, tmp_path, monkeypatch, number, code
+):
+    write, stop = EventWriter.__call__, True
+
+    def interrupt(self, of_run, point):
+        write(self, of_run, point)
+        if stop and point.step == 1 and "1.png" in str(self._common):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(EventWriter, "__call__", interrupt)
+    out, events = tmp_path / "o.json", tmp_path / "e.jsonl"
+    command = [folder, *MODELS, *quick, "--checkpoint", tmp_path / "states"]
+    command += ["--events", events, "--out", out, "--json"]
+    found, stdout, stderr = run(capsys, *command)
+    assert (found, stderr.count("\n")) == (code, 1)
+    kept = json.loads(out.read_text(encoding="utf-8"))["captions"]
+    assert [item["stop"] for item in kept] == ["steps", "interrupted"]
+    assert len(json.loads(stdout)["captions"]) == 2
+    stop = False
+    assert run(capsys, *command, "--steps", 3)[0] == 0
+    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    for name in ("0.png", "1.png"):
+        own = [line for line in lines if line["image"].endswith(name)]
+        steps = [line.get("step", line["event"]) for line in own]
+        assert steps == ["start", 0, 1, 2, 3, "end"]
+
+
+def test_captions_whose_files_cannot_be_written_are_printed(
+    capsys, folder, quick, tmp_path, monkeypatch
+):
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("fuse_index.common.files.write_atomically", full)
+    files = ["--out", tmp_path / "o.json", "--csv", tmp_path / "t.csv"]
+    code, stdout, stderr = run(capsys, folder / "0.png", *MODELS, *quick, *files)
+    assert (code, stderr.count("\n")) == (2, 2)  # one a file
+    assert "--out" in stderr
+    assert "--csv" in stderr
+    assert '"captions"' in stdout
+    assert "image,caption,total" in stdout
 
 
 def test_what_is_done_is_kept_when_a_model_fails(capsys, folder, quick, tmp_path, monkeypatch):

@@ -21,7 +21,6 @@ from fuse_index.demo import Split, draw, make_scene
 from fuse_index.demo.captioning import GuideOptions
 from fuse_index.demo.cast import assemble_cast
 from fuse_index.demo.packaged import FOLDER
-from fuse_index.errors import StorageError
 from fuse_index.optimize import Moves
 
 MOVES = {"drafts": 0, "search_width": 4}
@@ -108,8 +107,10 @@ def test_a_report_that_cannot_be_written_after_all_is_our_users_error(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fuse_index.common.files.write_atomically", refuse)
-    with pytest.raises(StorageError, match="No space left on device"):
-        verb._write(tmp_path / "x.html", b"")
+    code, out, err = run(capsys, "--scenes", 1, "--out", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the report is not written" in out
+    assert "demo-report.html: No space left on device; expected a file that can be" in err
 
 
 def test_a_damaged_weight_file_is_one_line(capsys, tmp_path, monkeypatch):
@@ -131,18 +132,21 @@ def test_a_damaged_weight_file_is_one_line(capsys, tmp_path, monkeypatch):
     assert f"expected {expected}" in err
 
 
-def test_an_interrupt_leaves_a_report_of_what_was_done(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_a_report_of_what_was_done(
+    capsys, tmp_path, monkeypatch, number, stopped
+):
     shown = []
 
     def make_one_scene(split, index):
         if index == 1:
             shown.append(capsys.readouterr().out)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return make_scene(split, index)
 
     monkeypatch.setattr(showcase_module, "make_scene", make_one_scene)
     code, out, err = run(capsys, "--scenes", 400, "--out", tmp_path)
-    assert code == 130
+    assert code == stopped
     assert shown[0].startswith("scene 1  plain")  # as soon as it is found
     assert "interrupted: " in err
     assert "captions were finished" in err

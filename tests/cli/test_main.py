@@ -126,8 +126,7 @@ def test_our_errors_are_the_users_and_code_2(capsys, verb):
     verb(command)
     assert cli.main(["try"]) == 2
     assert capsys.readouterr().err == (
-        "fuse-index: error: ridge=-1; expected a number of at least 0; "
-        "raise \N{REPLACEMENT CHARACTER}[31mit\n"
+        "fuse-index: error: ridge=-1; expected a number of at least 0; raise \\x1b[31mit\n"
     )
 
 
@@ -204,6 +203,18 @@ def test_interrupt_is_130(capsys, verb):
     verb(command)
     assert cli.main(["try"]) == 130
     assert capsys.readouterr().err.strip() == "fuse-index: error: interrupted"
+
+
+def test_sigterm_is_an_interrupt_with_its_own_code(capsys, verb):
+    def command(json: bool = typer.Option(False, "--json")) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    verb(command)
+    assert cli.main(["try", "--json"]) == 143
+    out, err = capsys.readouterr()
+    assert err.strip() == "fuse-index: error: interrupted"
+    assert json.loads(out)["error"]["exit_code"] == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_exit_code_of_a_verb_is_kept(verb):

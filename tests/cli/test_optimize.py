@@ -1,74 +1,18 @@
-"""The verb ``optimize`` as a user types it: files, flags, resumption, interrupts, mistakes."""
+"""The verb ``optimize`` as a user types it: files, flags, methods, and what is printed."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from fuse_index.cli import main as cli
-from fuse_index.demo import Split, draw, make_scene, write_vocabulary
-from fuse_index.objectives.features import _LabelLoss
+from fuse_index.demo import Split, draw, make_scene
 from fuse_index.optimize import Result
-from fuse_index.run import EventWriter
+from tests.cli.running import START, run, without_times
 
-ROOT = Path(__file__).parents[2]
-START = "the picture contains a small circle on the left"
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    """A cache that all tests of this file share."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _use_cache(cache, models_once, monkeypatch):
-    monkeypatch.setenv("FUSE_INDEX_CACHE", str(cache))
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory) -> Path:
-    return write_vocabulary(tmp_path_factory.mktemp("words") / "words.txt")
-
-
-@pytest.fixture
-def file(tmp_path, words) -> Path:
-    """A run file: fluent and positive."""
-    run = {
-        "models": {"lm": "demo:lm", "sentiment": "demo:sentiment"},
-        "objectives": [
-            {"type": "fluency", "model": "lm"},
-            {"type": "label", "model": "sentiment", "label": "positive"},
-        ],
-        "initial": START,
-        "method": {"type": "gcg", "search_width": 16, "top_k": 32},
-        "budget": {"steps": 3},
-        "adapters": {"words": str(words)},
-    }
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
-    return path
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    code = cli.main(["optimize", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def without_times(value):
-    """A JSON value without what a clock says."""
-    if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k != "seconds"}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
+pytestmark = pytest.mark.usefixtures("use_cache")
 
 
 @pytest.mark.smoke
@@ -186,194 +130,6 @@ def test_probe_sampling_from_a_file(capsys, file):
     assert json.loads(stdout)["spent"]["draft"] > 0
 
 
-def test_a_stopped_run_goes_on(capsys, file, tmp_path):
-    state, events = tmp_path / "state", tmp_path / "events.jsonl"
-    straight = run(capsys, file, "--steps", 4, "--json")[1]
-    run(capsys, file, "--steps", 2, "--checkpoint", state, "--events", events)
-    code, resumed, _ = run(
-        capsys, file, "--steps", 4, "--checkpoint", state, "--events", events, "--json"
-    )
-    assert code == 0
-    one, two = (without_times(json.loads(text)) for text in (straight, resumed))
-    assert one == two
-    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    steps = [line["step"] for line in lines if line["event"] == "step"]
-    assert steps == [0, 1, 2, 2, 3, 4]  # a resumed run says first where it stands
-    code, _, stderr = run(capsys, file, "--checkpoint", state, "--seed", 9)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "is of a run with options.seed = 0; expected 9" in stderr
-
-
-@pytest.mark.parametrize("as_json", [True, False])
-def test_an_interrupt_gives_the_best_so_far(capsys, file, tmp_path, monkeypatch, as_json):
-    render = EventWriter.__call__
-
-    def interrupt(self, run, point):
-        render(self, run, point)
-        if point.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(EventWriter, "__call__", interrupt)
-    out, events = tmp_path / "out.json", tmp_path / "events.jsonl"
-    flags = ["--steps", 1000, "--out", out, "--events", events, *(["--json"] if as_json else [])]
-    code, stdout, stderr = run(capsys, file, *flags)
-    assert code == 130
-    assert stderr == "fuse-index: error: interrupted: the best so far is given\n"
-    result = Result.load(out)
-    assert result.stop.value == "interrupted"
-    assert result.spent["steps"] == 2
-    if as_json:
-        assert json.loads(stdout) == result.to_json()
-    else:
-        assert stdout.startswith(result.text.strip() + "\n")
-    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    assert (lines[-1]["event"], lines[-1]["stop"]) == ("end", "interrupted")
-
-
-def test_an_interrupt_in_the_last_step_is_not_lost(capsys, file, monkeypatch):
-    render = EventWriter.__call__
-
-    def interrupt(self, run, point):
-        render(self, run, point)
-        if point.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(EventWriter, "__call__", interrupt)
-    code, stdout, _ = run(capsys, file, "--steps", 3, "--events", os.devnull, "--json")
-    assert code == 130
-    assert json.loads(stdout)["stop"] == "interrupted"
-
-
-@pytest.mark.slow
-def test_an_interrupt_of_a_process(file, tmp_path):
-    out, events = tmp_path / "out.json", tmp_path / "events.jsonl"
-    command = [sys.executable, "-m", "fuse_index.cli.main", "optimize", str(file)]
-    command += ["--steps", "100000", "--out", str(out), "--events", str(events)]
-    process = subprocess.Popen(
-        [*command, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not events.exists() or events.read_text(encoding="utf-8").count("\n") < 4:
-        assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert stderr.strip() == "fuse-index: error: interrupted: the best so far is given"
-    assert json.loads(stdout) == Result.load(out).to_json()
-    assert Result.load(out).stop.value == "interrupted"
-
-
-@pytest.fixture
-def failing(monkeypatch):
-    """A classifier that gives NaN from some call on."""
-
-    def after(calls: int) -> None:
-        real, count = _LabelLoss.compute, iter(range(1 << 30))
-
-        def compute(self, embeds, batch, labels):
-            losses = real(self, embeds, batch, labels)
-            return losses if next(count) < calls else losses * torch.nan
-
-        monkeypatch.setattr(_LabelLoss, "compute", compute)
-
-    return after
-
-
-def test_nan_stops_the_run_and_keeps_the_best_so_far(capsys, file, tmp_path, failing):
-    failing(4)
-    out, events = tmp_path / "out.json", tmp_path / "events.jsonl"
-    code, stdout, stderr = run(capsys, file, "--out", out, "--events", events, "--json")
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "fuse-index: error: label(" in stderr
-    assert "is nan for the prompt" in stderr
-    assert Result.load(out).stop.value == "failed"
-    said = json.loads(stdout)
-    assert said["error"]["type"] == "LossError"
-    assert said["result"]["text"] == Result.load(out).text
-    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    assert [line["event"] for line in lines][-2:] == ["error", "end"]
-
-
-def test_nan_shows_people_the_best_so_far(capsys, file, failing):
-    failing(4)
-    code, stdout, stderr = run(capsys, file)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "stopped by failed" in stdout
-
-
-def test_a_full_disk_keeps_the_best_so_far(capsys, file, tmp_path, monkeypatch):
-    from fuse_index.optimize.checkpoint import Checkpoint
-
-    def full(self, path):
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(Checkpoint, "save", full)
-    out, state = tmp_path / "out.json", tmp_path / "state"
-    flags = ["--checkpoint", state, "--checkpoint-every", 2, "--out", out]
-    code, _, stderr = run(capsys, file, *flags)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert f"{state} cannot be written (No space left on device)" in stderr
-    result = Result.load(out)
-    assert (result.stop.value, result.spent["steps"]) == ("failed", 2)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--objectives.label.label", "merry"], "no label 'merry'; expected one of 'negative', 'n"),
-        (["--objectives.fluency.prefix", "a red star " * 60], "shorten the prefix or the suffix"),
-        (["--tokens.deny_pattern", "."], "the filters leave none of 560 tokens"),
-        (["--tokens.allow_pattern", "("], "allow_pattern '('"),
-        (["--method.search_width", "many"], "method (gcg).search_width: 'many'; expected a whole"),
-        (["--method.serch_width", "3"], "did you mean 'search_width'?"),
-        (["--bugdet.steps", "3"], "section 'bugdet' is unknown"),
-        (["--models.lm.model", "demo:gpt"], "model 'demo:gpt'; expected one of demo:lm"),
-        (["--model", "lm"], "--model lm; expected NAME=MODEL"),
-        (["--set", "budget"], "--set budget; expected FIELD=VALUE"),
-        (["--steps", "0"], "budget: steps=0; expected at least 1"),
-        (["--initial", " "], "initial: an empty text"),
-        (["--source", "sentimen"], "did you mean 'sentiment'?"),
-        (["--out", "nowhere/out.json"], "--out nowhere/out.json; expected a file in a folder"),
-        (["--events", "nowhere/e"], "--events nowhere/e; expected a file in a folder"),
-        (["--checkpoint", "nowhere/s"], "--checkpoint nowhere/s; expected a file in a folder"),
-        (["--checkpoint-every", "0"], "checkpoint_every=0; expected at least 1"),
-        (["--models.sentiment.adapter", "nowhere"], "adapter nowhere does not exist"),
-        (["--adapters.words", "nowhere.txt"], "corpus nowhere.txt does not exist"),
-    ],
-)
-def test_mistakes_get_one_line(capsys, file, flags, message):
-    code, stdout, stderr = run(capsys, file, *flags, "--json")
-    assert code == 2
-    assert message in stderr
-    assert stderr.count("\n") == 1
-    assert message in json.loads(stdout)["error"]["message"]
-
-
-def test_images_that_are_none(capsys, file, tmp_path):
-    text = tmp_path / "text.png"
-    text.write_text("no image", encoding="utf-8")
-    clip = ["--model", "clip=demo:clip", "--objective"]
-    for image, message in ((text, "cannot be read as an image"), ("no.png", "does not exist")):
-        objective = f"{{type: image, model: clip, images: {image}}}"
-        code, _, stderr = run(capsys, file, *clip, objective)
-        assert (code, stderr.count("\n")) == (2, 1)
-        assert message in stderr
-
-
-def test_an_adapter_of_other_models(capsys, file, cache):
-    run(capsys, file, "--steps", 1)
-    (bundle, *_) = [path for path in (cache / "adapters").iterdir() if path.is_dir()]
-    flags = ["--models.sentiment.model", "demo:judge", "--models.sentiment.adapter", bundle]
-    code, _, stderr = run(capsys, file, *flags)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "the target model is" in stderr
-    assert "which the bundle was built for" in stderr
-
-
 def test_the_whole_text_is_told(capsys, file):
     options = ("--objectives.fluency.prefix", "look:", "--method", "random", "--steps", 1)
     code, stdout, _ = run(capsys, file, *options)
@@ -390,28 +146,6 @@ def test_a_conversation_without_a_template_is_one_line(capsys, file):
     code, stdout, stderr = run(capsys, file, "--objectives.fluency.messages", talk)
     assert (code, stdout, stderr.count("\n")) == (2, "", 1)
     assert "messages, but its tokenizer has no chat template" in stderr
-
-
-def test_a_prompt_that_cannot_survive(capsys, file, monkeypatch):
-    from fuse_index.predict.target import SourceWords
-
-    monkeypatch.setattr(
-        SourceWords, "survives", lambda _self, rows: torch.zeros(len(rows)).bool().numpy()
-    )
-    code, stdout, stderr = run(capsys, file, "--steps", 20)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "survives re-tokenization; " in stderr
-    assert "check_retokenization off" in stderr
-    assert START in stdout
-
-
-def test_a_damaged_checkpoint(capsys, file, tmp_path):
-    state = tmp_path / "state"
-    state.write_bytes(b"nothing")
-    code, _, stderr = run(capsys, file, "--checkpoint", state)
-    assert (code, stderr.count("\n")) == (2, 1)
-    assert "is damaged or no checkpoint" in stderr
-    assert state.read_bytes() == b"nothing"
 
 
 def test_fields_are_listed(capsys):

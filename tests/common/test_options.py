@@ -69,7 +69,7 @@ def test_they_are_frozen_dataclasses():
         ({"width": 2.5}, "gcg: width=2.5; expected a whole number"),
         ({"unit": "phrase"}, "gcg: unit 'phrase'; expected one of token, word"),
         ({"weight": -1.0}, "gcg: weight=-1.0; expected at least 0"),
-        ({"weight": float("nan")}, "gcg: weight=nan; expected at least 0"),
+        ({"weight": float("nan")}, "gcg: weight=nan; expected a finite number"),
         ({"most": 0}, "gcg: most=0; expected at least 1"),
         ({"seed": -1}, "gcg: seed=-1; expected at least 0"),
         ({"share": 0.0}, "gcg: share=0.0; expected more than 0"),

@@ -101,7 +101,7 @@ def test_values_become_what_the_field_holds(name, value, expected):
         ({"colour": "green"}, "sample.colour: 'green'; expected one of red, blue"),
         ({"sizes": [1, "x"]}, "sample.sizes[1]: 'x'; expected a whole number"),
         ({"rate": "fast"}, "sample.rate: 'fast'; expected a number"),
-        ({"rate": float("nan")}, "sample.rate: nan; expected a finite number"),
+        ({"rate": float("nan")}, "sample: rate=nan; expected a finite number"),
         ({"rate": "nan"}, "sample.rate: 'nan'; expected a number"),
         ({"rate": 10**400}, f"sample.rate: 1{'0' * 76}...; expected a number"),
         ({"on": "maybe"}, "sample.on: 'maybe'; expected true or false"),

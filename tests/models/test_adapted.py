@@ -10,7 +10,7 @@ import torch
 from fuse_index import wrap_model
 from fuse_index.errors import ModelError
 from fuse_index.models import Model, ModelKind
-from fuse_index.predict.store import _weights_hash, _weights_version
+from fuse_index.models.contents import weights_hash, weights_version
 from tests.models import factory
 
 peft = pytest.importorskip("peft")
@@ -86,12 +86,12 @@ def test_a_classifier_with_its_own_head() -> None:
 def test_kept_states_are_of_the_adapters_that_are_on() -> None:
     net = adapted(**TARGETS["layers"])
     model = wrap_model(net, factory.tokenizer_of("llama"))
-    version, key = _weights_version(model), _weights_hash(model)
-    assert _weights_version(model) == version
+    version, key = weights_version(model), weights_hash(model)
+    assert weights_version(model) == version
     with net.disable_adapter():
-        assert _weights_version(model) != version
-        assert _weights_hash(model) != key
-    assert (_weights_version(model), _weights_hash(model)) == (version, key)
+        assert weights_version(model) != version
+        assert weights_hash(model) != key
+    assert (weights_version(model), weights_hash(model)) == (version, key)
 
 
 def test_virtual_tokens_are_refused() -> None:

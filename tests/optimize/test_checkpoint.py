@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from importlib import import_module
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from fuse_index.errors import CheckpointError
 from fuse_index.objectives import Fluency
@@ -71,6 +74,16 @@ def test_damage_is_found_before_parsing(lm_problem, tmp_path, damage):
     )
     with pytest.raises(CheckpointError, match=r"run.ckpt is damaged or no checkpoint"):
         resumed(lm_problem, path)
+
+
+@pytest.mark.parametrize("text", [b"[]", b"{}", b"null", b"{", b"[" * 5000, b'{"values": 1}'])
+def test_another_file_with_a_checksum_is_refused(lm_problem, tmp_path, text):
+    json_only = {"json": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+    for body in (text, save(json_only), save({"other": torch.zeros(1)})):
+        path = tmp_path / "run.ckpt"
+        path.write_bytes(body + hashlib.sha256(body).hexdigest().encode())
+        with pytest.raises(CheckpointError, match=r"run.ckpt cannot be read"):
+            resumed(lm_problem, path)
 
 
 def test_differences_are_named_by_their_path():

@@ -176,6 +176,13 @@ def test_yaml_and_json_say_the_same(tmp_path):
         ("run.yaml", "!!python/object/apply:os.getcwd []", "run.yaml"),
         ("run.json", "{", "run.json"),
         ("run.yaml", b"\xff\xfe\x00", "is no UTF-8 text"),
+        ("run.yaml", "models: {}\nmodels: {}", "run.yaml, line 2: key 'models' stands twice"),
+        ("run.json", '{"a": 1, "a": 2}', "run.json, line 1: key 'a' stands twice"),
+        ("run.yaml", "a: " + "[" * 5000, "run.yaml, line 1: nested too deeply; expected at most"),
+        ("run.json", '{"a": ' + "[" * 5000, "run.json: nested too deeply; expected at most"),
+        ("run.yaml", "budget: !!timestamp 2024-99-99", "line 1: tag !!timestamp; expected texts"),
+        ("run.json", '{"a": ' + "9" * 5000 + "}", "run.json: a number of 5,000 characters"),
+        ("run.yaml", " " * (16 << 20) + "a", "run.yaml; expected at most 16,777,216 bytes"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):
@@ -219,6 +226,79 @@ def test_settings_reach_every_kind_of_field():
     assert run.options.seed == 3
     assert run.initial.length == 4
     assert run.tokens.deny_ids == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["my-lm", "my_lm", "qwen2.5", "a.b.c-d", "org/M-2.5_x", "dtype"])
+@pytest.mark.parametrize("short", [False, True])
+def test_names_of_models_are_taken_whole(name, short):
+    given = "gpt2" if short else {"model": "gpt2"}
+    fluency = {"type": "fluency", "model": name}
+    value = {"models": {"other": "x", name: given}, "objectives": [fluency], "initial": "a"}
+    override(value, [(f"models.{name}.dtype", FlagText("float16"))])
+    assert read_run(value).models[name].dtype is Precision.FLOAT16
+    override(value, [(f"models.{name}", FlagText("some/model"))])
+    assert (read_run(value).models[name].model, set(value["models"])) == (
+        "some/model",
+        {"other", name},
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("models.qwen2.5", {"qwen2.5"}),
+        ("models.qwen2.5.model", {"qwen2.5"}),
+        ("models.a-b.model", {"a-b"}),
+        (("models", "x.model"), {"x.model"}),
+    ],
+)
+def test_a_model_that_is_new_is_named_whole(path, names):
+    value = {"objectives": [{"type": "fluency"}], "initial": "a"}
+    override(value, [(path, "demo")])
+    run = read_run(value)
+    assert set(run.models) == names
+    assert {item.model for item in run.models.values()} == {"demo"}
+
+
+def test_the_longest_known_name_is_meant():
+    value = {"models": {"a": "x", "a.b": "y"}}
+    override(value, [("models.a.b.dtype", "float16"), ("models.a.dtype", "bfloat16")])
+    assert value["models"] == {
+        "a": {"model": "x", "dtype": "bfloat16"},
+        "a.b": {"model": "y", "dtype": "float16"},
+    }
+
+
+def test_fields_may_be_written_with_hyphens():
+    assert over(("method.top-k", "5")).method == METHODS["gcg"](search_width=64, top_k=5)
+    value = {"models": {"my_lm": "x"}}
+    override(value, [("models.my-lm.dtype", "float16")])
+    assert value["models"] == {"my_lm": {"model": "x", "dtype": "float16"}}
+    with pytest.raises(OptionError, match="did you mean 'dtype'"):
+        over(("models.lm.dtpye", "float16"))
+    with pytest.raises(OptionError, match="did you mean 'dtype'"):
+        over(("models.new.dtpye", "float16"))
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("method", "{type: gcg, top_k: 1, top_k: 2}", "key 'top_k' stands twice"),
+        ("models.lm", "{model: a, model: b}", "key 'model' stands twice"),
+        ("models", "{a: x, a: y}", "key 'a' stands twice"),
+        ("objectives.0", "{type: fluency, type: kl, model: lm}", "key 'type' stands twice"),
+        ("initial", "{length: 3, length: 4}", "key 'length' stands twice"),
+        ("method", "[" * 5000, "nested too deeply"),
+        ("budget", f"{{steps: {'9' * 5000}}}", "a number of 5,000 characters"),
+        ("options.seed", "9" * 5000, "options.seed: '9999"),
+        ("objectives." + "1" * 5000, "{type: kl}", "is none of 2 entries"),
+    ],
+)
+def test_structures_on_the_command_line_are_read_as_strictly(path, text, message):
+    with pytest.raises(OptionError) as caught:
+        over((path, text))
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_another_type_drops_the_options_of_the_old_one():

@@ -44,7 +44,11 @@ def test_items_inside_the_file():
         ('{"target": 5}\n', r"line 1.target: 5; expected a text"),
         ('{"type": "label", "label": 1}\n', "line 1: an item of type 'label'"),
         ('{"target": "a", "weight": 2}\n', "line 1: weight; expected the fields of one item"),
-        ("[" * 100_000 + "\n", "line 1: .*; expected a JSON object"),
+        ("[" * 100_000 + "\n", "line 1: nested too deeply; expected at most 64 lists"),
+        (
+            '{"target": " a"}\n{"target": " b", "target": " c"}\n',
+            "line 2: key 'target' stands twice",
+        ),
         ("\n \n", "no line with an item; expected at least one"),
     ],
 )

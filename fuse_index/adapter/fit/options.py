@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal
 
 from pydantic import SkipValidation
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.bounds import MAX_NUMBER
+from fuse_index.common.options import Count, Seed, options
 from fuse_index.errors import OptionError
 
 Ridge = float | Literal["auto"]
@@ -47,14 +47,14 @@ class FitOptions:
     min_words: Count = 10
     max_words: Count | None = None
     holdout: float = 0.1
-    seed: Natural = 0
+    seed: Seed = 0
     chunk_words: Count | None = None
 
     def __post_init__(self) -> None:
         ridge = self.ridge
         valid = ridge == "auto"
         if not isinstance(ridge, (str, bool)):
-            valid = math.isfinite(ridge) and ridge >= 0
+            valid = 0 <= ridge <= MAX_NUMBER
         if not valid:
             raise OptionError(
                 f"ridge={ridge!r}",

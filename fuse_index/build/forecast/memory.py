@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from fuse_index.common.bounds import MAX_COUNT
 from fuse_index.errors import OptionError
 from fuse_index.words.corpus.counting import DEFAULT_MEMORY
 from fuse_index.words.table import SHARD_WORDS
@@ -84,9 +85,9 @@ def parse_bytes(text: str, option: str = "--max-memory") -> int:
     scale = {**_UNITS, **_BINARY}.get(unit)
     try:
         size = int(float(number) * (scale or 0))
-    except ValueError:
+    except (ValueError, OverflowError):
         size = 0
-    if size < 1:
+    if not 1 <= size <= MAX_COUNT:
         raise OptionError(f"{option} {text}", expected="bytes such as 2G, 500M or 1.5GiB")
     return size
 

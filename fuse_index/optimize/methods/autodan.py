@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse_index.common.options import Count, Natural, NonNegative, options
+from fuse_index.common.options import Margin, NaturalWidth, NonNegative, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.merit import UnitMerit, draw_ranked, merits_of
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals, shares
@@ -61,13 +61,13 @@ class AutoDAN(MethodOptions):
 
     unit: Unit = Unit.TOKEN
     predictor: Predictor | None = None
-    length: Count = 16
-    search_width: Count | None = None
+    length: Width = 16
+    search_width: Width | None = None
     weight: NonNegative | None = None
     temperature: NonNegative | None = None
-    iterations: Count | None = None
-    sweeps: Natural = 0
-    margin: NonNegative | None = None
+    iterations: Width | None = None
+    sweeps: NaturalWidth = 0
+    margin: Margin | None = None
 
     type: ClassVar[str] = "autodan"
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fuse_index.common.options import Count, Natural, options
+from fuse_index.common.options import NaturalWidth, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import (
     Context,
@@ -76,12 +76,12 @@ class GCG(MethodOptions):
 
     unit: Unit = Unit.TOKEN
     predictor: Predictor | None = None
-    search_width: Count | None = None
+    search_width: Width | None = None
     draw: Draw = Draw.BEST
-    positions: Natural | None = None
-    memory: Natural = 64
-    top_k: Count = 256
-    n_replace: Count = 1
+    positions: NaturalWidth | None = None
+    memory: NaturalWidth = 64
+    top_k: Width = 256
+    n_replace: Width = 1
 
     type: ClassVar[str] = "gcg"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fuse_index.common.options import Natural, NonNegative, Positive, options
+from fuse_index.common.options import NaturalWidth, NonNegative, Positive, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
 from fuse_index.optimize.spaces import SoftSpace, TokenSpace, WordSpace
@@ -52,7 +52,7 @@ class PEZ(MethodOptions):
     learning_rate: Positive = 0.3
     weight_decay: NonNegative = 0.1
     relative: bool = True
-    restarts: Natural = 0
+    restarts: NaturalWidth = 0
 
     type: ClassVar[str] = "pez"
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse_index.common.options import Count, Positive, options
+from fuse_index.common.options import Positive, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import (
     Context,
@@ -59,9 +59,9 @@ class RandomSearch(MethodOptions):
     """
 
     unit: Unit = Unit.TOKEN
-    search_width: Count | None = None
+    search_width: Width | None = None
     norm: Norm = Norm.L0
-    n_replace: Count = 1
+    n_replace: Width = 1
     radius: Positive = 0.6
     relative: bool = True
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse_index.common.options import Count, Natural, NonNegative, options
+from fuse_index.common.options import Margin, NaturalWidth, NonNegative, Width, options
 from fuse_index.optimize.merit import UnitMerit
 from fuse_index.optimize.methods.autodan import AutoDAN
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
@@ -85,18 +85,18 @@ class Moves(MethodOptions):
 
     predictor: Predictor = Predictor.LAYERS
     weight: NonNegative = 2.0
-    drafts: Natural = 192
+    drafts: NaturalWidth = 192
     grafts: tuple[str, ...] = ()
-    swaps: Natural = 4
-    insertions: Natural = 3
-    omissions: Natural = 2
-    rewrites: Natural = 48
-    crossings: Natural = 96
-    length: Count = 17
-    beam: Count = 4
-    search_width: Count = 32
+    swaps: NaturalWidth = 4
+    insertions: NaturalWidth = 3
+    omissions: NaturalWidth = 2
+    rewrites: NaturalWidth = 48
+    crossings: NaturalWidth = 96
+    length: Width = 17
+    beam: Width = 4
+    search_width: Width = 32
     temperature: NonNegative = 0.6
-    margin: NonNegative = 0.8
+    margin: Margin = 0.8
 
     type: ClassVar[str] = "moves"
     compares_steps: ClassVar[bool] = True
