@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fuse_index.models.batch import Batch
     from fuse_index.words.ragged import Ragged
 
+_CHUNK_ROWS = 64
+
 
 class ContinuationLoss(str, Enum):
     """How far the model is from writing the target."""
@@ -111,13 +113,17 @@ class _ContinuationLoss(Loss):
         self._text = torch.tensor(self.surroundings.target_ids, device=self.model.device)
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
-        return self.read(self.logits(embeds, batch))
+        logits = self.logits(embeds, batch)
+        if torch.is_grad_enabled() and logits.requires_grad:
+            return self.read(logits.float())
+        # over all rows the float32 copies would be most of the memory of scoring
+        return torch.cat([self.read(part.float()) for part in torch.split(logits, _CHUNK_ROWS)])
 
     def forget(self) -> None:
         self._start.forget()
 
     def logits(self, embeds: Tensor, batch: Batch) -> Tensor:
-        """Return the logits that predict the text's tokens: (b, T, V) float32."""
+        """Return the logits that predict the text's tokens: (b, T, V) in the model's dtype."""
         size = len(self._text)
         first = batch.shortest - size - 1
         if first < 0:
@@ -132,11 +138,11 @@ class _ContinuationLoss(Loss):
         steps = torch.arange(size, device=embeds.device)
         positions = (batch.totals - size - 1)[:, None] + steps - output.start
         rows = torch.arange(len(batch), device=embeds.device)[:, None]
-        return output.logits[rows, positions].float()
+        return output.logits[rows, positions]
 
     @abstractmethod
     def read(self, logits: Tensor) -> Tensor:
-        """Turn the logits that predict the text into losses: (b, T, V) -> (b,)."""
+        """Turn float32 logits that predict the text into losses: (b, T, V) -> (b,)."""
 
 
 class _TargetLoss(_ContinuationLoss):
@@ -177,7 +183,7 @@ class _DivergenceLoss(_ContinuationLoss):
         with torch.no_grad():
             batch = self.batch([self.surroundings.content(self.objective.reference)])
             logits = self.logits(self.model.embed(batch.ids), batch)
-            self._reference = functional.log_softmax(logits, dim=-1)
+            self._reference = functional.log_softmax(logits.float(), dim=-1)
 
     def read(self, logits: Tensor) -> Tensor:
         log_probs = functional.log_softmax(logits, dim=-1)

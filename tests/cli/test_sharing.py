@@ -149,7 +149,7 @@ class TestMistakes:
             (["diff", "{bundle}", "nowhere"], "bundle nowhere does not exist"),
             (["verify", "nowhere"], "bundle nowhere does not exist"),
             (["verify", "{bundle}", "--words", "x"], "expected --rebuild with them"),
-            (["verify", "{bundle}", "--rebuild"], "does not say how the bundle was built"),
+            (["verify", "{plain}", "--rebuild"], "does not say how the bundle was built"),
         ],
     )
     def test_one_line_and_code_2(
@@ -166,7 +166,9 @@ class TestMistakes:
 
         monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
         monkeypatch.chdir(tmp_path)
-        names = {"bundle": str(bundle), "cwd": os.path.realpath(tmp_path)}
+        plain = tmp_path / "plain"
+        write_bundle(plain, sample.contents())
+        names = {"bundle": str(bundle), "plain": str(plain), "cwd": os.path.realpath(tmp_path)}
         given = [item.format(**names) for item in arguments]
         before = sorted(tmp_path.iterdir())
         code, out, err = run(capsys, *given, "--json")
@@ -217,13 +219,20 @@ class TestDiff:
 
 
 class TestVerify:
-    def test_intact_and_damaged(self, capsys, bundle):  # noqa: F811
-        code, out, _ = run(capsys, "verify", bundle)
-        assert (code, out) == (0, f"{bundle}: 5 files, every one is intact\n")
-        (bundle / GROUPS).write_bytes(b"x")
-        code, out, err = run(capsys, "verify", bundle)
+    def test_intact_and_damaged(self, capsys, tmp_path):
+        plain = tmp_path / "plain"
+        write_bundle(plain, sample.contents())
+        code, out, _ = run(capsys, "verify", plain)
+        assert (code, out) == (0, f"{plain}: 4 files, every one is intact\n")
+        (plain / GROUPS).write_bytes(b"x")
+        code, out, err = run(capsys, "verify", plain)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert "groups.safetensors is truncated" in err
+
+    def test_a_word_index_that_is_none(self, capsys, bundle):  # noqa: F811
+        code, out, err = run(capsys, "verify", bundle)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "index/target.json is not a " in err
 
     def test_rebuild(self, capsys, tmp_path):
         source, target = model_name(DemoModel.LM), model_name(DemoModel.SENTIMENT)
