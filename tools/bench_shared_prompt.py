@@ -122,13 +122,10 @@ def ours(setup: Setup, method: Any, objectives: list[Any], start: str, seed: int
         budget=Budget(forward_passes=setup.budget),
         options=RunOptions(seed=seed, early_stop=True),
     )
-    return Outcome(
-        is_met(problem, result.ids),
-        result.spent["forward_passes"],
-        result.total,
-        result.text,
-        time.perf_counter() - begin,
-    )
+    met, seconds = is_met(problem, result.ids), time.perf_counter() - begin
+    outcome = Outcome(met, result.spent["forward_passes"], result.total, result.text, seconds)
+    print(outcome, file=sys.stderr, flush=True)
+    return outcome
 
 
 def is_met(problem: Any, ids: tuple[int, ...]) -> bool:
@@ -160,21 +157,25 @@ class Apart:
             Problem(source, [Term(objective, model) for objective, model in pairs])
             for source in setup.models
         ]
+        for loss in (loss for problem in self.problems for loss in problem.losses):
+            loss.graphs.enabled = False  # texts have many shapes
         self.generator = torch.Generator().manual_seed(seed)
         self.passes = 0
 
     def run(self, text: str) -> Outcome:
         """Go on until the targets are met or the budget is spent."""
         begin = time.perf_counter()
-        best = float("inf")
+        best, met = float("inf"), False
         while self.passes < self.setup.budget:
             found = [self.step(i, problem, text) for i, problem in enumerate(self.problems)]
-            total, new, met = min(found)
+            total, new, works = min(found)
             if total < best:
-                best, text = total, new
-                if met:
-                    return Outcome(True, self.passes, best, text, time.perf_counter() - begin)
-        return Outcome(False, self.passes, best, text, time.perf_counter() - begin)
+                best, text, met = total, new, works
+            if met:
+                break
+        outcome = Outcome(met, self.passes, best, text, time.perf_counter() - begin)
+        print(outcome, file=sys.stderr, flush=True)
+        return outcome
 
     def step(self, index: int, problem: Any, text: str) -> tuple[float, str, bool]:
         """Draw from one model's gradient; return the best total, its text, and whether met."""
@@ -240,7 +241,7 @@ def summary(name: str, outcomes: list[Outcome], budget: int) -> dict[str, Any]:
     )
 
 
-def across(setup: Setup, chosen: dict[str, Any], targets: tuple[str, ...]) -> list[dict[str, Any]]:
+def across(setup: Setup, chosen: dict[str, Any], targets: list[str]) -> list[dict[str, Any]]:
     """Every method, and the baseline, on every target."""
     goals = [[objective_of(setup, m, target) for m in setup.models] for target in targets]
     rows = []
@@ -306,7 +307,9 @@ def main() -> int:
     arguments.add_argument("--corpus", help="texts, one a line: the words of word-level moves")
     arguments.add_argument("--tokens", type=int, default=16, help="words of the initial prompt")
     arguments.add_argument("--budget", type=int, default=60000, help="forward passes of a run")
-    arguments.add_argument("--targets", type=int, default=len(TARGETS))
+    arguments.add_argument(
+        "--target", type=int, action="append", help="number of a target, from 0; repeatable"
+    )
     arguments.add_argument("--items", type=int, default=0, metavar="SEEDS", help="5 items, too")
     arguments.add_argument("--only", action="append", help="methods to run; repeatable")
     arguments.add_argument("--start", choices=("target", "words"), default="target")
@@ -319,7 +322,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         setup = prepare(options, Path(folder))
         if len(setup.models) > 1:
-            rows += across(setup, chosen, TARGETS[: options.targets])
+            targets = [TARGETS[i] for i in options.target or range(len(TARGETS))]
+            rows += across(setup, chosen, targets)
         if options.items:
             rows += items(setup, chosen, options.items)
     publish(

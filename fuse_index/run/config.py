@@ -26,7 +26,15 @@ from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.models.packaged import demo_model
 from fuse_index.objectives import OBJECTIVES, Objective
-from fuse_index.optimize import METHODS, SEARCHES, Budget, MethodOptions, RunOptions, SearchOptions
+from fuse_index.optimize import (
+    GCG,
+    METHODS,
+    SEARCHES,
+    Budget,
+    MethodOptions,
+    RunOptions,
+    SearchOptions,
+)
 from fuse_index.optimize.tokens import TokenFilter
 from fuse_index.run.fields import OneOf, Section, unwrapped
 from fuse_index.run.items import with_items
@@ -199,7 +207,7 @@ class AdapterConfig:
 
 Initial = Annotated[StartConfig, Section("texts")]
 Limits = Annotated[Budget, Section("steps")]
-MethodChoice = Annotated[MethodOptions, OneOf(METHODS)]
+MethodChoice = Annotated[MethodOptions, OneOf(METHODS, default=GCG.type)]
 SearchChoice = Annotated[SearchOptions, OneOf(SEARCHES)]
 
 
@@ -209,7 +217,8 @@ class SearchConfig:
 
     Attributes:
         initial: where it begins.
-        method: how candidates are proposed; by default chosen by what is at hand.
+        method: how candidates are proposed; by default chosen by what is at hand. Options without
+            a type are GCG's.
         search: which prompts are kept; by default chosen by the method.
         tokens: which tokens of the source may be used.
         budget: when to stop.

@@ -53,11 +53,18 @@ class OneOf:
     Args:
         types: classes of options by their type name.
         beside: properties that a mapping may have beside those of its type, for the JSON schema.
+        default: the type of a mapping that names none; "" refuses it.
     """
 
-    def __init__(self, types: Mapping[str, type], beside: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        types: Mapping[str, type],
+        beside: Mapping[str, Any] | None = None,
+        default: str = "",
+    ) -> None:
         self.types = types
         self.beside = dict(beside or {})
+        self.default = default
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -77,6 +84,8 @@ class OneOf:
             return value
         if not isinstance(value, Mapping):
             value = {"type": value}
+        if self.default and "type" not in value:
+            value = {"type": self.default, **value}
         name = value.get("type")
         if str(name) not in self.types:
             raise unknown_name(name if name is None else str(name), self.types, "type")
@@ -92,7 +101,8 @@ class OneOf:
                 whole["anyOf"] = [{"required": [wanted]}, {"required": ["items"]}]
             own = whole.get("properties", {})
             whole["properties"] = {"type": {"const": name}, **self.beside, **own}
-            whole["required"] = ["type", *whole.get("required", [])]
+            named = [] if name == self.default else ["type"]
+            whole["required"] = [*named, *whole.get("required", [])]
         names = {"enum": list(self.types)}
         return {"anyOf": [names, *found["oneOf"]]}
 

@@ -60,6 +60,12 @@ def test_every_method_can_be_named(name):
     assert read_run(changed(method=name)).method == METHODS[name]()
 
 
+def test_options_of_a_method_without_a_type_are_those_of_gcg():
+    assert read_run(changed(method={"search_width": 8})).method == METHODS["gcg"](search_width=8)
+    with pytest.raises(OptionError, match=r"method \(gcg\): field 'search_with' is unknown"):
+        read_run(changed(method={"search_with": 8}))
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_every_search_can_be_named(name):
     assert read_run(changed(search={"type": name})).search == SEARCHES[name]()
