@@ -18,12 +18,12 @@ from torch import Tensor
 from fuse_index.common.bounds import MIN_TEMPERATURE
 from fuse_index.optimize.methods.base import Context
 from fuse_index.optimize.state import Ids, Losses
-from fuse_index.predict.gradients import by_weights
 from fuse_index.predict.likelihood import Likelihood
 from fuse_index.predict.predictor import unit_predictor
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.spans import Spans
 from fuse_index.predict.units import Units
+from fuse_index.predict.weights import by_weights
 from fuse_index.words.ragged import Ragged
 
 

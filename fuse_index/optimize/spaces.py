@@ -14,10 +14,11 @@ from torch import Tensor
 from fuse_index.objectives.labels import label_space
 from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.state import Ids
-from fuse_index.predict.gradients import Gradients, Weights
+from fuse_index.predict.gradients import Gradients
 from fuse_index.predict.indexed import find_index
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.target import Target
+from fuse_index.predict.weights import Weights
 from fuse_index.predict.word_predictor import WordPredictor
 from fuse_index.words.ragged import Ragged
 

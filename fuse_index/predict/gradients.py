@@ -22,13 +22,11 @@ from fuse_index.objectives.base import Loss, require_finite
 from fuse_index.objectives.labels import content_rows, label_space, one_hot_content
 from fuse_index.predict.spent import Spent
 from fuse_index.predict.target import PromptTerms, Target, TargetPrompts
+from fuse_index.predict.weights import Weights, by_weights
 from fuse_index.words.ragged import Ragged
 
 Checks = list["Callable[[], None]"]
 """Checks that are made later, together."""
-
-Weights = NDArray[np.float64]
-"""``(losses,)``: the weights of the losses; what weighs nothing is not computed."""
 
 _CPU_ROWS = 16
 _GPU_ROWS = 128
@@ -236,21 +234,6 @@ def _term_gradient(
     assert target.adapter is not None
     pulled = target.adapter.pull_back(packed, layout)
     return padded_rows(pulled, prompts), None
-
-
-def by_weights(weights: Weights) -> list[tuple[NDArray[np.int64], Weights]]:
-    """Split prompts by the weights of their losses, so that those of a part have one sum.
-
-    Args:
-        weights: ``(n, losses)``.
-
-    Returns:
-        The rows of each part, in order, and its weights ``(losses,)``.
-    """
-    parts: dict[bytes, list[int]] = {}
-    for row, own in enumerate(weights):
-        parts.setdefault(own.tobytes(), []).append(row)
-    return [(np.array(rows, dtype=np.int64), weights[rows[0]]) for rows in parts.values()]
 
 
 def embedding_gradient(

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fuse_index.predict.gradients import Gradients, Weights
+from fuse_index.predict.gradients import Gradients
 from fuse_index.predict.indexed import IndexedWords
 from fuse_index.predict.spans import Spans
 from fuse_index.predict.target import PromptTerms
 from fuse_index.predict.units import Unit, Units
+from fuse_index.predict.weights import Weights
 from fuse_index.words.ragged import Ragged
 
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.errors import OptionError
-from fuse_index.predict.gradients import Gradients, Weights, label_gradient, rows_within
+from fuse_index.predict.gradients import Gradients, label_gradient, rows_within
 from fuse_index.predict.ranking import Predictor, Ranking, UnitPredictor
 from fuse_index.predict.spans import Spans, span_gradients
 from fuse_index.predict.units import TokenUnits
+from fuse_index.predict.weights import Weights
 from fuse_index.words.ragged import Ragged
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from fuse_index.models.base import Model
 from fuse_index.predict.adapted import AdaptedWords
-from fuse_index.predict.gradients import Weights, embedding_gradient, rows_within
+from fuse_index.predict.gradients import embedding_gradient, rows_within
 from fuse_index.predict.indexed import IndexedWords, find_index
 from fuse_index.predict.ranking import IndexedRanking, Predictor, Ranking, UnitPredictor
 from fuse_index.predict.spans import Spans, span_gradients, span_sums
 from fuse_index.predict.target import Target
 from fuse_index.predict.units import WordUnits
+from fuse_index.predict.weights import Weights
 from fuse_index.words.ragged import Ragged
 
 TargetGradients = dict[Target, Tensor]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +87,35 @@ def published(hub, bundle) -> str:
 def blobs(hub_cache) -> list[str]:
     """Return the names of the files that the Hub's cache holds."""
     return sorted(path.name for path in (hub_cache / "hub").rglob("blobs/*"))
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    pytest.importorskip("s3fs", reason="s3fs is not installed (extra fsspec)")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> Iterator[str]:
+    """A bucket's URL."""
+    import boto3
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}"
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -25,38 +24,6 @@ from tests.share.conftest import files_of
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed (extra fsspec)")
 
 ADAPTER, GROUPS = "adapter.safetensors", "groups.safetensors"
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    pytest.importorskip("s3fs", reason="s3fs is not installed (extra fsspec)")
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture
-def s3(s3_server, monkeypatch) -> Iterator[str]:
-    """A bucket's URL."""
-    import boto3
-
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"bucket-{uuid.uuid4().hex[:8]}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    yield f"s3://{name}"
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -330,60 +297,6 @@ def test_an_altered_byte(store, bundle, tmp_path, member):
     system.pipe_file(f"{root}/{member}", data + b"\0" * 100)
     with pytest.raises(BundleError, match=rf"{member} has {len(data) + 100} bytes"):
         pull(store)
-
-
-class TestS3:
-    def test_a_bucket_that_does_not_exist(self, s3, bundle):
-        with pytest.raises(BundleError, match=r"s3://no-such-bucket-x/b holds no bundle"):
-            locate("s3://no-such-bucket-x/b")
-        with pytest.raises(RemoteError, match=r"s3://no-such-bucket-x/b has no such bucket"):
-            push(bundle, "s3://no-such-bucket-x/b")
-
-    def test_no_credentials(self, s3, bundle, monkeypatch, tmp_path):
-        import s3fs
-
-        push(bundle, s3 + "/b")
-        s3fs.S3FileSystem.clear_instance_cache()
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.delenv(name)
-        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-            monkeypatch.setenv(name, str(tmp_path / "none"))
-        with pytest.raises(
-            RemoteError, match=r"cannot be read: no credentials .*--storage anon=true"
-        ):
-            locate(s3 + "/b")
-
-    def test_no_server(self, s3, monkeypatch):
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        with pytest.raises(RemoteError, match=r"cannot be read .*check the network"):
-            locate(s3 + "/b", storage_options={"config_kwargs": {"connect_timeout": 2}})
-
-    def test_a_bucket_without_permission(self, s3, s3_server, bundle, tmp_path):
-        """The server checks policies from here on, and this user has none."""
-        import boto3
-        import requests
-
-        push(bundle, s3 + "/b")
-        iam = boto3.client("iam")
-        iam.create_user(UserName="nobody")
-        key = iam.create_access_key(UserName="nobody")["AccessKey"]
-        options = {"key": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
-        address = f"{s3_server}/moto-api/reset-auth"
-        requests.post(address, data="0", timeout=10)
-        try:
-            with pytest.raises(RemoteError, match=r"cannot be read: permission denied"):
-                pull(s3 + "/b", tmp_path / "out", storage_options=options)
-            with pytest.raises(RemoteError, match=r"cannot be written: permission denied"):
-                push(bundle, s3 + "/other", storage_options=options)
-            wrong = {"key": "wrong", "secret": "wrong"}
-            with pytest.raises(RemoteError, match=r"cannot be read: permission denied"):
-                locate(s3 + "/b", storage_options=wrong)
-        finally:
-            requests.post(address, data="inf", timeout=10)
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,11 @@ from fuse_index.optimize.methods.base import (
 )
 from fuse_index.optimize.state import Scored, State
 from fuse_index.predict.correction import ResidualKriging
-from fuse_index.predict.gradients import by_weights
 from fuse_index.predict.predictor import require_predictor, unit_predictor
 from fuse_index.predict.ranking import Predictor, Ranking
 from fuse_index.predict.spans import Spans
 from fuse_index.predict.units import Unit
+from fuse_index.predict.weights import by_weights
 from fuse_index.words.ragged import Ragged
 
 Swaps = tuple[Ragged, NDArray[np.int64], NDArray[np.int64]]

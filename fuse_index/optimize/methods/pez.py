@@ -19,10 +19,10 @@ from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
 from fuse_index.optimize.spaces import SoftSpace, TokenSpace, WordSpace
 from fuse_index.optimize.state import Ids, Scored, State, below
-from fuse_index.predict.gradients import by_weights
 from fuse_index.predict.predictor import require_predictor
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit
+from fuse_index.predict.weights import by_weights
 from fuse_index.words.ragged import Ragged
 
 
