@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from fuse_index.models.chat import Conversation
     from fuse_index.words.tokenizers.tokenization import WordTokenizer
 
+logger = logging.getLogger(__name__)
+
 Ids = tuple[int, ...]
+
+_WARNED: WeakKeyDictionary[Backend, set[str]] = WeakKeyDictionary()
+"""Special tokens that were warned of."""
 
 
 def surround(
@@ -49,6 +55,8 @@ def surround(
     """
     if conversation is not None:
         before, suffix = conversation.around
+    elif not special_tokens:
+        _warn_of_markers(model, (before, suffix, target))
     blank = Surroundings(
         model=model,
         text_before=before,
@@ -63,6 +71,21 @@ def surround(
         conversation=conversation,
     )
     return placed(blank)
+
+
+def _warn_of_markers(model: Model, texts: Sequence[str]) -> None:
+    """Say once that special tokens which texts spell out are read as plain text."""
+    backend = model.words.backend
+    known = _WARNED.setdefault(backend, set())
+    for token in (backend.tokens[i] for i in sorted(backend.special_ids)):
+        if token and len(token) > 2 and token not in known and any(token in t for t in texts):
+            known.add(token)
+            logger.warning(
+                "%s: %r around the prompt is read as plain text; special_tokens, or messages, "
+                "read it as the token",
+                model.name,
+                token,
+            )
 
 
 def placed(around: Surroundings, texts: Sequence[str] | None = None) -> Surroundings:

@@ -40,3 +40,18 @@ def test_a_conversation_has_the_tokens_of_the_template(name: str) -> None:
     with torch.no_grad():
         expected = float(model.module(torch.tensor([row]), labels=labels).loss)
     assert float(problem.losses[0].score([list(ids)])) == pytest.approx(expected, abs=1e-4)
+
+
+def test_markers_that_are_read_as_plain_text_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = talking("gpt2", TEMPLATE)
+    plain = TargetContinuation(prefix="<|im_start|>user\n", target=" a green dog")
+    Problem(model, [Term(plain, model), Term(plain, model)])
+    assert caplog.text.count("'<|im_start|>' around the prompt is read as plain text") == 1
+    caplog.clear()
+    marked = TargetContinuation(
+        prefix="<|im_start|>user\n", target=" a green dog", special_tokens=True
+    )
+    Problem(talking("gpt2", TEMPLATE), [Term(marked, model)])
+    assert "plain text" not in caplog.text

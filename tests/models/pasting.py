@@ -13,7 +13,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from fuse_index.words.tokenizers.locality import QWEN_PATTERN
-from tests.models import factory
+from tests.models import factory, tokenizer_factory
 from tests.words import tokenizers_zoo as zoo
 
 SPACED = [
@@ -37,8 +37,8 @@ def _byte_level(splits: list[Any], head: str | None = None) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(SPACED, trainer)
-    factory._frame(tokenizer, head, None)
-    return factory._fast(tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+    tokenizer_factory.frame(tokenizer, head, None)
+    return tokenizer_factory.fast(tokenizer, eos_token="<|end|>", bos_token="<|end|>")
 
 
 def _qwen() -> Any:
@@ -82,8 +82,8 @@ def _sentencepiece(beginning: str, head: str = "<s>") -> Any:
     kept = ("<unk>", "<s>", "</s>")
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in kept]
     tokenizer = Tokenizer.from_str(json.dumps(spec))
-    factory._frame(tokenizer, head, None)
-    return factory._fast(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer_factory.frame(tokenizer, head, None)
+    return tokenizer_factory.fast(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def _words(line: str) -> list[str]:
@@ -97,7 +97,7 @@ def _characters() -> Any:
     vocab = {token: i for i, token in enumerate(["<unk>", "</s>", *letters])}
     tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="<unk>"))
     tokenizer.decoder = decoders.Fuse()
-    return factory._fast(tokenizer, unk_token="<unk>", eos_token="</s>")
+    return tokenizer_factory.fast(tokenizer, unk_token="<unk>", eos_token="</s>")
 
 
 def _from(name: str) -> Callable[[], Any]:

@@ -37,8 +37,8 @@ def byte_level(head: str | None, tail: str | None = None) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
-    _frame(tokenizer, head, tail)
-    return _fast(
+    frame(tokenizer, head, tail)
+    return fast(
         tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", mask_token="<mask>"
     )
 
@@ -66,8 +66,8 @@ def metaspace(head: str | None) -> Any:
     kept = ("<unk>", "<s>", "</s>", "<pad>")
     spec["added_tokens"] = [t for t in spec["added_tokens"] if t["content"] in kept]
     tokenizer = Tokenizer.from_str(json.dumps(spec))
-    _frame(tokenizer, head, None)
-    return _fast(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+    frame(tokenizer, head, None)
+    return fast(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
 
 
 def wordpiece() -> Any:
@@ -82,8 +82,8 @@ def wordpiece() -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
-    _frame(tokenizer, "[CLS]", "[SEP]")
-    return _fast(
+    frame(tokenizer, "[CLS]", "[SEP]")
+    return fast(
         tokenizer,
         unk_token="[UNK]",
         pad_token="[PAD]",
@@ -120,8 +120,8 @@ def end_of_word(head: str | None = "<|startoftext|>") -> Any:
     spec["added_tokens"] = []  # the alphabet is vocabulary, not special tokens
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
-    _frame(tokenizer, head, "<|endoftext|>")
-    return _fast(
+    frame(tokenizer, head, "<|endoftext|>")
+    return fast(
         tokenizer,
         bos_token="<|startoftext|>",
         eos_token="<|endoftext|>",
@@ -129,7 +129,7 @@ def end_of_word(head: str | None = "<|startoftext|>") -> Any:
     )
 
 
-def _frame(tokenizer: Tokenizer, head: str | None, tail: str | None) -> None:
+def frame(tokenizer: Tokenizer, head: str | None, tail: str | None) -> None:
     parts = [token for token in (head, tail) if token]
     if parts:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -138,7 +138,7 @@ def _frame(tokenizer: Tokenizer, head: str | None, tail: str | None) -> None:
         )
 
 
-def _fast(tokenizer: Tokenizer, **roles: str) -> Any:
+def fast(tokenizer: Tokenizer, **roles: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
