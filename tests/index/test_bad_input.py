@@ -107,7 +107,7 @@ def test_added_words(index):
         ({"recall": 0.0}, "recall=0.0; expected more than 0"),
         ({"recall": 1.5}, "recall=1.5; expected at most 1"),
         ({"recall": float("nan")}, "recall=nan; expected"),
-        ({"memory": float("nan")}, "memory=nan; expected more than 0"),
+        ({"memory": float("nan")}, "memory=nan; expected a finite number"),
         ({"memory": 0.0}, "memory=0.0; expected more than 0"),
         ({"top_k": 0}, "top_k=0; expected at least 1"),
         ({"seed": -1}, "seed=-1; expected at least 0"),
