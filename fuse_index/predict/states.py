@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -196,6 +196,8 @@ class _Place:
             first += count
 
     def _states(self, ids: NDArray[np.int64], part: slice) -> Tensor:
+        if not self._has_room(ids.shape[1]):  # then less stands before the unit
+            return replace(self, prefix=None)._states(ids, part)
         model, ids = self.model, ids[part]
         count = len(ids)
         before, behind = self._fitting(ids.shape[1])
@@ -213,6 +215,11 @@ class _Place:
                 lambda: model.forward(model.embed(batch.ids), batch, prefix=prefix),
             )
         return torch.cat([own.float().mean(dim=1).to(model.device) for own in states], dim=1)
+
+    def _has_room(self, length: int) -> bool:
+        """Whether a unit fits behind what was run before it."""
+        positions = self.model.positions
+        return self.prefix is None or positions is None or len(self.prefix) + length <= positions
 
     def _fitting(self, length: int) -> tuple[Sequence[int], Sequence[int]]:
         """What of the context fits around a unit in the model's positions."""

@@ -8,6 +8,7 @@ import torch
 from fuse_index.errors import OptionError
 from fuse_index.models import Model
 from fuse_index.predict.states import Contexts, hidden_states, states_cost
+from fuse_index.words.ragged import Ragged
 
 WORDS = ["circle", "triangle", "gorgeous", "left", "purple", "above"]
 
@@ -56,6 +57,13 @@ def test_a_causal_model_runs_what_stands_before_once(lm, words):
             states_of(lm, before, word.tolist(), behind) for before, behind in contexts.draw(lm)
         ]
         torch.testing.assert_close(found[row], torch.stack(states).mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_a_unit_that_leaves_a_causal_model_no_room_for_its_context(lm):
+    word = lm.words.encode_words(WORDS[:1])[0].tolist()
+    long = (word * lm.positions)[: lm.positions - len(lm.frame.head)]
+    found = hidden_states(lm, Ragged.from_lists([long]), Contexts(count=1, words=3))
+    torch.testing.assert_close(found[0], states_of(lm, [], long, []), atol=1e-4, rtol=1e-4)
 
 
 def test_contexts_are_words_of_the_vocabulary_whatever_the_units(clip):
