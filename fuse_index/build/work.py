@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _PLAN = "plan.json"
 _LOCK = "lock"
 _FORMAT = 2
+_REMOVED = {"removed": True}  # the plan of a folder whose contents are being removed
 
 
 def make_plan(
@@ -112,18 +113,30 @@ class Work:
 
     def _prepare(self) -> None:
         path = self.root / _PLAN
-        if self._resume and path.exists():
-            self._compare(json.loads(path.read_text(encoding="ascii")))
+        before = json.loads(path.read_text(encoding="ascii")) if path.exists() else None
+        if self._resume and before not in (None, _REMOVED):
+            self._compare(before)
             self._kept = True
             logger.info("going on from %s", self.root)
             return
         if self._resume:
             logger.info("nothing to go on from at %s: the build starts anew", self.root)
         self._check_made_by_build()
-        for entry in self.root.iterdir():
-            if entry.name != _LOCK:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        self._empty()
         _write_json(path, self._plan)
+
+    def _empty(self) -> None:
+        """Remove all but the lock.
+
+        The plan goes last and says before that the rest is being removed: killed in between, the
+        folder is still known as the work of a build, and nothing goes on from half of it.
+        """
+        plan = self.root / _PLAN
+        _write_json(plan, _REMOVED)
+        for entry in self.root.iterdir():
+            if entry.name not in {_LOCK, _PLAN}:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        plan.unlink()
 
     def _check_made_by_build(self) -> None:
         """Refuse to remove a folder that no build has made."""
@@ -183,12 +196,15 @@ class Work:
         return value
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._lock.release()
         if error is None or not self._kept:
+            with suppress(OSError):
+                self._empty()
+            self._lock.release()
             shutil.rmtree(self.root, ignore_errors=True)
             for parent in self._missing:  # only those that are empty
                 with suppress(OSError):
                     parent.rmdir()
+        self._lock.release()  # a second time does nothing
         if error is None:
             return
         failure = storage_error(error, self.root) if isinstance(error, OSError) else error

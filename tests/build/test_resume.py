@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,6 +236,35 @@ def test_a_word_index_is_of_the_plan(build, tmp_path):
     with pytest.raises(OptionError, match="--resume: index was"):
         build(tmp_path / "b", other, resume=True)
     assert "target" in build(tmp_path / "b", flat, resume=True).manifest.indexes
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2, 4])
+def test_a_build_killed_while_its_work_is_removed_begins_anew(
+    build, reference, tmp_path, monkeypatch, removed
+):
+    """The work may be half gone: nothing goes on from it, and the folder is known as a build's."""
+    counted = []
+
+    def killed(remove):
+        def call(*arguments, **options):
+            if len(counted) == removed:
+                raise SystemExit("killed")
+            counted.append(remove)
+            return remove(*arguments, **options)
+
+        return call
+
+    from fuse_index.build import work
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work.shutil, "rmtree", killed(shutil.rmtree))
+        patch.setattr(Path, "unlink", killed(Path.unlink))
+        with suppress(SystemExit):
+            build(tmp_path / "b")
+    shutil.rmtree(tmp_path / "b", ignore_errors=True)
+    build(tmp_path / "b", resume=True)
+    assert digest(tmp_path / "b") == reference
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 @pytest.mark.slow
