@@ -180,7 +180,7 @@ class Apart:
     def step(self, index: int, problem: Any, text: str) -> tuple[float, str, bool]:
         """Draw from one model's gradient; return the best total, its text, and whether met."""
         from fuse_index.optimize.methods.gcg import sample_ranks
-        from fuse_index.predict.gradients import one_hot_gradient
+        from fuse_index.predict.loss_gradients import one_hot_gradient
         from fuse_index.words.ragged import Ragged
 
         ids = problem.encode(text)

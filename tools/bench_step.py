@@ -251,7 +251,7 @@ class Prototype:
 
     def gradient(self, ids: tuple[int, ...]) -> torch.Tensor:
         """Token scores, with the target's gradient taken back word by word by FFT on the CPU."""
-        from fuse_index.predict.gradients import embedding_gradient, one_hot_gradient
+        from fuse_index.predict.loss_gradients import embedding_gradient, one_hot_gradient
         from fuse_index.words.ragged import Ragged
 
         target = self.problem.targets[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from fuse_index.errors import ModelError
 from fuse_index.objectives.base import Loss
 from fuse_index.objectives.target_loss import TargetLoss, loss_for
-from fuse_index.predict.gradients import embedding_gradient
+from fuse_index.predict.loss_gradients import embedding_gradient
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:

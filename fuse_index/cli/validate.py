@@ -58,6 +58,10 @@ def validate_command(
         bool,
         typer.Option("--layers", help="Also predict from the hidden states of every layer."),
     ] = False,
+    residual_scale: Annotated[
+        float,
+        typer.Option(help="Factor of the gradient through residual branches; 1: as it is."),
+    ] = 1.0,
     offline: _flags.Offline = False,
     json: _flags.Json = False,
 ) -> None:
@@ -72,6 +76,7 @@ def validate_command(
     '..._anchored' average the gradient over random words in the position, and 'word_weighted' lets
     each candidate weigh the anchors by its likeness to them. With --layers, the rows 'layers_...'
     take the gradients at the word's hidden states in every layer instead of at its embedding.
+    --residual-scale below 1 scales all gradients in the residual branches of the target (LSGM).
     Reported are Spearman's correlation and the share of the 10 truly best candidates among the
     predicted best 10, 50, 100.
     """
@@ -110,6 +115,7 @@ def validate_command(
                 batch_size=batch_size,
                 anchors=anchors,
                 layers=layers,
+                residual_scale=residual_scale,
             ),
             progress=bar.stage("substituting words"),
             stage=bar.stage("looking at words"),

@@ -20,6 +20,7 @@ from fuse_index.common.bounds import MAX_WIDTH
 from fuse_index.common.options import (
     NaturalWidth,
     Seed,
+    Share,
     Width,
     options,
 )
@@ -31,7 +32,7 @@ from fuse_index.models.encoder import ClassifierModel
 from fuse_index.objectives.target_loss import TargetLoss
 from fuse_index.predict.adapted import AdaptedWords
 from fuse_index.predict.anchors import weighted_anchors
-from fuse_index.predict.gradients import embedding_gradient
+from fuse_index.predict.loss_gradients import embedding_gradient
 from fuse_index.predict.spans import span_gradients
 from fuse_index.predict.states import Contexts
 from fuse_index.predict.store import kept_states
@@ -76,6 +77,7 @@ class FidelityOptions:
             ``..._anchored``; 0 leaves them out.
         layers: whether to predict from the gradients at the hidden states of every layer too, which
             first takes 16 short forward passes for every word used.
+        residual_scale: factor of the gradient through residual branches, 1 as it is.
     """
 
     loss: TargetLoss
@@ -88,6 +90,7 @@ class FidelityOptions:
     batch_size: Width = 128
     anchors: NaturalWidth = 0
     layers: bool = False
+    residual_scale: Share = 1.0
 
     def __post_init__(self) -> None:
         if self.label is not None and self.loss is not TargetLoss.LABEL:
@@ -262,7 +265,7 @@ def _measure(
             expected="finite losses",
             remedy="load the model in float32, or use another loss",
         )
-    found = _at_text(task, words, loss)
+    found = _at_text(task, words, loss, options.residual_scale)
     if options.anchors:
         found |= _anchored(task, words, loss, options)
     if options.layers:
@@ -289,12 +292,13 @@ def _rarest_label(task: Task, model: Model) -> str | int:
     return name if model.labels.count(name) == 1 else index
 
 
-def _at_text(task: Task, words: _Words, loss: Loss) -> dict[str, Tensor]:
+def _at_text(task: Task, words: _Words, loss: Loss, scale: float) -> dict[str, Tensor]:
     """Predictions from one gradient, at the unchanged text and with the mean word in it."""
     current = Ragged.from_lists([task.tokens[task.position].tolist()])
     contents, spans = _with_words(task, current)
-    packed = embedding_gradient(loss, contents)[1][slice(*spans[0].tolist())]
-    mean = span_gradients(loss, contents, spans, mean=words.mean)[1]
+    packed = embedding_gradient(loss, contents, residual_scale=scale)[1]
+    packed = packed[slice(*spans[0].tolist())]
+    mean = span_gradients(loss, contents, spans, mean=words.mean, residual_scale=scale)[1]
     at_current = packed.sum(dim=0, keepdim=True)
     vectors, adapted = words.vectors[_index(task.candidates)], words.adapted(task.candidates)
     return {
@@ -309,7 +313,8 @@ def _at_text(task: Task, words: _Words, loss: Loss) -> dict[str, Tensor]:
 def _anchored(task: Task, words: _Words, loss: Loss, options: FidelityOptions) -> dict[str, Tensor]:
     """Predictions from gradients with random words in the position, none of them a candidate."""
     anchors = _anchor_rows(task, words.table, options)
-    losses, sums = span_gradients(loss, *_with_words(task, words.table.target.select(anchors)))
+    rows = _with_words(task, words.table.target.select(anchors))
+    losses, sums = span_gradients(loss, *rows, residual_scale=options.residual_scale)
     mean = sums.mean(dim=0, keepdim=True)
     own, vectors = words.vectors[_index(anchors)], words.vectors[_index(task.candidates)]
     return {
@@ -323,12 +328,13 @@ def _layered(task: Task, words: _Words, loss: Loss, options: FidelityOptions) ->
     """Predictions from gradients at hidden states, at the unchanged text and with anchors."""
     candidates = words.states(task.candidates)
     current = Ragged.from_lists([task.tokens[task.position].tolist()])
-    _, sums = span_gradients(loss, *_with_words(task, current), layers=True)
+    how: Any = {"layers": True, "residual_scale": options.residual_scale}
+    _, sums = span_gradients(loss, *_with_words(task, current), **how)
     found = {"layers_at_current": candidates @ sums[0]}
     anchors = _anchor_rows(task, words.table, options)
     if len(anchors):
         rows = _with_words(task, words.table.target.select(anchors))
-        losses, sums = span_gradients(loss, *rows, layers=True)
+        losses, sums = span_gradients(loss, *rows, **how)
         own = words.states(anchors)
         found["layers_anchored"] = (sums @ candidates.T).mean(dim=0)
         found["layers_weighted"] = weighted_anchors(losses.float(), sums, own, candidates)

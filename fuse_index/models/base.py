@@ -15,6 +15,7 @@ from torch.nn import functional
 from fuse_index.bundle.identity import ModelIdentity, hash_embeddings
 from fuse_index.errors import ModelError, OptionError, ShapeError
 from fuse_index.models.batch import Batch, build_batch
+from fuse_index.models.branches import find_branches
 from fuse_index.models.frame import Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.layers import find_layers
@@ -117,6 +118,18 @@ class Model(ABC):
             lambda: self.forward(self.embed(batch.ids), batch),
             tuple(batch.ids.shape),
             self.name,
+        )
+
+    @cached_property
+    def branches(self) -> tuple[nn.Module, ...]:
+        """The modules that end the residual branches of the layers; found by running a short text.
+
+        Raises:
+            ModelError: they cannot be told apart (:mod:`fuse_index.models.branches`).
+        """
+        batch = self.probe()
+        return find_branches(
+            self.layers, lambda: self.forward(self.embed(batch.ids), batch), self.name
         )
 
     @property

@@ -48,7 +48,7 @@ def find_layers(
 
     def note(called: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         calls.append(called)
-        before, after = _given(args, kwargs), _first(output)
+        before, after = given_states(args, kwargs), output_states(output)
         if before is None or after is None or before.shape != after.shape:
             return
         if before.ndim == 3 and before.shape[:2] == shape:
@@ -122,9 +122,9 @@ class CutStates(ExitStack):
         return torch.cat([part.to(parts[0].device) for part in parts], dim=1)
 
     def _before(self, _: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if args:
-            return (self._cut(args[0]), *args[1:]), kwargs
-        return args, kwargs | {_STATES: self._cut(kwargs[_STATES])}
+        states = given_states(args, kwargs)
+        assert states is not None
+        return with_states(args, kwargs, self._cut(states))
 
     def _behind(self, _: nn.Module, args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -166,12 +166,12 @@ def span_states(
     found: list[Tensor] = []
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-        given = _given(args, kwargs)
+        given = given_states(args, kwargs)
         assert given is not None
         found.append(given[:, span])
 
     def behind(_: nn.Module, args: Any, output: Any) -> None:
-        given = _first(output)
+        given = output_states(output)
         assert given is not None
         found.append(given[:, span])
         raise _Behind
@@ -192,11 +192,20 @@ def _in_order(own: tuple[nn.Module, ...], calls: list[nn.Module], widths: dict[i
     return called == [id(member) for member in own] and len(alike) == 1 and None not in alike
 
 
-def _given(args: Any, kwargs: Any) -> Tensor | None:
+def given_states(args: Any, kwargs: Any) -> Tensor | None:
+    """Return the hidden states among the arguments of a layer, None where there are none."""
     given = args[0] if args else kwargs.get(_STATES)
     return given if isinstance(given, torch.Tensor) else None
 
 
-def _first(output: Any) -> Tensor | None:
+def with_states(args: Any, kwargs: Any, states: Tensor) -> tuple[Any, Any]:
+    """Return the arguments of a layer with other hidden states."""
+    if args:
+        return (states, *args[1:]), kwargs
+    return args, kwargs | {_STATES: states}
+
+
+def output_states(output: Any) -> Tensor | None:
+    """Return the hidden states of a module's output, which may be a tuple that begins with them."""
     given = output[0] if isinstance(output, tuple) and output else output
     return given if isinstance(given, torch.Tensor) else None

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from typing_extensions import TypedDict
 
 from fuse_index.common.files import is_special, write_out
 from fuse_index.common.stored import check_schema
-from fuse_index.errors import CheckpointError
+from fuse_index.errors import CheckpointError, FuseIndexError
 from fuse_index.models.batching import BatchSize
 from fuse_index.optimize.contents import replaced
+from fuse_index.optimize.methods import METHODS
 from fuse_index.optimize.run import Run
-from fuse_index.optimize.state import below, pack_rows, unpack_rows
+from fuse_index.optimize.search import SEARCHES
+from fuse_index.optimize.state import below, from_json, pack_rows, unpack_rows
 from fuse_index.predict.spent import Spent
 
 FORMAT = "fuse_index checkpoint 1"
@@ -107,7 +110,7 @@ class Checkpoint:
             CheckpointError: the configurations differ, and the message names the first difference;
                 or something has other contents, and the message names all of it.
         """
-        given, saved = json.loads(json.dumps(configuration)), dict(self.configuration)
+        given, saved = json.loads(json.dumps(configuration)), _completed(self.configuration)
         now, before = given.pop(CONTENTS, None), saved.pop(CONTENTS, None)
         found = first_difference(saved, given)
         if found is not None:
@@ -124,6 +127,18 @@ class Checkpoint:
                 expected="what the run began with",
                 remedy="put it back, or name another checkpoint",
             )
+
+
+def _completed(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of options that its run was written before."""
+    found = dict(configuration)
+    kinds: dict[str, Mapping[str, Any]] = {"method": METHODS, "search": SEARCHES}
+    for name, types in kinds.items():
+        own = found.get(name)
+        if isinstance(own, dict) and own.get("type") in types:
+            with suppress(FuseIndexError):  # then it differs from what is asked for
+                found[name] = json.loads(json.dumps(from_json(types, own).to_json()))
+    return found
 
 
 def first_difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:

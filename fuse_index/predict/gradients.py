@@ -6,44 +6,27 @@ back to the source's tokens where the model has other tokens.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fuse_index.errors import LossError, OptionError
-from fuse_index.models.batch import Batch
+from fuse_index.errors import OptionError
 from fuse_index.models.batching import BatchSize
-from fuse_index.objectives.base import Loss, require_finite
-from fuse_index.objectives.labels import content_rows, label_space, one_hot_content
+from fuse_index.objectives.base import Loss
+from fuse_index.objectives.labels import label_space
+from fuse_index.predict.loss_gradients import Checks, embedding_gradient, one_hot_gradient
 from fuse_index.predict.spent import Spent
 from fuse_index.predict.target import PromptTerms, Target, TargetPrompts
 from fuse_index.predict.weights import Weights, by_weights
 from fuse_index.words.ragged import Ragged
 
-Checks = list["Callable[[], None]"]
-"""Checks that are made later, together."""
-
 _CPU_ROWS = 16
 _GPU_ROWS = 128
 """Prompts of one backward pass, which keeps what the forward pass of every layer computed."""
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddingOverride:
-    """Embeddings that replace those of one content token of every row.
-
-    Attributes:
-        positions: ``(b,)`` int64, which content token.
-        vectors: ``(b, width)`` or ``(width,)``.
-    """
-
-    positions: NDArray[np.int64]
-    vectors: Tensor
 
 
 class Gradients:
@@ -57,7 +40,10 @@ class Gradients:
     Attributes:
         terms: which losses of the problem have a gradient and a weight.
         rows: prompts of one backward pass, learned as it goes.
+        residual_scale: factor of the gradient through residual branches, 1 as it is.
     """
+
+    residual_scale: float = 1.0
 
     def __init__(
         self, problem: PromptTerms, spent: Spent, *, batch_size: int | None = None
@@ -73,6 +59,22 @@ class Gradients:
             for i, loss in enumerate(problem.losses)
             if loss.objective.differentiable and loss.objective.weight
         )
+
+    def scaled(self, residual_scale: float) -> Gradients:
+        """Return the same with another factor of the gradient through residual branches.
+
+        Args:
+            residual_scale: above 0, at most 1 (:mod:`fuse_index.models.branches`).
+
+        Raises:
+            ModelError: the branches of a model cannot be told apart.
+        """
+        if residual_scale != 1:
+            for term in self.terms:
+                _ = self.problem.losses[term].model.branches
+        own = copy.copy(self)
+        own.residual_scale = residual_scale
+        return own
 
     def require(self, *, adapters: bool = True) -> None:
         """Refuse a problem whose gradient cannot be taken.
@@ -201,7 +203,7 @@ class Gradients:
             loss, target = self.problem.losses[i], self.problem.targets[i]
             if target not in read:
                 read[target] = target.read(prompts)
-            found = _term_gradient(loss, target, read[target], prompts, checks, one_hot=one_hot)
+            found = self._term(loss, target, read[target], prompts, checks, one_hot=one_hot)
             for kind, own in enumerate(found):
                 if own is not None:
                     part, known = weight * own.to(device), sums[kind]
@@ -210,143 +212,31 @@ class Gradients:
             check()
         return sums[0], sums[1]
 
-
-def _term_gradient(
-    loss: Loss,
-    target: Target,
-    read: TargetPrompts,
-    prompts: Ragged,
-    checks: Checks,
-    *,
-    one_hot: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradient of one term at prompts: ``(b, C, d_src)`` at embeddings, or ``(b, C, V)``."""
-    if target.is_source and one_hot and loss.uses_labels:
-        return None, one_hot_gradient(loss, read.contents, checks)[1]
-    _, packed = embedding_gradient(loss, read.contents, checks=checks)
-    if target.is_source:
-        return padded_rows(packed, prompts), None
-    if target.same_tokens:
-        table = loss.model.table()
-        scores = (packed.to(table.dtype) @ table.T).float()
-        return None, padded_rows(scores, prompts)
-    layout = target.layout(read)
-    assert target.adapter is not None
-    pulled = target.adapter.pull_back(packed, layout)
-    return padded_rows(pulled, prompts), None
-
-
-def embedding_gradient(
-    loss: Loss,
-    contents: Sequence[Sequence[int]] | Ragged,
-    override: EmbeddingOverride | None = None,
-    checks: Checks | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return a term's losses and their gradients at its model's embeddings of the content.
-
-    Args:
-        loss: the term.
-        contents: ``b`` rows of the model's token ids.
-        override: other embeddings for one token of every row.
-        checks: where the check that they are finite is added, instead of being made here.
-
-    Returns:
-        ``(b,)`` losses and ``(tokens, width)`` float32, the rows packed one after another.
-
-    Raises:
-        LossError: a loss or a gradient is not finite.
-    """
-    batch, embeds = embedded(loss, contents, override)
-
-    def run(embeds: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        embeds = embeds.detach().requires_grad_()
-        with torch.enable_grad():
-            losses = loss(embeds, batch)
-            (gradient,) = torch.autograd.grad(losses.sum(), embeds)
-        return losses.detach(), gradient
-
-    losses, gradient = loss.graphs.run("gradient", run, embeds, batch)
-    packed = batch.packed(gradient[:, : embeds.shape[1]]).float()
-    _check(partial(require_finite_gradient, losses, packed, loss, batch), checks)
-    return losses, packed
-
-
-def embedded(
-    loss: Loss,
-    contents: Sequence[Sequence[int]] | Ragged,
-    override: EmbeddingOverride | None = None,
-) -> tuple[Batch, Tensor]:
-    """Return a term's batch and its embeddings ``(b, L, width)``, with some put in."""
-    batch = loss.batch(contents)
-    embeds = loss.model.embed(batch.ids)
-    if override is not None:
-        rows = torch.arange(len(batch), device=embeds.device)
-        positions = torch.from_numpy(override.positions).to(embeds.device) + batch.start
-        embeds[rows, positions] = override.vectors.to(embeds)
-    return batch, embeds
-
-
-def one_hot_gradient(
-    loss: Loss, contents: Ragged, checks: Checks | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return a term's losses and their gradients at its model's one-hot tokens.
-
-    Args:
-        loss: the term.
-        contents: ``b`` rows of the model's token ids, of at most ``C`` tokens.
-        checks: where the check that they are finite is added, instead of being made here.
-
-    Returns:
-        ``(b,)`` losses and ``(b, C, vocabulary)`` float32.
-
-    Raises:
-        LossError: a loss or a gradient is not finite.
-    """
-    batch = loss.batch(contents)
-
-    def run(_: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            labels, embeds = one_hot_content(loss.model, batch)
-            losses = loss(embeds, batch, labels)
-            (gradient,) = torch.autograd.grad(losses.sum(), labels)
-        return losses.detach(), gradient.float()
-
-    if not batch.even:  # then the host counts the content
-        losses, gradient = run(batch.ids, batch)
-        here = content_rows(batch, gradient.shape[1])[..., None]
-        gradient = torch.where(here, gradient, torch.zeros_like(gradient))
-    else:
-        embeds = loss.model.embed(batch.ids)
-        losses, gradient = loss.graphs.run("one-hot gradient", run, embeds, batch, exact=True)
-    _check(partial(require_finite_gradient, losses, gradient, loss, batch), checks)
-    return losses, gradient
-
-
-def label_gradient(loss: Loss, contents: Ragged) -> Tensor:
-    """Return the gradient of a term at its tokens as labels alone, their embeddings held.
-
-    Args:
-        loss: a term that uses labels.
-        contents: ``b`` rows of the model's token ids, of at most ``C`` tokens.
-
-    Returns:
-        ``(b, C, vocabulary)`` float32: what the likelihood of a token in its position adds to the
-        change of the loss, exactly.
-    """
-    batch = loss.batch(contents)
-    with torch.enable_grad():
-        labels, embeds = one_hot_content(loss.model, batch)
-        losses = loss(embeds.detach().requires_grad_(), batch, labels)
-        (gradient,) = torch.autograd.grad(losses.sum(), labels)
-    return gradient.float()
-
-
-def _check(check: Callable[[], None], checks: Checks | None) -> None:
-    """Make a check, or leave it for later."""
-    if checks is None:
-        check()
-    else:
-        checks.append(check)
+    def _term(
+        self,
+        loss: Loss,
+        target: Target,
+        read: TargetPrompts,
+        prompts: Ragged,
+        checks: Checks,
+        *,
+        one_hot: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradient of one term: ``(b, C, d_src)`` at embeddings, or ``(b, C, V)``."""
+        options: Any = {"checks": checks, "residual_scale": self.residual_scale}
+        if target.is_source and one_hot and loss.uses_labels:
+            return None, one_hot_gradient(loss, read.contents, **options)[1]
+        _, packed = embedding_gradient(loss, read.contents, **options)
+        if target.is_source:
+            return padded_rows(packed, prompts), None
+        if target.same_tokens:
+            table = loss.model.table()
+            scores = (packed.to(table.dtype) @ table.T).float()
+            return None, padded_rows(scores, prompts)
+        layout = target.layout(read)
+        assert target.adapter is not None
+        pulled = target.adapter.pull_back(packed, layout)
+        return padded_rows(pulled, prompts), None
 
 
 def rows_within(prompts: Ragged, rows: slice) -> Ragged:
@@ -364,22 +254,3 @@ def padded_rows(packed: Tensor, prompts: Ragged) -> Tensor:
     out = packed.new_zeros(len(prompts), longest, packed.shape[1])
     out[here] = packed
     return out
-
-
-def require_finite_gradient(losses: Tensor, gradient: Tensor, loss: Loss, batch: Batch) -> None:
-    """Refuse losses or gradients that are not finite.
-
-    Raises:
-        LossError: one is not.
-    """
-    # one number, because a GPU is waited for each time that one is asked for
-    if bool(torch.isfinite(gradient.sum().float() + losses.sum())):
-        return
-    require_finite(losses, loss, batch)
-    if not torch.isfinite(gradient).all():
-        text = loss.texts(batch)[0]
-        raise LossError(
-            f"{loss.name}: its gradient at the prompt {text!r} holds NaN or infinity",
-            expected="finite numbers",
-            remedy="run the model in float32 or bfloat16",
-        )

@@ -15,7 +15,12 @@ from torch import Tensor
 from fuse_index.models.batch import Batch
 from fuse_index.models.layers import CutStates
 from fuse_index.objectives.base import Loss
-from fuse_index.predict.gradients import EmbeddingOverride, embedded, require_finite_gradient
+from fuse_index.predict.loss_gradients import (
+    EmbeddingOverride,
+    embedded,
+    require_finite_gradient,
+    residual_gradient,
+)
 from fuse_index.words.ragged import Ragged
 
 
@@ -24,6 +29,7 @@ def layer_gradient(
     contents: Ragged,
     spans: NDArray[np.int64],
     override: EmbeddingOverride | None = None,
+    residual_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return a term's losses and their gradients at the states of one span of every row.
 
@@ -32,6 +38,7 @@ def layer_gradient(
         contents: ``b`` rows of the model's token ids.
         spans: ``(b, 2)``, where the span begins and ends among each row's content tokens.
         override: other embeddings for one token of every row.
+        residual_scale: factor of the gradient through residual branches.
 
     Returns:
         ``(b,)`` losses and ``(b, (layers + 1) * width)`` float32: the gradients at the input of
@@ -40,12 +47,13 @@ def layer_gradient(
 
     Raises:
         LossError: a loss or a gradient is not finite.
-        ModelError: the model's layers cannot be told apart.
+        ModelError: the model's layers or branches cannot be told apart.
     """
     batch, embeds = embedded(loss, contents, override)
     embeds.requires_grad_()  # so that no loss takes what rows share from a cache
     where = span_mask(batch, spans[:, 0], spans[:, 1])
-    with torch.enable_grad(), CutStates(loss.model.layers, where) as cut:
+    scaled, layers = residual_gradient(loss, residual_scale), loss.model.layers
+    with torch.enable_grad(), scaled, CutStates(layers, where) as cut:
         losses = loss(embeds, batch)
     leaves = cut.states or [embeds]
     found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)

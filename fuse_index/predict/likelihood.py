@@ -15,7 +15,7 @@ from fuse_index.models.causal import CausalModel
 from fuse_index.models.surroundings import Surroundings
 from fuse_index.objectives.language import Fluency, FluencyLoss, TokenReduction
 from fuse_index.objectives.shared import SharedStart
-from fuse_index.predict.gradients import one_hot_gradient
+from fuse_index.predict.loss_gradients import one_hot_gradient
 from fuse_index.predict.spent import Spent
 from fuse_index.predict.target import PromptTerms
 from fuse_index.words.ragged import Ragged

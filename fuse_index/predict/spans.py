@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.objectives.base import Loss
-from fuse_index.predict.gradients import EmbeddingOverride, embedding_gradient
 from fuse_index.predict.layers import layer_gradient
+from fuse_index.predict.loss_gradients import EmbeddingOverride, embedding_gradient
 from fuse_index.words.ragged import Ragged
 
 
@@ -38,6 +38,7 @@ def span_gradients(
     *,
     layers: bool = False,
     mean: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the losses of one term and their gradients at one span of every row.
 
@@ -48,6 +49,7 @@ def span_gradients(
         layers: whether the gradients are taken at the hidden states of every layer, the span's
             path cut (:mod:`fuse_index.predict.layers`), instead of at the embeddings.
         mean: ``(d,)``, an embedding that replaces every span, as one token.
+        residual_scale: factor of the gradient through residual branches.
 
     Returns:
         ``(b,)`` losses and ``(b, d)`` or ``(b, (layers + 1) * d)`` float32, the gradients summed
@@ -55,14 +57,14 @@ def span_gradients(
 
     Raises:
         LossError: a loss or a gradient is not finite.
-        ModelError: the model's layers cannot be told apart.
+        ModelError: the model's layers or branches cannot be told apart.
     """
     override = None
     if mean is not None:
         contents, spans, override = _with_mean(contents, spans, mean)
     if layers:
-        return layer_gradient(loss, contents, spans, override)
-    losses, packed = embedding_gradient(loss, contents, override)
+        return layer_gradient(loss, contents, spans, override, residual_scale)
+    losses, packed = embedding_gradient(loss, contents, override, residual_scale=residual_scale)
     return losses, span_sums(packed, contents.offsets[:-1, None] + spans)
 
 

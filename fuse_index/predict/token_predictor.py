@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.errors import OptionError
-from fuse_index.predict.gradients import Gradients, label_gradient, rows_within
+from fuse_index.predict.gradients import Gradients, rows_within
+from fuse_index.predict.loss_gradients import label_gradient
 from fuse_index.predict.ranking import Predictor, Ranking, UnitPredictor
 from fuse_index.predict.spans import Spans, span_gradients
 from fuse_index.predict.units import TokenUnits
@@ -128,7 +129,8 @@ class TokenPredictor(UnitPredictor):
         loss = self.problem.losses[term]
         at = positions[run]
         spans = np.stack([at, at + 1], axis=1)
-        _, sums = span_gradients(loss, rows_within(prompts, run), spans, layers=True)
+        rows, scale = rows_within(prompts, run), self.gradients.residual_scale
+        _, sums = span_gradients(loss, rows, spans, layers=True, residual_scale=scale)
         return sums @ self.units.states(loss.model).T
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fuse_index.models.base import Model
 from fuse_index.predict.adapted import AdaptedWords
-from fuse_index.predict.gradients import embedding_gradient, rows_within
+from fuse_index.predict.gradients import rows_within
 from fuse_index.predict.indexed import IndexedWords, find_index
+from fuse_index.predict.loss_gradients import embedding_gradient
 from fuse_index.predict.ranking import IndexedRanking, Predictor, Ranking, UnitPredictor
 from fuse_index.predict.spans import Spans, span_gradients, span_sums
 from fuse_index.predict.target import Target
@@ -103,7 +104,8 @@ class WordPredictor(UnitPredictor):
             loss, target = self.problem.losses[term], self.problem.targets[term]
             contents, offsets, _ = self._cut(target, row)
             if len(offsets) - 1 == len(prompt):
-                packed = embedding_gradient(loss, contents)[1]
+                scale = self.gradients.residual_scale
+                packed = embedding_gradient(loss, contents, residual_scale=scale)[1]
                 sums = span_sums(packed, np.stack([offsets[at], offsets[at + 1]], axis=1))
             else:  # words join in the model's tokens
                 sums = torch.zeros(len(at), loss.model.width, device=loss.model.device)
@@ -202,7 +204,14 @@ class WordPredictor(UnitPredictor):
         ends = np.stack([offsets[index], offsets[index + 1]], axis=1)
         vector = self.units.mean(loss.model) if mean else None
         spans = ends - contents.offsets[:-1, None]
-        _, sums = span_gradients(loss, contents, spans, layers=self._layers, mean=vector)
+        _, sums = span_gradients(
+            loss,
+            contents,
+            spans,
+            layers=self._layers,
+            mean=vector,
+            residual_scale=self.gradients.residual_scale,
+        )
         return sums * torch.from_numpy(whole).to(sums.device)[:, None]
 
     def _cut(

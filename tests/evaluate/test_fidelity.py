@@ -13,7 +13,7 @@ from fuse_index.adapter import Adapter
 from fuse_index.build import BuildOptions, build_bundle
 from fuse_index.errors import CorpusError, ModelError, OptionError, VocabularyError
 from fuse_index.evaluate import FidelityOptions, measure_fidelity
-from fuse_index.evaluate.fidelity import PREDICTIONS, RANDOM, _with_words, _Words
+from fuse_index.evaluate.fidelity import ANCHORED, PREDICTIONS, RANDOM, _with_words, _Words
 from fuse_index.evaluate.sampling import Task, draw_tasks
 from fuse_index.models import load_model
 from fuse_index.objectives.target_loss import TargetLoss
@@ -147,6 +147,16 @@ def test_anchors_predict_better_than_the_current_word(pair, minilm_dir):
     assert correlation["word_weighted"] > correlation["word_at_current"]
     plain = measure(pair, model, loss=TargetLoss.SIMILARITY, samples=10, candidates=50)
     assert correlation["word"] == plain.spearman["word"].mean
+
+
+def test_gradients_may_be_scaled_in_residual_branches(pair, minilm_dir):
+    model = load_model(str(minilm_dir), kind="encoder", device="cpu")
+    chosen = {"loss": TargetLoss.SIMILARITY, "samples": 2, "candidates": 20, "anchors": 2}
+    plain, scaled = (measure(pair, model, **chosen, residual_scale=s) for s in (1.0, 0.7))
+    for own, other in zip(plain.samples, scaled.samples, strict=True):
+        assert own.change.tolist() == other.change.tolist()
+        for name in (*PREDICTIONS, *ANCHORED):
+            assert own.predicted[name].tolist() != other.predicted[name].tolist(), name
 
 
 def test_hidden_states_predict_better_than_embeddings(pair, minilm_dir, tmp_path, monkeypatch):

@@ -19,8 +19,8 @@ from fuse_index.objectives import (
     TargetContinuation,
     TextSimilarity,
 )
-from fuse_index.predict.gradients import embedding_gradient, one_hot_gradient
 from fuse_index.predict.layers import layer_gradient
+from fuse_index.predict.loss_gradients import embedding_gradient, one_hot_gradient
 from fuse_index.words.ragged import Ragged
 from tests.models import factory
 

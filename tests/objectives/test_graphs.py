@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from fuse_index.objectives import (
 )
 from fuse_index.objectives.base import Loss
 from fuse_index.objectives.custom import CustomObjective
-from fuse_index.predict.gradients import embedding_gradient, one_hot_gradient
+from fuse_index.predict.loss_gradients import embedding_gradient, one_hot_gradient
 from fuse_index.words.ragged import Ragged
 from tests.models import factory
 
@@ -122,6 +123,22 @@ def check(loss: Loss) -> None:
             compared(loss, embedding_gradient, one)
         if loss.uses_labels:
             compared(loss, one_hot_gradient, one)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["gpt2", "gemma3", "clip"])
+def test_gradients_of_different_scales_are_recorded_apart(
+    saved: Callable[[str], Path], family: str
+) -> None:
+    model = load_model(str(saved(family)), device="cuda", dtype=torch.float32)
+    loss = BY_KIND[model.kind][0].prepare(model)
+    for i in range(RUNS):
+        one = prompts(model, 1, (6, 6), seed=i)
+        for scale in (1.0, 0.5):
+            compared(loss, partial(embedding_gradient, residual_scale=scale), one)
+            compared(loss, scored, one)
+    assert not loss.graphs._refused
+    assert len(loss.graphs._recordings) == 3
 
 
 @pytest.mark.gpu

@@ -63,6 +63,23 @@ def test_another_configuration_is_refused_and_named(lm, lm_problem, tmp_path):
     assert path.read_bytes() == saved, "nothing is lost"
 
 
+def test_a_run_from_before_an_option_was_there_goes_on(lm_problem, tmp_path):
+    path = tmp_path / "run.ckpt"
+    optimize(lm_problem, START, method=SMALL, budget=Budget(steps=2), checkpoint=path)
+    saved = Checkpoint.load(path)
+    del saved.configuration["method"]["residual_scale"]
+    saved.save(path)
+    whole = optimize(lm_problem, START, method=SMALL, budget=Budget(steps=4))
+    assert trace(resumed(lm_problem, path)) == trace(whole)
+    with pytest.raises(CheckpointError, match=r"method.residual_scale = 1.0; expected 0.5"):
+        optimize(
+            lm_problem,
+            START,
+            method=GCG(search_width=8, positions=2, residual_scale=0.5),
+            checkpoint=path,
+        )
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
 def test_damage_is_found_before_parsing(lm_problem, tmp_path, damage):
     path = tmp_path / "run.ckpt"

@@ -254,5 +254,6 @@ def test_defaults_depend_on_the_unit() -> None:
         "memory": 64,
         "top_k": 256,
         "n_replace": 1,
+        "residual_scale": 1.0,
     }
     assert GCG(**{k: v for k, v in words.to_json().items() if k != "type"}) == words

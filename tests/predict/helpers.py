@@ -11,7 +11,7 @@ from fuse_index.models import Model
 from fuse_index.objectives.base import Loss
 from fuse_index.optimize import Problem, Spent
 from fuse_index.predict import Gradients, Predictor, WordUnits
-from fuse_index.predict.gradients import embedding_gradient
+from fuse_index.predict.loss_gradients import embedding_gradient
 from fuse_index.predict.word_predictor import WordPredictor
 
 WORDS = ("circle", "triangle", "gorgeous", "left", "purple", "above")

@@ -16,12 +16,8 @@ from fuse_index.objectives import (
     TargetContinuation,
 )
 from fuse_index.optimize import GCG, Budget, Problem, Spent, Term, optimize
-from fuse_index.predict.gradients import (
-    Gradients,
-    embedding_gradient,
-    label_gradient,
-    one_hot_gradient,
-)
+from fuse_index.predict.gradients import Gradients
+from fuse_index.predict.loss_gradients import embedding_gradient, label_gradient, one_hot_gradient
 from fuse_index.words.ragged import Ragged
 
 TEXTS = ("the picture contains a small circle", "a lovely red triangle above the horrible square")

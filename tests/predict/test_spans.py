@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse_index.objectives import TextSimilarity
-from fuse_index.predict.gradients import embedding_gradient
 from fuse_index.predict.layers import layer_gradient
+from fuse_index.predict.loss_gradients import embedding_gradient
 from fuse_index.predict.spans import Spans, span_gradients, span_sums
 from fuse_index.words.ragged import Ragged
 

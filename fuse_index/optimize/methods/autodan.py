@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse_index.common.options import Margin, NaturalWidth, NonNegative, Width, options
+from fuse_index.common.options import Margin, NaturalWidth, NonNegative, Share, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.merit import UnitMerit, draw_ranked, merits_of
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals, shares
@@ -57,6 +57,8 @@ class AutoDAN(MethodOptions):
             with regard to those on both sides of it.
         margin: the writing ends once the best of the prompts just written is worse than the best
             so far by more than this, in units of the total loss; None writes to the last position.
+        residual_scale: factor of the gradient through the residual branches of every model, 1 as it
+            is (LSGM); the losses stay as they are.
     """
 
     unit: Unit = Unit.TOKEN
@@ -68,6 +70,7 @@ class AutoDAN(MethodOptions):
     iterations: Width | None = None
     sweeps: NaturalWidth = 0
     margin: Margin | None = None
+    residual_scale: Share = 1.0
 
     type: ClassVar[str] = "autodan"
 
@@ -151,12 +154,12 @@ class _Slot:
 
 class _AutoDANMethod(Method):
     def __init__(self, options: AutoDAN, context: Context) -> None:
-        super().__init__(context)
+        super().__init__(context.scaled(options.residual_scale))
         self.options = options
         self.units = context.problem.units(options.unit)
         predictor = options.ranking[1] if options.ranking else None
         weight = float(options.weight or 0)
-        self._merit = UnitMerit(context, self.units, predictor, weight, options.type)
+        self._merit = UnitMerit(self.context, self.units, predictor, weight, options.type)
         self._swept = 0
         """Positions revised since the prompts were finished."""
         self._best = float("inf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -47,6 +47,14 @@ class Context:
     weights: Callable[[Ragged], Losses]
     totals: Callable[[Ragged], Losses]
     passes: Callable[[], int]
+
+    def scaled(self, residual_scale: float) -> Context:
+        """Return the same with gradients scaled in residual branches.
+
+        Raises:
+            ModelError: the branches of a model cannot be told apart.
+        """
+        return replace(self, gradients=self.gradients.scaled(residual_scale))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fuse_index.common.options import NaturalWidth, Width, options
+from fuse_index.common.options import NaturalWidth, Share, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import (
     Context,
@@ -72,6 +72,8 @@ class GCG(MethodOptions):
             0 corrects nothing.
         top_k: units of each position, with ``draw`` "uniform".
         n_replace: replacements in each candidate, with ``draw`` "uniform".
+        residual_scale: factor of the gradient through the residual branches of every model, 1 as it
+            is (LSGM); the losses stay as they are.
     """
 
     unit: Unit = Unit.TOKEN
@@ -82,6 +84,7 @@ class GCG(MethodOptions):
     memory: NaturalWidth = 64
     top_k: Width = 256
     n_replace: Width = 1
+    residual_scale: Share = 1.0
 
     type: ClassVar[str] = "gcg"
 
@@ -108,17 +111,18 @@ class GCG(MethodOptions):
 
         Raises:
             OptionError: no term has a gradient, a model has no adapter, or there are no words.
+            ModelError: the residual branches of a model cannot be told apart.
         """
         return _GCGMethod(self, context)
 
 
 class _GCGMethod(Method):
     def __init__(self, options: GCG, context: Context) -> None:
-        super().__init__(context)
+        super().__init__(context.scaled(options.residual_scale))
         self.options = options
         unit, predictor = options.ranking
         self.units = context.problem.units(unit)
-        self._predictor = unit_predictor(context.gradients, self.units, predictor)
+        self._predictor = unit_predictor(self.context.gradients, self.units, predictor)
         self._kriging = ResidualKriging(options.memory) if options.memory else None
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fuse_index.common.options import NaturalWidth, NonNegative, Positive, options
+from fuse_index.common.options import NaturalWidth, NonNegative, Positive, Share, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
 from fuse_index.optimize.spaces import SoftSpace, TokenSpace, WordSpace
@@ -45,6 +45,8 @@ class PEZ(MethodOptions):
             entries, so that it does not depend on how large a model's embeddings are.
         restarts: additional soft prompts that begin at random tokens or words, with the lengths of
             the initial prompts.
+        residual_scale: factor of the gradient through the residual branches of every model, 1 as it
+            is (LSGM); the losses stay as they are.
     """
 
     unit: Unit = Unit.TOKEN
@@ -53,6 +55,7 @@ class PEZ(MethodOptions):
     weight_decay: NonNegative = 0.1
     relative: bool = True
     restarts: NaturalWidth = 0
+    residual_scale: Share = 1.0
 
     type: ClassVar[str] = "pez"
 
@@ -79,6 +82,7 @@ class PEZ(MethodOptions):
         Raises:
             OptionError: no term has a gradient, a model has no adapter, or there are no words.
         """
+        context = context.scaled(self.residual_scale)
         prompts = [state.ids for state in states]
         parts = [_SoftDescent(self, context, space, prompts) for space in self._spaces(context)]
         return parts[0] if len(parts) == 1 else _Together(context, parts)

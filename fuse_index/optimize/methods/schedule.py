@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fuse_index.common.options import Margin, NaturalWidth, NonNegative, Width, options
+from fuse_index.common.options import Margin, NaturalWidth, NonNegative, Share, Width, options
 from fuse_index.optimize.merit import UnitMerit
 from fuse_index.optimize.methods.autodan import AutoDAN
 from fuse_index.optimize.methods.base import Context, Method, MethodOptions, Proposals
@@ -81,6 +81,8 @@ class Moves(MethodOptions):
         search_width: words tried in one position, over the whole beam.
         temperature: of the words' merits, from the second writing on.
         margin: a writing ends where it is worse than its best by so much.
+        residual_scale: factor of the gradient through the residual branches of every model, 1 as it
+            is (LSGM); the losses stay as they are.
     """
 
     predictor: Predictor = Predictor.LAYERS
@@ -97,6 +99,7 @@ class Moves(MethodOptions):
     search_width: Width = 32
     temperature: NonNegative = 0.6
     margin: Margin = 0.8
+    residual_scale: Share = 1.0
 
     type: ClassVar[str] = "moves"
     compares_steps: ClassVar[bool] = True
@@ -125,6 +128,7 @@ class Moves(MethodOptions):
             weight=self.weight,
             temperature=0.0 if first else self.temperature,
             margin=self.margin,
+            residual_scale=self.residual_scale,
         )
 
 
@@ -132,12 +136,12 @@ class _ScheduleMethod(Method):
     """The schedule as a machine of states: one move a step, decided by what is known."""
 
     def __init__(self, options: Moves, context: Context, states: Sequence[State]) -> None:
-        super().__init__(context)
+        super().__init__(context.scaled(options.residual_scale))
         self.options = options
         self.units = context.problem.word_units
         ranking = options.ranking
         predictor = None if ranking is None else ranking[1]
-        self._merit = UnitMerit(context, self.units, predictor, options.weight, options.type)
+        self._merit = UnitMerit(self.context, self.units, predictor, options.weight, options.type)
         self._memory = PromptMemory(context.problem)
         self._memory.states = {state.ids: state for state in states}
         self._memory.written = dict.fromkeys(self._memory.states)
