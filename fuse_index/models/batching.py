@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from fuse_index.errors import OptionError
+from fuse_index.models.graph_memory import drop_recordings
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,11 @@ class BatchSize:
             try:
                 result = run(part)
             except RuntimeError as error:  # torch.OutOfMemoryError is one
-                if not out_of_memory(error) or self.size == 1:
+                if not out_of_memory(error):
+                    raise
+                if drop_recordings():  # whose memory may be what is missing
+                    continue
+                if self.size == 1:
                     raise
                 self._shrink(part.stop - part.start)
                 continue

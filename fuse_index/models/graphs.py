@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fuse_index.models.graph_memory import GraphMemory, Pool, graph_memory
 from fuse_index.models.kinds import ModelKind
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 _FIRST = 2
 """Times a shape is run as usual before it is recorded: most shapes do not come back, a first run
 makes what is made only once."""
+_AGAIN = 16
+"""Times that a shape whose recording was dropped is run before it is recorded again: that takes as
+long as a few passes."""
 _KEPT = 32
 _EXACT_ROWS = 16
 """Up to so many rows are recorded as they are; more are rounded up to a quarter of a power of 2."""
@@ -53,6 +57,7 @@ class _Recording:
     embeds: Tensor
     batch: Batch
     results: Results
+    pool: Pool
 
     def replay(self, embeds: Tensor, batch: Batch, pad: int) -> Results:
         """Run it on other values of no larger shape."""
@@ -90,8 +95,7 @@ class GraphCache:
         self._model = model
         self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
         self._seen: Counter[Hashable] = Counter()
-        self._refused: set[str] = set()
-        self._pool: Any = None
+        self._refused: set[Hashable] = set()  # names of passes, and keys of single shapes
         self._spread = model.device.type == "cuda" and model.spread
 
     def run(
@@ -124,32 +128,58 @@ class GraphCache:
     def _replay(
         self, name: str, run: Pass, embeds: Tensor, batch: Batch, *, exact: bool
     ) -> Results:
+        memory = graph_memory(embeds.device)
         shape = self._rounded(batch, exact=exact)
-        key = name, embeds.dtype, shape.ids.shape, *_constants(shape)
+        key = name, memory, embeds.dtype, shape.ids.shape, *_constants(shape)
+        if key in self._refused:
+            return run(embeds, batch)
         try:
             found = self._recordings.get(key)
             if found is None:
                 self._seen[key] += 1
                 if self._seen[key] <= _FIRST:
                     return run(embeds, replace(batch, shared=shape.shared))
-                found = self._record(run, embeds, shape)
+                with memory.lock:
+                    found = self._kept(key, memory, self._record(memory, run, embeds, shape))
                 if found is None:
                     logger.debug("%s: cannot be recorded: %s", self._model.name, name)
                     self._refused.add(name)
                     return run(embeds, batch)
-                self._recordings[key] = found
-                while len(self._recordings) > _KEPT:
-                    self._recordings.popitem(last=False)
-            self._recordings.move_to_end(key)
-            return found.replay(embeds, batch, self._model.frame.pad)
+            with memory.lock:
+                if key in self._recordings:
+                    self._recordings.move_to_end(key)
+                    memory.touch(found.pool)
+                return found.replay(embeds, batch, self._model.frame.pad)
         except torch.OutOfMemoryError:
             self.clear()
             raise
 
+    def _kept(
+        self, key: Hashable, memory: GraphMemory, made: tuple[_Recording, int] | None
+    ) -> _Recording | None:
+        """Keep a recording and make room for it."""
+        if made is None:
+            return None
+        found, size = made
+        self._recordings[key] = found
+        if not memory.add(found.pool, self, key, size):
+            logger.debug("%s: too large to be kept: %s", self._model.name, key)
+            self._refused.add(key)
+        while len(self._recordings) > _KEPT:
+            self.drop(next(iter(self._recordings)))
+        return found
+
     def clear(self) -> None:
         """Drop all recordings, and the memory they hold."""
-        self._recordings.clear()
-        self._pool = None
+        for key in tuple(self._recordings):
+            self.drop(key)
+
+    def drop(self, key: Hashable) -> None:
+        """Let a recording go; its shape is recorded again once it has come often."""
+        found = self._recordings.pop(key, None)
+        if found is not None:
+            found.pool.members.get(self, set()).discard(key)
+            self._seen[key] = _FIRST - _AGAIN
 
     def _rounded(self, batch: Batch, *, exact: bool) -> Batch:
         """What a batch becomes so that fewer shapes differ; its tensors are on no device.
@@ -175,8 +205,10 @@ class GraphCache:
             even=exact and batch.even,
         )
 
-    def _record(self, run: Pass, embeds: Tensor, shape: Batch) -> _Recording | None:
-        """Record a pass, or return None where CUDA refuses it."""
+    def _record(
+        self, memory: GraphMemory, run: Pass, embeds: Tensor, shape: Batch
+    ) -> tuple[_Recording, int] | None:
+        """Record a pass, and see how many bytes it takes; None where CUDA refuses it."""
         device = embeds.device
         rows, length = shape.ids.shape
         batch = replace(
@@ -188,25 +220,29 @@ class GraphCache:
         )
         own = functional.pad(embeds.detach(), (0, 0, 0, length - embeds.shape[1]))
         own = own.repeat(-(-rows // len(own)), 1, 1)[:rows].contiguous()
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), memory.pool()
         with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream()):
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             try:
                 # other threads may go on using the GPU
                 with torch.cuda.graph(
-                    graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+                    graph,
+                    pool=pool.handle,
+                    stream=memory.stream,
+                    capture_error_mode="thread_local",
                 ):
+                    before = torch.cuda.memory_reserved(device)
                     results = run(own, batch)
+                    grown = torch.cuda.memory_reserved(device) - before
             except RuntimeError as error:
-                _end_recording(device, self._pool)
-                self._pool = None
+                _end_recording(device, pool.handle)
+                memory.close(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
                 cause = error.__context__  # ending a recording that failed fails as well
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
                 return None
-        return _Recording(graph, own, batch, results)
+        inputs = (own, batch.ids, batch.mask, batch.lengths, batch.totals)
+        size = max(grown, 0) + sum(tensor.nbytes for tensor in inputs)
+        return _Recording(graph, own, batch, results, pool), size
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fuse_index.models import Model, ModelKind, load_model
 from fuse_index.models import graphs as module
+from fuse_index.models.graph_memory import graph_memory
 from fuse_index.models.graphs import GraphCache
 from fuse_index.objectives import (
     ClassifierLabel,
@@ -181,6 +182,38 @@ def test_forgets_the_oldest_and_results_stay(
     loss.graphs.enabled = False
     for batch, got in kept:
         torch.testing.assert_close(got, loss.score_batch(batch), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.gpu
+def test_recordings_share_their_memory(saved: Callable[[str], Path]) -> None:
+    model = load_model(str(saved("gpt2")), device="cuda", dtype=torch.float32)
+    loss = Fluency().prepare(model)
+    memory = graph_memory(model.device)
+    memory.clear()
+    held = []
+    for length in (16, 12, 8):  # the largest first
+        for i in range(RUNS):
+            compared(loss, scored, prompts(model, 2048, (length, length), i))
+        held.append(memory.held)
+    assert len(loss.graphs._recordings) == 3
+    assert held[0] >= 2048 * 15 * model.vocabulary_size * 4  # the logits
+    assert held[-1] <= 1.5 * held[0]
+
+
+@pytest.mark.gpu
+def test_recordings_keep_to_their_limit(
+    saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(str(saved("gpt2")), device="cuda", dtype=torch.float32)
+    memory = graph_memory(model.device)
+    memory.clear()
+    monkeypatch.setattr(memory, "_free", lambda: 4 * (5 << 20) - memory.held)
+    monkeypatch.setattr(module, "_AGAIN", 0)
+    loss = Fluency().prepare(model)
+    for rows in (64, 128, 256, 512, 1024):
+        for i in range(RUNS):
+            compared(loss, scored, prompts(model, rows, (6, 6), i))
+            assert memory.held <= 5 << 20
 
 
 def test_objectives_say_whether_they_can_be_replayed(loaded: Callable[..., Model]) -> None:
