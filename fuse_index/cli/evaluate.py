@@ -1,4 +1,4 @@
-"""``fuse-index evaluate``: the standard caption metrics on files in COCO's formats."""
+"""``fuse-index evaluate``: the standard caption metrics on files of predictions and references."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fuse_index.errors import MissingDependencyError, OptionError
 if TYPE_CHECKING:
     from fuse_index.evaluate import BootstrapOptions, CaptionMetric, Score
     from fuse_index.evaluate.coco import CaptionPairs
+    from fuse_index.evaluate.structure import Tell
 
 
 def evaluate_command(
@@ -30,7 +31,9 @@ def evaluate_command(
     references: Annotated[
         Path,
         typer.Argument(
-            metavar="REFERENCES", help='COCO annotations: {"images": [...], "annotations": [...]}'
+            metavar="REFERENCES",
+            help="COCO annotations, a split file (Karpathy's, SentiCap's), captions by file name "
+            "(JSON), or Flickr's lines.",
         ),
     ],
     metric: Annotated[
@@ -42,6 +45,14 @@ def evaluate_command(
     tokenizer: Annotated[
         str | None,
         typer.Option(help="ptb (COCO's, needs Java) or plain.  [default: ptb where Java is]"),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of a file that has some, or 'all'.  [default: test]"),
+    ] = None,
+    sentiment: Annotated[
+        str | None,
+        typer.Option(help="Take SentiCap's positive or negative references only."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the pictures, for CLIPScore.", metavar="FOLDER")
@@ -76,30 +87,38 @@ def evaluate_command(
     bootstrap interval over images. METEOR, SPICE and COCO's PTB tokenizer need Java, SPICE also
     Stanford CoreNLP, which is never downloaded here: what is missing is left out and named, the
     rest is computed. The exit code is 2 where a metric asked for with --metric is left out.
+    Annotations of images that are not listed, images without captions, ids that stand twice and
+    pictures that cannot be read are left out and named; the rest is scored.
     """
     from fuse_index.common.reading import choose
     from fuse_index.evaluate import BootstrapOptions, Tokenization
     from fuse_index.evaluate.captions import CaptionMetric, CaptionOptions, score_captions
-    from fuse_index.evaluate.coco import image_paths, pair, read_predictions, read_references
+    from fuse_index.evaluate.coco import image_paths, pair, read_predictions
+    from fuse_index.evaluate.diversity import measure_diversity
+    from fuse_index.evaluate.references import Polarity, read_references
 
     metrics = _metrics(metric, images, clip)
     by_text = tuple(item for item in metrics if item is not CaptionMetric.CLIPSCORE)
     words = None if tokenizer is None else choose(Tokenization, tokenizer, "--tokenizer")
+    polarity = None if sentiment is None else choose(Polarity, sentiment, "--sentiment")
     options = BootstrapOptions(resamples, seed=seed)
     _outputs.require_writable(csv_file, "--csv")
     scores: dict[str, Score] = {}
     left_out: dict[str, str] = {}
+    notes: list[str] = []
     tokenization = None
     with _console.ProgressBar() as bar:
         bar("reading captions", 0, None)
-        known = read_references(references)
-        pairs = pair(read_predictions(predictions), known, predicted_only=predicted_only)
-        paths = None if images is None else image_paths(images, known, pairs.ids)
+        tell = notes.append
+        known = read_references(references, split=split, sentiment=polarity, tell=tell)
+        found = read_predictions(predictions, tell=tell)
+        pairs = pair(found, known, predicted_only=predicted_only, tell=tell)
+        paths = None if images is None else image_paths(images, known, pairs.ids, tell=tell)
         if by_text:
             text_options = CaptionOptions(by_text, words)
-            found = score_captions(pairs.candidates, pairs.references, text_options, bar)
-            scores, tokenization = dict(found.scores), found.tokenization
-            left_out = {item.value: reason for item, reason in found.left_out.items()}
+            text = score_captions(pairs.candidates, pairs.references, text_options, bar)
+            scores, tokenization = dict(text.scores), text.tokenization
+            left_out = {item.value: reason for item, reason in text.left_out.items()}
         if clip is not None and paths is not None:
             scores |= _clip_scores(
                 clip,
@@ -110,6 +129,7 @@ def evaluate_command(
                 batch_size=batch_size,
                 device=device,
                 offline=offline,
+                tell=tell,
             )
         if not scores:
             reasons = "; ".join(dict.fromkeys(left_out.values()))
@@ -119,15 +139,21 @@ def evaluate_command(
     report = {
         "predictions": str(predictions),
         "references": str(references),
+        "split": known.split,
+        "sentiment": sentiment,
         "images": len(pairs.ids),
         "reference_captions": sum(map(len, pairs.references)),
         "tokenization": tokenization,
         "scores": intervals,
+        "diversity": asdict(measure_diversity(pairs.candidates)),
         "left_out": left_out,
+        "notes": notes,
         "bootstrap": asdict(options),
         "clip": None if clip is None else {"model": clip, "prompt": clip_prompt},
         "versions": {"fuse-index": fuse_index.__version__, "pycocoevalcap": _installed()},
     }
+    for note in notes:
+        _console.note(f"fuse-index: warning: {note}")
     table = _outputs.csv_bytes(["image_id", "caption", *scores], _csv_rows(pairs, scores))
     unsaved = _outputs.save(table, csv_file, "--csv")
     if csv_file is not None and unsaved is None:
@@ -162,27 +188,39 @@ def _metrics(
 def _clip_scores(
     name: str,
     pairs: CaptionPairs,
-    paths: Sequence[Path],
+    paths: Sequence[Path | None],
     bar: _console.ProgressBar,
     *,
     prompt: str,
     batch_size: int,
     device: str | None,
     offline: bool,
+    tell: Tell,
 ) -> dict[str, Score]:
-    from fuse_index.evaluate import score_clip
+    """CLIPScore of the images that have a picture; NaN for the others."""
+    import numpy as np
+
+    from fuse_index.evaluate import mean_score, score_clip
     from fuse_index.models import load_model
 
     bar("loading CLIP", 0, None)
-    return score_clip(
+    has = [index for index, path in enumerate(paths) if path is not None]
+    found = score_clip(
         load_model(name, kind="clip", device=device, local_files_only=offline),
-        paths,
-        pairs.candidates,
-        pairs.references,
+        [path for path in paths if path is not None],
+        [pairs.candidates[index] for index in has],
+        [pairs.references[index] for index in has],
         prompt=prompt,
         batch_size=batch_size,
         progress=bar.stage("looking at pictures"),
+        on_unreadable=lambda index, error: tell(f"image {pairs.ids[has[index]]!r}: {error}"),
     )
+    scores = {}
+    for metric, score in found.items():
+        items = np.full(len(paths), np.nan)
+        items[has] = score.items
+        scores[metric] = mean_score(metric, items)
+    return scores
 
 
 def _with_interval(score: Score, options: BootstrapOptions) -> dict[str, float | None]:
@@ -221,4 +259,9 @@ def _show(report: Mapping[str, Any]) -> None:
     _console.say(title)
     _console.say()
     _console.print_table(["metric", "value", f"{level} interval"], rows)
+    own = report["diversity"]
+    _console.say(
+        f"{own['vocabulary']:,} different words; distinct-1 {own['distinct_1']:.3f}, "
+        f"distinct-2 {own['distinct_2']:.3f}; {own['captions']:.0%} of the captions differ"
+    )
     _console.print_table(["left out", "why"], report["left_out"].items(), justify="left")

@@ -11,6 +11,7 @@ from fuse_index.evaluate.captions import (
     CaptionReport,
     score_captions,
 )
+from fuse_index.evaluate.diversity import Diversity, measure_diversity
 from fuse_index.evaluate.graphs import Agreement, score_graphs
 from fuse_index.evaluate.interval import (
     BootstrapOptions,
@@ -20,6 +21,7 @@ from fuse_index.evaluate.interval import (
     mean_score,
     paired_bootstrap,
 )
+from fuse_index.evaluate.references import Polarity, References, read_references
 from fuse_index.evaluate.tokenization import Tokenization
 
 if TYPE_CHECKING:
@@ -39,15 +41,20 @@ __all__ = [
     "CaptionMetric",
     "CaptionOptions",
     "CaptionReport",
+    "Diversity",
     "FidelityOptions",
     "FidelityReport",
     "Interval",
     "PairedDifference",
+    "Polarity",
+    "References",
     "Score",
     "Tokenization",
     "mean_score",
+    "measure_diversity",
     "measure_fidelity",
     "paired_bootstrap",
+    "read_references",
     "score_captions",
     "score_clip",
     "score_graphs",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fuse_index.common.progress import Tick
-from fuse_index.errors import ModelError, OptionError, ShapeError
+from fuse_index.errors import ImageError, ModelError, OptionError, ShapeError
 from fuse_index.evaluate.interval import Score, mean_score
 from fuse_index.models.clip import ClipModel
 
@@ -36,6 +36,7 @@ def score_clip(
     prompt: str = PROMPT,
     batch_size: int = 64,
     progress: Tick | None = None,
+    on_unreadable: Callable[[int, ImageError], None] | None = None,
 ) -> dict[str, Score]:
     """Score captions against pictures, and against references in CLIP's text space.
 
@@ -50,6 +51,8 @@ def score_clip(
         prompt: put before every text. Texts too long for the model lose their last tokens.
         batch_size: pictures or texts of one forward pass.
         progress: called with (pictures done, pictures in all).
+        on_unreadable: called with the number of a picture that cannot be read, and why; it has no
+            score then, and the means are those of the others. Without it that is an error.
 
     Returns:
         "CLIPScore" and, with references, "RefCLIPScore".
@@ -57,7 +60,7 @@ def score_clip(
     Raises:
         ModelError: the model is not a CLIP.
         ShapeError: there are not as many pictures, captions and lists of references.
-        ImageError: a file is not an image.
+        ImageError: a file is not an image, and ``on_unreadable`` is not given; or none is one.
         OptionError: the batch size is below 1.
     """
     if not isinstance(model, ClipModel):
@@ -71,7 +74,7 @@ def score_clip(
             expected="as many of each, and at least one",
         )
     texts = _text_features(model, candidates, prompt, batch_size)
-    pictures = _image_features(model, images, batch_size, progress)
+    pictures = _image_features(model, images, batch_size, progress, on_unreadable)
     similarity = WEIGHT * (texts * pictures).sum(dim=1).clamp(min=0)
     scores = [mean_score("CLIPScore", similarity.cpu().numpy())]
     if references is not None:
@@ -79,7 +82,7 @@ def score_clip(
         others = _text_features(model, flat, prompt, batch_size)
         nearest = _nearest(texts, others, [len(group) for group in references])
         total = similarity + nearest
-        harmonic = torch.where(total > 0, 2 * similarity * nearest / total, torch.zeros_like(total))
+        harmonic = torch.where(total == 0, 0.0, 2 * similarity * nearest / total)
         scores.append(mean_score("RefCLIPScore", harmonic.cpu().numpy()))
     return {score.name: score for score in scores}
 
@@ -89,14 +92,35 @@ def _image_features(
     images: Sequence[ImageLike],
     batch_size: int,
     progress: Tick | None,
+    on_unreadable: Callable[[int, ImageError], None] | None,
 ) -> Tensor:
-    """(n, d) float64 of unit length."""
-    found = []
+    """(n, d) float64 of unit length; NaN for a picture that cannot be read."""
+    rows: list[Tensor | None] = []
+    errors: list[ImageError] = []
+
+    def encode(index: int) -> Tensor | None:
+        try:
+            return model.encode_image([images[index]])[0]
+        except ImageError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(index, error)
+            errors.append(error)
+            return None
+
     for start in range(0, len(images), batch_size):
-        found.append(model.encode_image(list(images[start : start + batch_size])))
+        end = min(start + batch_size, len(images))
+        try:
+            rows += model.encode_image(list(images[start:end])).unbind()
+        except ImageError:  # which of them it is shows one at a time
+            rows += [encode(index) for index in range(start, end)]
         if progress is not None:
-            progress(min(start + batch_size, len(images)), len(images))
-    return _unit(torch.cat(found))
+            progress(end, len(images))
+    known = [row for row in rows if row is not None]
+    if not known:
+        raise errors[0]
+    blank = torch.full_like(known[0], torch.nan)
+    return _unit(torch.stack([blank if row is None else row for row in rows]))
 
 
 def _text_features(model: ClipModel, texts: Sequence[str], prompt: str, batch_size: int) -> Tensor:

@@ -189,11 +189,48 @@ def test_clipscore_joins_the_others_by_its_options(files, tmp_path, monkeypatch,
     assert {"CIDEr", "CLIPScore", "RefCLIPScore"} < set(report["scores"])
 
 
-def test_a_picture_that_is_missing_is_said_before_any_work(files, capsys):
+def test_pictures_that_are_missing_or_damaged_lose_their_own_score_only(files, capsys, tmp_path):
     options = clip_options(files)
     (Path(options[1]) / "2.png").unlink()
+    (Path(options[1]) / "1.png").write_bytes(b"\x89PNG no more")
+    table = tmp_path / "t.csv"
+    options += ["--metric", "clipscore", "--csv", str(table), "--json"]
+    assert main(["evaluate", *files, *options]) == 0
+    out, err = capsys.readouterr()
+    notes = json.loads(out)["notes"]
+    assert "2.png' of image 2 does not exist; images without a picture: 1" in notes[0]
+    assert "image 1: " in notes[1]
+    assert "1.png' cannot be read as an image" in notes[1]
+    assert err.count("fuse-index: warning: ") == 2
+    rows = list(csv.DictReader(table.open(newline="")))
+    assert [row["CLIPScore"] == "nan" for row in rows] == [False, True, True, False]
+    assert [row["RefCLIPScore"] == "nan" for row in rows] == [False, True, True, False]
+    for name in ("0.png", "3.png"):
+        (Path(options[1]) / name).unlink()
     assert main(["evaluate", *files, *options]) == 2
-    assert "2.png' of image 2 does not exist" in capsys.readouterr().err
+
+
+def test_split_files_are_read_and_a_sentiment_is_taken(files, capsys):
+    data = json.loads(Path(files[1]).read_text())
+    images = []
+    for image in data["images"]:
+        own = [row for row in data["annotations"] if row["image_id"] == image["id"]]
+        sentences = [{"raw": row["caption"], "sentiment": i % 2} for i, row in enumerate(own)]
+        name = {"filename": image["file_name"], "imgid": image["id"]}
+        images.append({**name, "split": "test" if image["id"] else "val", "sentences": sentences})
+    Path(files[1]).write_text(json.dumps({"images": images, "dataset": "demo"}))
+    command = ["evaluate", *files, *PURE, "--json"]
+    for options, count, references in (
+        ([], 3, 9),
+        (["--split", "all", "--sentiment", "negative"], 4, 8),
+        (["--split", "val", "--sentiment", "positive"], 1, 1),
+    ):
+        assert main([*command, *options]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["images"], report["reference_captions"]) == (count, references)
+    assert main([*command, "--split", "train"]) == 2
+    assert "expected one of test, val, all" in capsys.readouterr().err
+    assert main([*command, "--sentiment", "merry"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -223,13 +260,16 @@ def test_bad_options_are_one_line_and_code_2(files, capsys, options, message):
     ("which", "change", "message"),
     [
         (0, lambda rows: rows.pop(), "no prediction for 1 of 4 images"),
-        (0, lambda rows: rows.append(rows[0]), "entry 4 is a second caption of image 0"),
-        (0, lambda rows: rows[1].update(image_id=9), "predicted image 9 is not in"),
-        (0, lambda rows: rows[1].update(image_id="1"), "ids are text in the predictions"),
+        (0, lambda rows: rows[1].update(image_id=9), "no prediction for 1 of 4 images"),
+        (
+            0,
+            lambda rows: [row.update(image_id=str(row["image_id"])) for row in rows],
+            "ids are text in the predictions",
+        ),
         (0, lambda rows: rows[2].update(caption=" "), "entry 2 has an empty caption"),
         (0, lambda rows: rows[2].update(caption=None), "entry 2 has caption null"),
         (1, lambda data: data.pop("images"), "'images' is missing"),
-        (1, lambda data: data["annotations"].clear(), "image 0 has no caption"),
+        (1, lambda data: data["annotations"].clear(), "no predicted image has a caption"),
     ],
 )
 def test_bad_files_are_one_line_and_code_2(files, capsys, which, change, message):
@@ -239,6 +279,18 @@ def test_bad_files_are_one_line_and_code_2(files, capsys, which, change, message
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_what_does_not_fit_is_named_and_the_rest_is_scored(files, capsys):
+    edit(files[0], lambda rows: rows.append({**rows[0], "caption": "again"}))
+    edit(files[1], lambda data: data["images"].append({"id": 77}))
+    edit(files[1], lambda data: data["annotations"].append({"image_id": 78, "caption": "x"}))
+    assert main(["evaluate", *files, *PURE, "--json"]) == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["images"], report["reference_captions"]) == (IMAGES, 3 * IMAGES)
+    assert len(report["notes"]) == err.count("fuse-index: warning: ") == 3
+    assert "image without a caption: 1 (first: 77)" in " ".join(report["notes"])
 
 
 def test_files_that_are_no_json_or_swapped(files, tmp_path, capsys):

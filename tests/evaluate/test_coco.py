@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse_index.errors import CorpusError, FuseIndexError, ImageError
-from fuse_index.evaluate.coco import image_paths, pair, read_predictions, read_references
+from fuse_index.evaluate.coco import image_paths, pair, read_predictions
+from fuse_index.evaluate.references import read_references
 
 PREDICTIONS = [{"image_id": 2, "caption": "a cat"}, {"image_id": 1, "caption": "a dog"}]
 REFERENCES = {
@@ -81,10 +82,6 @@ def test_ids_may_be_text_and_files_may_begin_with_a_byte_order_mark(tmp_path):
         ([{"image_id": 1, "caption": " \n"}], "entry 0 has an empty caption; expected a caption"),
         ([{"image_id": 1, "caption": "\ud800"}], "entry 0 has a lone surrogate in its caption"),
         ([{"image_id": "\ud800", "caption": "a"}], "entry 0 has a lone surrogate in its image_id"),
-        (
-            [*PREDICTIONS, {"image_id": 2, "caption": "again"}],
-            "entry 2 is a second caption of image 2; expected one prediction an image",
-        ),
     ],
 )
 def test_bad_predictions(tmp_path, content, message):
@@ -102,14 +99,9 @@ def test_bad_predictions(tmp_path, content, message):
         ({"images": []}, "has no images; expected a COCO annotations file"),
         ({"images": {}}, "'images' holds a JSON object; expected"),
         ({"images": [{"file_name": "a"}]}, "image 0 has no 'id'"),
-        ({"images": [{"id": 1}, {"id": 1}]}, "image 1 has id 1 a second time"),
         ({"images": [{"id": 1, "file_name": 3}]}, "image 0 has file_name 3; expected text"),
         ({"annotations": None}, "'annotations' is missing"),
         ({"annotations": ["a"]}, "'annotations': entry 0 is a JSON text"),
-        (
-            {"annotations": [{"image_id": 3, "caption": "a"}]},
-            "annotation 0 is of image 3, which is not among its images",
-        ),
         ({"annotations": [{"image_id": 1, "caption": ""}]}, "annotation 0 has an empty caption"),
         ({"annotations": [{"image_id": 1}]}, "annotation 0 has no 'caption'"),
     ],
@@ -136,7 +128,7 @@ def test_ids_that_do_not_meet(tmp_path):
     path = known.path
     cases = [
         ({1: "a"}, f"no prediction for 1 of 2 images of {path} (first: 2); expected one pred"),
-        ({1: "a", 2: "b", 7: "c"}, f"predicted image 7 is not in {path}; expected predictions"),
+        ({7: "c"}, f"predicted image 7 is not in {path}; expected predictions"),
         ({8: "a", 9: "b"}, f"2 predicted images (first: 8) are not in {path}"),
         ({"1": "a"}, "ids are text in the predictions and numbers in the references"),
     ]
@@ -145,8 +137,43 @@ def test_ids_that_do_not_meet(tmp_path):
             pair(predictions, known)
         assert message in str(caught.value)
     bare = read_references(references(tmp_path, annotations=REFERENCES["annotations"][:1]))
-    with pytest.raises(CorpusError, match="image 2 has no caption; expected at least one ref"):
-        pair({1: "a", 2: "b"}, bare)
+    with pytest.raises(CorpusError, match="no predicted image has a caption in"):
+        pair({2: "b"}, bare, predicted_only=True)
+
+
+def test_what_does_not_fit_is_told_and_the_rest_is_kept(tmp_path):
+    told: list[str] = []
+    rows = [*PREDICTIONS, {"image_id": 2, "caption": "again"}, {"image_id": 7, "caption": "x"}]
+    predictions = read_predictions(written(tmp_path, rows), tell=told.append)
+    assert predictions == {2: "a cat", 1: "a dog", 7: "x"}
+    images = [*REFERENCES["images"], {"id": 1}, {"id": 5}]
+    annotations = [*REFERENCES["annotations"], *({"image_id": i, "caption": "a"} for i in (3, 4))]
+    path = references(tmp_path, images=images, annotations=annotations)
+    known = read_references(path, tell=told.append)
+    pairs = pair(predictions, known, tell=told.append)
+    assert (pairs.ids, pairs.candidates) == ([1, 2], ["a dog", "a cat"])
+    assert pairs.references == [["the dog", "one dog"], ["the cat"]]
+    place = tmp_path / "file.json"
+    assert told == [
+        f"{place}: entry 2 is a second caption of image 2; the first of each image counts, "
+        "left out: 1",
+        f"{path}: left out, image listed a second time: 1 (first: image 2, id 1)",
+        f"{path}: left out, annotation of an image that is not listed: 2 "
+        "(first: annotation 3, image 3)",
+        f"predicted image 7 is not in {path}: left out",
+        f"{path}: left out, image without a caption: 1 (first: 5)",
+    ]
+
+
+def test_the_order_of_a_file_changes_no_pair(tmp_path):
+    predictions = {1: "a dog", 2: "a cat"}
+    straight = pair(predictions, read_references(references(tmp_path)))
+    turned = {key: REFERENCES[key][::-1] for key in ("images", "annotations")}
+    other = pair(predictions, read_references(references(tmp_path, **turned)))
+    assert other.ids == straight.ids[::-1]
+    assert [sorted(texts) for texts in other.references[::-1]] == [
+        sorted(texts) for texts in straight.references
+    ]
 
 
 json_values = st.recursive(
@@ -180,14 +207,29 @@ def test_pictures_are_found_in_their_folder_only(tmp_path):
     assert image_paths(tmp_path, known, [2, 1]) == [tmp_path / "sub/two.png", tmp_path / "one.png"]
 
 
+def test_an_image_without_a_picture_is_told(tmp_path):
+    (tmp_path / "COCO_val2014_1.jpg").touch()
+    images = [
+        {"id": 1, "file_name": "val2014/COCO_val2014_1.jpg"},
+        {"id": 2, "file_name": "no.jpg"},
+    ]
+    known = read_references(references(tmp_path, images=[*images, {"id": 3}]))
+    told: list[str] = []
+    paths = image_paths(tmp_path, known, [1, 2, 3], tell=told.append)
+    assert paths == [tmp_path / "COCO_val2014_1.jpg", None, None]
+    assert told == [
+        f"{str(tmp_path / 'no.jpg')!r} of image 2 does not exist; images without a picture: 2"
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.png", "none.png' of image 1 does not exist; expected a picture of every image"),
+        ("none.png", "none.png' of image 1 does not exist; expected pictures of the images"),
         ("../one.png", "file_name '../one.png' of image 1; expected a name inside the folder"),
         ("/etc/passwd", "file_name '/etc/passwd' of image 1; expected a name inside"),
         ("a\0b", "expected a name inside the folder"),
-        (None, "image 1 has no file_name; expected the name of its file"),
+        (None, "image 1 has no file_name; expected pictures of the images"),
     ],
 )
 def test_bad_pictures(tmp_path, name, message):
