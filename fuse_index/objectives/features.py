@@ -142,6 +142,9 @@ class FeatureLoss(Loss):
         model: an encoder or CLIP.
         targets: (n, d), of unit length.
         contents: hashes of what the targets come from, by what it is.
+
+    Attributes:
+        target: ``(d,)`` float32, the mean of the targets.
     """
 
     recordable: ClassVar[bool] = True
@@ -156,7 +159,7 @@ class FeatureLoss(Loss):
         super().__init__(objective, model)
         self._contents = contents or {}
         # the mean of cosines with n targets is one product with their mean
-        self._target = targets.float().mean(dim=0)
+        self.target = targets.float().mean(dim=0)
 
     def contents(self) -> dict[str, str]:
         """Return hashes of the pictures."""
@@ -164,10 +167,25 @@ class FeatureLoss(Loss):
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         """Return ``1 - cosine`` (b,)."""
+        return 1.0 - self._unit_features(embeds, batch) @ self.target
+
+    def features(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor:
+        """Return the features of prompts, without gradient.
+
+        Args:
+            contents: b rows of token ids of this model.
+
+        Returns:
+            (b, d) float32 of unit length.
+        """
+        with torch.no_grad():
+            batch = self.batch(contents)
+            return self._unit_features(self.model.embed(batch.ids), batch)
+
+    def _unit_features(self, embeds: Tensor, batch: Batch) -> Tensor:
         features = self.model.forward(embeds, batch).features
         assert features is not None
-        unit = functional.normalize(features.float(), dim=-1)
-        return 1.0 - unit @ self._target
+        return functional.normalize(features.float(), dim=-1)
 
 
 class _LabelLoss(Loss):

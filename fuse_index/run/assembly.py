@@ -31,6 +31,8 @@ from fuse_index.optimize.optimize import saved_choice
 from fuse_index.predict.states import states_cost
 from fuse_index.predict.units import Unit
 from fuse_index.run.adapters import AdapterStore
+from fuse_index.run.config import StartDraw
+from fuse_index.run.retrieval import SentenceCorpus
 from fuse_index.run.start import initial_prompts
 
 if TYPE_CHECKING:
@@ -150,7 +152,8 @@ def assemble(
     saved = saved_choice(checkpoint)
     problem, method = with_method(config, problem_with, saved or choose)
     prepare_states(problem, method, progress)
-    initial = initial_prompts(problem, config.initial, config.options.seed)
+    corpus = start_corpus(config, problem, progress)
+    initial = initial_prompts(problem, config.initial, config.options.seed, corpus=corpus)
     return Assembly(problem, initial, config, method, _probe(config, models))
 
 
@@ -225,6 +228,23 @@ def prepare_states(
         cost = f"{size / 1e6:,.0f} MB, {passes:,} short passes"
         label = f"states of {len(units):,} {units.unit.value}s in {model.name} ({cost})"
         units.states(model, stage(progress, label))
+
+
+def start_corpus(
+    config: SearchConfig, problem: Problem, progress: Progress | None = None
+) -> SentenceCorpus | None:
+    """Read the sentences that runs begin from, and compute their features; None without retrieval.
+
+    Raises:
+        CorpusError: there is no corpus, or no sentence in it.
+        OptionError: no objective compares the prompt with images or texts.
+    """
+    start, texts = config.initial, config.adapters
+    if start.texts or start.draw is not StartDraw.RETRIEVAL:
+        return None
+    corpus = SentenceCorpus(start.corpus or texts.corpus or texts.texts, progress)
+    corpus.prepare(problem)
+    return corpus
 
 
 def needs_adapters(method: MethodOptions) -> bool:

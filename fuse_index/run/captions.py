@@ -30,7 +30,13 @@ from fuse_index.optimize import (
 )
 from fuse_index.optimize.optimize import optimize, saved_choice
 from fuse_index.run.adapters import AdapterStore
-from fuse_index.run.assembly import ModelPool, make_problem, prepare_states, with_method
+from fuse_index.run.assembly import (
+    ModelPool,
+    make_problem,
+    prepare_states,
+    start_corpus,
+    with_method,
+)
 from fuse_index.run.config import (
     Initial,
     Limits,
@@ -237,6 +243,7 @@ class Captioner:
             saved_choice(checkpoint) or choose_moves,
         )
         prepare_states(problem, self.method, progress)
+        self._corpus = start_corpus(config, problem, progress)
 
     def _problem_with(self, likeness: Objective, adapted: bool) -> Problem:
         """The problem, with all adapters or only with given bundles."""
@@ -297,7 +304,7 @@ class Captioner:
         seed = config.options.seed
         result = optimize(
             problem,
-            initial_prompts(problem, config.initial, seed),
+            initial_prompts(problem, config.initial, seed, corpus=self._corpus),
             method=self.method,
             search=config.search,
             budget=config.budget,

@@ -15,6 +15,7 @@ from fuse_index.common.bounds import MAX_WIDTH
 from fuse_index.common.options import (
     Count,
     Flag,
+    NaturalWidth,
     Positive,
     Share,
     TokenLimit,
@@ -42,6 +43,10 @@ from fuse_index.run.items import with_items
 Config = TypeVar("Config", bound="SearchConfig")
 
 
+RETRIEVED = 32
+"""Sentences that a run begins from by default."""
+
+
 class Precision(str, Enum):
     """Dtype of a model's weights."""
 
@@ -57,6 +62,8 @@ class StartDraw(str, Enum):
     """Every allowed token that begins a word is as likely."""
     MODEL = "model"
     """The source, a causal language model, writes it."""
+    RETRIEVAL = "retrieval"
+    """Sentences of a corpus that are nearest to the images or texts of the objectives."""
 
 
 @options(kw_only=True)
@@ -153,25 +160,41 @@ class StartConfig:
     Attributes:
         texts: prompts to begin from.
         length: tokens of a prompt that is drawn where no text is given.
-        count: prompts drawn.
-        draw: uniform (any allowed words) or model (the source writes it).
+        count: prompts drawn; by default 1, of retrieval 32.
+        draw: uniform (any allowed words), model (the source writes it) or retrieval (the sentences
+            of the corpus nearest to the images or texts of the objectives).
         temperature: of what the source writes.
+        corpus: files, folders, patterns or URLs with the sentences, text or captions in JSON; by
+            default the corpus or the texts of the adapters.
+        written: of the prompts drawn by retrieval, how many the source writes instead.
     """
 
     texts: tuple[str, ...] = ()
     length: Width = 12
-    count: Width = 1
+    count: Width | None = None
     draw: StartDraw = StartDraw.UNIFORM
     temperature: Positive = 1.0
+    corpus: tuple[str, ...] = ()
+    written: NaturalWidth = 0
 
     def __post_init__(self) -> None:
         if any(not text.strip() for text in self.texts):
             raise OptionError("initial: an empty text", expected="some text, or a length instead")
-        if self.length * self.count > MAX_WIDTH:
+        if self.length * self.wanted > MAX_WIDTH:
             raise OptionError(
-                f"initial: {self.count} prompts of {self.length} tokens",
+                f"initial: {self.wanted} prompts of {self.length} tokens",
                 expected=f"{MAX_WIDTH} tokens in all, at most",
             )
+        if self.written > self.wanted:
+            raise OptionError(
+                f"initial: written={self.written} of {self.wanted} prompts",
+                expected="no more than are drawn",
+            )
+
+    @property
+    def wanted(self) -> int:
+        """Prompts that are drawn."""
+        return self.count or (RETRIEVED if self.draw is StartDraw.RETRIEVAL else 1)
 
 
 @options(label="adapters", kw_only=True)

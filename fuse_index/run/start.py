@@ -1,4 +1,4 @@
-"""Initial prompts: given as text, drawn from the allowed words, or written by the source."""
+"""Initial prompts: given as text, drawn from words, written by the source, or retrieved."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fuse_index.errors import ModelError, PromptError, VocabularyError
 from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
 from fuse_index.run.config import StartDraw
+from fuse_index.run.retrieval import SentenceCorpus
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ _TRIES = 64
 
 
 def initial_prompts(
-    problem: Problem, start: StartConfig, seed: int, prefix: str | None = None
+    problem: Problem,
+    start: StartConfig,
+    seed: int,
+    prefix: str | None = None,
+    corpus: SentenceCorpus | None = None,
 ) -> list[tuple[int, ...]]:
     """Return the prompts a run begins from, as source ids.
 
@@ -37,16 +42,24 @@ def initial_prompts(
         seed: decides the ones that are drawn.
         prefix: text that what the source writes goes on from; by default what stands before the
             prompt for the source.
+        corpus: the sentences of retrieval; by default those of ``start.corpus`` are read.
 
     Raises:
         ModelError: the source is to write, but is no causal language model.
         PromptError: no prompt drawn survives being read as text.
+        CorpusError: the corpus has no sentence, or none that may be a prompt.
+        OptionError: no objective compares the prompt with images or texts.
     """
     if start.texts:
         return [problem.encode(text) for text in start.texts]
     generator = torch.Generator().manual_seed(seed)
-    wanted = start.count
+    wanted = start.wanted
     found: dict[tuple[int, ...], None] = {}
+    if start.draw is StartDraw.RETRIEVAL:
+        corpus = SentenceCorpus(start.corpus) if corpus is None else corpus
+        found |= dict.fromkeys(corpus.nearest(problem, wanted - start.written))
+        if len(found) >= wanted or not start.written:
+            return list(found)
     for _ in range(_TRIES):
         if start.draw is StartDraw.UNIFORM:
             rows = _uniform(problem, start, generator)
@@ -69,7 +82,7 @@ def initial_prompts(
 
 def _uniform(problem: Problem, start: StartConfig, generator: torch.Generator) -> NDArray[np.int64]:
     ids = torch.from_numpy(np.flatnonzero(word_starts(problem)))
-    shape = (start.count, start.length)
+    shape = (start.wanted, start.length)
     return ids[torch.randint(len(ids), shape, generator=generator)].numpy()
 
 
@@ -95,7 +108,7 @@ def _written(
         )
     allowed = torch.from_numpy(problem.allowed)
     first = torch.from_numpy(word_starts(problem))
-    rows = np.zeros((start.count, 0), np.int64)
+    rows = np.zeros((start.wanted, 0), np.int64)
     for step in range(start.length):
         scores = _next_scores(model, rows, around).float().cpu() / max(
             start.temperature, MIN_TEMPERATURE

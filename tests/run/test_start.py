@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fuse_index.errors import ModelError, OptionError, PromptError
-from fuse_index.objectives import ClassifierLabel, Fluency
+from fuse_index.errors import CorpusError, ModelError, OptionError, PromptError
+from fuse_index.objectives import ClassifierLabel, Fluency, ImageSimilarity, TextSimilarity
 from fuse_index.optimize import Problem, Term, TokenFilter
 from fuse_index.run import StartConfig, initial_prompts
 from fuse_index.words.ragged import Ragged
@@ -80,7 +80,64 @@ def test_nothing_that_survives(problem, monkeypatch):
 
 
 def test_mistakes():
-    with pytest.raises(OptionError, match="expected one of uniform, model"):
+    with pytest.raises(OptionError, match="expected one of uniform, model, retrieval"):
         StartConfig(draw="best")
     with pytest.raises(OptionError, match="temperature=0"):
         replace(StartConfig(), temperature=0)
+
+
+SENTENCES = ["a small red star", "a big blue ring", "the green plus is above a ring", "\u00e9toile"]
+
+
+def written(path, texts=SENTENCES):
+    path.write_text("\n".join(texts), encoding="utf-8")
+    return StartConfig(draw="retrieval", corpus=(str(path),), count=2)
+
+
+def test_sentences_are_retrieved_by_image_and_by_text(lm, clip, image, tmp_path):
+    start = written(tmp_path / "corpus.txt")
+    like = Problem(lm, [Term(Fluency(), lm), Term(TextSimilarity(texts="ring of blue"), clip)])
+    texts = [like.decode(ids).strip() for ids in initial_prompts(like, start, 0)]
+    assert texts[0] == "a big blue ring"
+    seen = Problem(lm, [Term(ImageSimilarity(images=image, weight=40.0), clip)])
+    losses = {
+        text: float(seen.losses[0].score([seen.losses[0].surroundings.encode(" " + text)]))
+        for text in SENTENCES[:3]
+    }
+    found = [seen.decode(ids).strip() for ids in initial_prompts(seen, start, 0)]
+    assert found == sorted(losses, key=lambda text: losses[text])[:2]
+
+
+def test_several_objectives_rank_together_and_a_negative_one_pushes_away(lm, clip, tmp_path):
+    start = written(tmp_path / "corpus.txt")
+    wanted = TextSimilarity(texts="a small red star")
+    against = TextSimilarity(texts="a small red star", weight=-2.0)
+    one = Problem(lm, [Term(wanted, clip)])
+    both = Problem(lm, [Term(wanted, clip), Term(against, clip)])
+    best = [
+        problem.decode(initial_prompts(problem, start, 0)[0]).strip() for problem in (one, both)
+    ]
+    assert best[0] == "a small red star" != best[1]
+
+
+def test_some_are_written_by_the_source(lm, clip, tmp_path):
+    start = replace(written(tmp_path / "corpus.txt"), count=4, written=2, length=5)
+    problem = Problem(lm, [Term(TextSimilarity(texts="red"), clip)])
+    found = initial_prompts(problem, start, 0)
+    assert [len(ids) for ids in found[2:]] == [5, 5]
+    assert found == initial_prompts(problem, start, 0)
+
+
+def test_a_corpus_without_a_usable_sentence(lm, clip, sentiment, tmp_path):
+    problem = Problem(lm, [Term(TextSimilarity(texts="red"), clip)])
+    with pytest.raises(CorpusError, match=r"none of 1 sentences may be a prompt; .*filter less"):
+        initial_prompts(problem, written(tmp_path / "corpus.txt", ["\u00e9toile"]), 0)
+    with pytest.raises(CorpusError, match="no sentence; expected lines, or captions in JSON"):
+        initial_prompts(problem, written(tmp_path / "corpus.txt", ["12", ""]), 0)
+    with pytest.raises(CorpusError, match=r"retrieval without a corpus.*initial\.corpus"):
+        initial_prompts(problem, StartConfig(draw="retrieval"), 0)
+    alone = Problem(sentiment, [Term(ClassifierLabel(label="positive"), sentiment)])
+    with pytest.raises(OptionError, match="retrieval; expected an objective 'image' or 'text'"):
+        initial_prompts(alone, written(tmp_path / "corpus.txt"), 0)
+    with pytest.raises(OptionError, match="written=3 of 2 prompts"):
+        StartConfig(draw="retrieval", count=2, written=3)
