@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fuse_index.common.threads import one_thread
 from fuse_index.demo.captioning import Finding, GuideOptions, Request, SceneCaptioner
 from fuse_index.demo.cast import assemble_cast
 from fuse_index.demo.scene import Scene, make_scene
@@ -134,7 +135,8 @@ def run_showcase(
     begin = time.perf_counter()
     showcase = Showcase(options or ShowcaseOptions())
     try:
-        _perform(showcase, audience or Audience())
+        with one_thread():  # the models are so small that threads would mostly wait for each other
+            _perform(showcase, audience or Audience())
     except KeyboardInterrupt:
         showcase.interrupted = True
     showcase.seconds["all"] = time.perf_counter() - begin

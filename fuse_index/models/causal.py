@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -52,6 +53,15 @@ class CausalModel(Model):
         5.24."""
         self._self_check()
         settle_padding(self)
+
+    @cached_property
+    def caches(self) -> bool:
+        """Whether it has keys and values that can be cached; found by running a short text."""
+        try:
+            self.prefill(self.probe().ids[0].tolist())
+        except ModelError:
+            return False
+        return True
 
     def _forward(
         self, embeds: Tensor, batch: Batch, prefix: Prefix | None, logits_from: int

@@ -1,4 +1,4 @@
-"""Modules of models that a GPU runs slowly, replaced by equal ones that it runs fast."""
+"""Modules of models that run slowly, replaced by equal ones that run fast."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _ALIGNED = 8
 
 
 def replace_slow_modules(module: nn.Module) -> None:
-    """Replace modules of a network on a GPU in place; on a CPU nothing changes.
+    """Replace modules of a network in place.
 
     GELU in its tanh form, which transformers composes of eight operations, becomes torch's own, and
-    the output layer an :class:`OutputLayer`.
+    on a GPU the output layer an :class:`OutputLayer`.
     """
-    if next(module.parameters()).device.type != "cuda":
-        return
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child).__name__ in _TANH_GELU:
                 setattr(parent, name, nn.GELU(approximate="tanh"))
+    if next(module.parameters()).device.type != "cuda":
+        return
     get = getattr(module, "get_output_embeddings", None)
     head: Any = get() if get is not None else None
     if type(head) is nn.Linear:

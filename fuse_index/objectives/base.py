@@ -197,6 +197,11 @@ class Loss(ABC):
         """Type and model, for tables and messages."""
         return f"{self.objective.type}({self.model.name})"
 
+    @property
+    def shares_starts(self) -> bool:
+        """Whether content that all rows of a batch begin with is run once."""
+        return False
+
     def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
         """Put prompts between what surrounds them.
 

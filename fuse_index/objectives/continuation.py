@@ -119,6 +119,10 @@ class _ContinuationLoss(Loss):
         # over all rows the float32 copies would be most of the memory of scoring
         return torch.cat([self.read(part.float()) for part in torch.split(logits, _CHUNK_ROWS)])
 
+    @property
+    def shares_starts(self) -> bool:
+        return self._start.possible
+
     def forget(self) -> None:
         self._start.forget()
 

@@ -142,6 +142,10 @@ class _LanguageLoss(Loss):
         super().__init__(objective, model, surroundings)
         self._start = SharedStart(model)
 
+    @property
+    def shares_starts(self) -> bool:
+        return self._start.possible
+
     def forget(self) -> None:
         self._start.forget()
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fuse_index.errors import ModelError
-from fuse_index.models.causal import CausalModel
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fuse_index.models.batch import Batch
+    from fuse_index.models.causal import CausalModel
     from fuse_index.models.prefix import Prefix
 
 _KEPT = 4
@@ -37,7 +35,11 @@ class SharedStart:
         self.model = model
         self._before: dict[tuple[int, ...], Prefix] = {}  # recordings read its memory
         self._content: OrderedDict[tuple[tuple[int, ...], int | None], Prefix] = OrderedDict()
-        self._possible = True
+
+    @property
+    def possible(self) -> bool:
+        """Whether rows of any length may be run with what they share."""
+        return self.model.padding_limit is None and self.model.caches
 
     def forget(self) -> None:
         """Drop content, so that results do not depend on the batches that ran before."""
@@ -59,37 +61,34 @@ class SharedStart:
                 begins at position ``max(batch.start, 1) - 1``; None if it holds no content.
         """
         limit_of_padding = self.model.padding_limit
-        if not self._possible or (
-            # there, what was computed for a shorter text is not the beginning of a longer one
-            limit_of_padding is not None and embeds.shape[1] > limit_of_padding
-        ):
+        # beyond it, what was computed for a shorter text is not the beginning of a longer one
+        apart = limit_of_padding is not None and embeds.shape[1] > limit_of_padding
+        if apart or not self.model.caches:
             return None
         most = len(batch.shared) - 1 if limit is None else min(limit, len(batch.shared) - 1)
         before = min(max(batch.start - 1, 0), most)
         short = embeds.device.type == "cuda" and _SHORT_SHARE * before < embeds.shape[1]
         static = None if short or before <= 0 else self._static(batch.shared[:before])
         graded = torch.is_grad_enabled() and embeds.requires_grad
-        if graded or len(batch) == 1 or most <= before or not self._possible:
+        if graded or len(batch) == 1 or most <= before:
             return static
         return self._shared(batch.shared[:most], static, before if logits else None)
 
-    def _static(self, ids: tuple[int, ...]) -> Prefix | None:
-        found = self._before.get(ids) or self._prefill(ids, None, None)
-        if found is not None:
-            self._before[ids] = found
-        return found
+    def _static(self, ids: tuple[int, ...]) -> Prefix:
+        if ids not in self._before:
+            self._before[ids] = self.model.prefill(ids)
+        return self._before[ids]
 
     def _shared(
         self, ids: tuple[int, ...], start: Prefix | None, logits_from: int | None
-    ) -> Prefix | None:
+    ) -> Prefix:
         key = (ids, logits_from)
         found = self._content.get(key) or self._cut(ids, logits_from)
-        found = found or self._prefill(ids, start, logits_from)
-        if found is not None:
-            self._content[key] = found
-            self._content.move_to_end(key)
-            while len(self._content) > _KEPT:
-                self._content.popitem(last=False)
+        found = found or self.model.prefill(ids, prefix=start, logits_from=logits_from)
+        self._content[key] = found
+        self._content.move_to_end(key)
+        while len(self._content) > _KEPT:
+            self._content.popitem(last=False)
         return found
 
     def _cut(self, ids: tuple[int, ...], logits_from: int | None) -> Prefix | None:
@@ -101,13 +100,3 @@ class SharedStart:
                     return cut
                 return replace(cut, logits=prefix.logits[: len(ids) - logits_from])
         return None
-
-    def _prefill(
-        self, ids: tuple[int, ...], start: Prefix | None, logits_from: int | None
-    ) -> Prefix | None:
-        try:
-            return self.model.prefill(ids, prefix=start, logits_from=logits_from)
-        except ModelError:
-            # the only refusal left: the model has no keys and values
-            self._possible = False
-            return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from fuse_index.models.batch import Batch
 from fuse_index.models.batching import BatchSize
 from fuse_index.objectives.base import Loss, require_finite
+from fuse_index.optimize.batches import plan_batches
 from fuse_index.optimize.items import Mask
 from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.state import Ids, Losses
@@ -20,8 +22,8 @@ from fuse_index.predict.spent import Spent
 from fuse_index.predict.target import Target, TargetPrompts
 from fuse_index.words.ragged import Ragged
 
-_Part = tuple[Batch, Tensor]
-"""A batch, and its losses (b,), which may be under way still."""
+_Part = tuple[NDArray[np.int64], Batch, Tensor]
+"""Which prompts a batch has, the batch, and its losses (b,), which may be under way still."""
 
 _CPU_BATCH = 64
 _GPU_BATCH = 512
@@ -149,14 +151,17 @@ class Scorer:
 
     def _start(self, index: int, contents: Ragged) -> list[_Part]:
         """Launch one loss, batch by batch."""
-        loss = self.problem.losses[index]
+        loss, sizes = self.problem.losses[index], self.batch_sizes[index]
+        plan = plan_batches(loss, contents, sizes.size)
 
-        def run(part: slice) -> _Part:
-            batch = loss.batch(contents.select(np.arange(part.start, part.stop)))
-            return batch, loss.score_batch(batch)
+        def run(rows: NDArray[np.int64], part: slice) -> _Part:
+            own = rows[part]
+            batch = loss.batch(contents.select(own))
+            return own, batch, loss.score_batch(batch)
 
         loss.forget()  # so that a resumed run computes what an uninterrupted one does
-        return [done for _, done in self.batch_sizes[index].map(len(contents), run)]
+        batches = (plan.order[part] for part in plan.parts)
+        return [done for rows in batches for _, done in sizes.map(len(rows), partial(run, rows))]
 
     def memory(self) -> tuple[Ragged, Losses]:
         """Return the prompts that are remembered, oldest first, with their losses."""
@@ -188,13 +193,13 @@ def _finished(parts: Sequence[_Part], kept: NDArray[np.bool_], loss: Loss) -> Lo
     """
     if not parts:
         return np.zeros(0)
-    found: Losses = torch.cat([values for _, values in parts]).double().cpu().numpy()
+    found: Losses = np.empty(len(kept))
+    rows = np.concatenate([own for own, _, _ in parts])
+    found[rows] = torch.cat([values for _, _, values in parts]).double().cpu().numpy()
     bad = kept & ~np.isfinite(found)
-    begin = 0
-    for batch, values in parts if bad.any() else ():
-        inside = torch.from_numpy(~bad[begin : begin + len(batch)]).to(values.device)
+    for own, batch, values in parts if bad.any() else ():
+        inside = torch.from_numpy(~bad[own]).to(values.device)
         require_finite(values.masked_fill(inside, 0.0), loss, batch)
-        begin += len(batch)
     return found[kept]
 
 
@@ -219,7 +224,8 @@ def distinct_rows(prompts: Ragged, but: Iterable[Sequence[int]] = ()) -> NDArray
 def _by_agreement(prompts: Ragged, base: Ids | None) -> NDArray[np.int64]:
     """Order rows so that those with a long common beginning stand together.
 
-    With a base: by how long they agree with it, the longest first. Without: by their ids.
+    With a base: by how long they agree with it, the longest first, and by length. Without: by their
+    ids.
     """
     width = int(prompts.lengths.max(initial=0))
     padded = prompts.padded(width)
@@ -228,4 +234,4 @@ def _by_agreement(prompts: Ragged, base: Ids | None) -> NDArray[np.int64]:
     target = np.full(width, -2, np.int64)
     target[: min(width, len(base))] = base[:width]
     agreed = np.logical_and.accumulate(padded == target, axis=1).sum(axis=1)
-    return np.argsort(-agreed, kind="stable")
+    return np.lexsort((prompts.lengths, -agreed))

@@ -34,11 +34,17 @@ def test_pads_odd_layers_in_half_precision_only() -> None:
     assert OutputLayer(odd.to(torch.float16)).weight.shape == (16, 4)
 
 
-def test_replaces_nothing_on_a_cpu() -> None:
-    net = factory.build_model("gpt2").to(torch.bfloat16)
-    before = [type(part) for part in net.modules()]
-    replace_slow_modules(net)
-    assert [type(part) for part in net.modules()] == before
+def test_a_cpu_keeps_the_output_layer_and_gets_the_fast_gelu() -> None:
+    net = factory.build_model("gpt2")
+    ids = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        expected = net(input_ids=ids).logits
+        replace_slow_modules(net)
+        got = net(input_ids=ids).logits
+    names = {type(part).__name__ for part in net.modules()}
+    assert "GELU" in names
+    assert not names & {"NewGELUActivation", "OutputLayer"}
+    assert (got - expected).norm() <= 1e-6 * expected.norm()
 
 
 @pytest.mark.gpu

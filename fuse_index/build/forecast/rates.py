@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fuse_index.common.threads import one_thread
+
 EIGEN = 9.0
 """Multiples of ``n^3``: a real symmetric eigendecomposition with vectors."""
 
@@ -74,12 +76,9 @@ def measure_rates(seconds: float = 1.5, base: Rates = TYPICAL) -> Rates:
         base: rates of what is not measured, scaled by the number of cores beside two.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads, share = torch.get_num_threads(), (cores or 2) / 2
-    torch.set_num_threads(1)
-    try:
+    share = (cores or 2) / 2
+    with one_thread() as threads:
         best = _best_rates(seconds)
-    finally:
-        torch.set_num_threads(threads)
     return replace(
         base,
         text_bytes=base.text_bytes * share,
