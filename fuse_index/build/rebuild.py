@@ -16,7 +16,15 @@ from fuse_index.build.pipeline import build_bundle
 from fuse_index.bundle import Bundle, Manifest, ModelIdentity, read_bundle, verify_bundle
 from fuse_index.bundle.card import render_card
 from fuse_index.bundle.identity import require_model
-from fuse_index.bundle.layout import ADAPTER, CARD, GROUPS, INDEX_FOLDER, MANIFEST, WORDS
+from fuse_index.bundle.layout import (
+    ADAPTER,
+    CARD,
+    GROUPS,
+    INDEX_FOLDER,
+    MANIFEST,
+    STATES_PREFIX,
+    WORDS,
+)
 from fuse_index.common.progress import Progress
 from fuse_index.errors import BundleError, OptionError
 from fuse_index.models.embeddings import load_embeddings
@@ -189,7 +197,9 @@ def _compare(old: Bundle, new: Bundle, own_words: bool) -> Rebuilt:
     outcomes = []
     for name, record in old.manifest.files.items():
         if name.startswith(f"{INDEX_FOLDER}/"):
-            note = "word indexes are chosen by measured time"
+            states = name.startswith(f"{INDEX_FOLDER}/{STATES_PREFIX}")
+            note = "hidden states are rounded as the machine does"
+            note = note if states else "word indexes are chosen by measured time"
             outcomes.append(FileOutcome(name, Outcome.NOT_REBUILT, note))
         elif name == CARD:
             outcomes.append(_outcome(name, (old.path / name).read_bytes() == card))

@@ -1,4 +1,4 @@
-"""Adds word indexes to an existing bundle, which is replaced in one step."""
+"""Adds word indexes and hidden states to an existing bundle, which is replaced in one step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from fuse_index.bundle.card import render_card
 from fuse_index.bundle.files import check_member, check_no_strangers, hashed_file, seal
-from fuse_index.bundle.layout import CARD, INDEX_FOLDER, is_member_name
+from fuse_index.bundle.layout import CARD, INDEX_FOLDER, STATES_PREFIX, is_member_name
 from fuse_index.bundle.manifest import FileRecord, Manifest
 from fuse_index.bundle.read import read_manifest
 from fuse_index.bundle.staging import require_space, staged
@@ -43,6 +43,36 @@ def add_index_files(
         OptionError: a file has a name that no bundle may have.
         StorageError: it cannot be written; the bundle is as it was.
     """
+    return _add(path, name, files, {name: dict(summary)})
+
+
+def add_state_files(path: str | os.PathLike[str], key: str, files: Mapping[str, Any]) -> Manifest:
+    """Put hidden states of words into a bundle, in place of those with the same key.
+
+    Args:
+        path: the bundle.
+        key: a hash of what the states depend on.
+        files: bytes (any contiguous buffer) by the name of each file.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        BundleError: there is no bundle, or it is damaged.
+        OptionError: a file has a name that no bundle may have.
+        StorageError: it cannot be written; the bundle is as it was.
+    """
+    begin = f"{STATES_PREFIX}{key}"
+    return _add(path, begin, {f"{begin}.{name}": data for name, data in files.items()}, {})
+
+
+def _add(
+    path: str | os.PathLike[str],
+    name: str,
+    files: Mapping[str, Any],
+    summary: Mapping[str, dict[str, Any]],
+) -> Manifest:
+    """Put files whose names begin with ``name + "."`` into a bundle, in place of such."""
     members = {f"{INDEX_FOLDER}/{file}": data for file, data in files.items()}
     for member in members:
         if not is_member_name(member) or not member.startswith(f"{INDEX_FOLDER}/{name}."):
@@ -65,7 +95,7 @@ def add_index_files(
         for member, data in members.items():
             with hashed_file(folder / member, records, member) as writer:
                 writer.write(data)
-        indexes = {**manifest.indexes, name: dict(summary)}
+        indexes = {**manifest.indexes, **summary}
         card = render_card(replace(manifest, indexes=indexes)).encode("utf-8")
         records[CARD] = FileRecord.of(card)
         written = replace(manifest, indexes=indexes, files=records)

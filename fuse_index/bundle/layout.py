@@ -23,6 +23,9 @@ GROUPS = "groups.safetensors"
 ADAPTER = "adapter.safetensors"
 CARD = "README.md"
 INDEX_FOLDER = "index"
+STATES_PREFIX = "states-"
+"""Begins the names of files under ``index/`` that hold hidden states of words. What follows is a
+hash of what they depend on, a point, and the name of one file of them."""
 
 FALLBACK = "fallback"
 """Name of the group that serves every word whose own group has no adapter."""

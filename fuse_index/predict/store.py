@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import filelock
@@ -25,13 +26,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fuse_index.bundle.layout import INDEX_FOLDER, STATES_PREFIX
 from fuse_index.common.cache import cache_folder
 from fuse_index.common.files import replacing
 from fuse_index.common.progress import Tick
 from fuse_index.models.base import Model
 from fuse_index.models.contents import weights_hash, weights_version
+from fuse_index.predict.carried import take_states
 from fuse_index.predict.states import Contexts, hidden_states
 from fuse_index.words.ragged import Ragged
+
+if TYPE_CHECKING:
+    from fuse_index.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +49,7 @@ _SHARD = 2048
 """Units of a file: what an interrupted run loses at most."""
 _MOST_IN_MEMORY = 2
 _SUFFIX = ".safetensors"
+_offered: WeakKeyDictionary[Model, dict[Path, Bundle]] = WeakKeyDictionary()
 _made: WeakKeyDictionary[Model, dict[str, Tensor]] = WeakKeyDictionary()
 
 
@@ -102,14 +109,25 @@ def _find(model: Model, tokens: Ragged, contexts: Contexts, progress: Tick | Non
 class StateFolder:
     """The states of one model in one set of contexts, on the disk.
 
+    States that bundles carry (:func:`offer_states`) are taken over first.
+
     Args:
         model: runs the units.
         contexts: the contexts.
+
+    Attributes:
+        key: a hash of what the states depend on beside the unit.
+        path: the folder.
+        size: numbers of a unit, ``(layers + 1) * width``.
     """
 
     def __init__(self, model: Model, contexts: Contexts) -> None:
         self.model, self.contexts = model, contexts
-        self.path = cache_folder() / "layers" / _key(model, contexts)
+        self.key = _key(model, contexts)
+        self.path = cache_folder() / "layers" / self.key
+        self.size = (len(model.layers) + 1) * model.width
+        for bundle in _offered.get(model, {}).values():
+            take_states(self, bundle)
 
     def missing(self, units: Ragged) -> NDArray[np.int64]:
         """Return the rows of units that no file has, each unit once, without reading states."""
@@ -154,8 +172,7 @@ class StateFolder:
     def _read(self, units: Ragged) -> tuple[Tensor, NDArray[np.int64]]:
         """Return the states of units as far as files have them, and the rows they lack."""
         wanted = {unit: row for row, unit in enumerate(_keys(units))}
-        size = (len(self.model.layers) + 1) * self.model.width
-        found = torch.empty(len(units), size)
+        found = torch.empty(len(units), self.size)
         for path in self._files():
             places = [(wanted.pop(u, -1), i) for i, u in enumerate(_keys(_units_of(path)))]
             pairs = [pair for pair in places if pair[0] >= 0]
@@ -166,20 +183,41 @@ class StateFolder:
                 found[rows] = states
         return found, np.array(sorted(wanted.values()), dtype=np.int64)
 
+    def shards(self, units: Ragged) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Yield what the files hold of units, as files of their own: a name, and the tensors.
+
+        Args:
+            units: ``N`` rows of ids.
+        """
+        wanted = set(_keys(units))
+        for path in self._files():
+            own = _units_of(path)
+            rows = [i for i, unit in enumerate(_keys(own)) if unit in wanted]
+            wanted.difference_update(_keys(own))
+            if rows:
+                with safe_open(path, "pt") as file:
+                    states = file.get_tensor("states")[rows], file.get_tensor("largest")
+                part = own.select(rows)
+                yield _name(part), _tensors(part, states)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return (self.path / name).exists()
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep a file, if the folder can be written."""
+        self._keep(name, lambda part: part.write_bytes(data))
+
     def _files(self) -> list[Path]:
         return sorted(self.path.glob(f"*{_SUFFIX}")) if self.path.is_dir() else []
 
     def _write(self, units: Ragged, halved: tuple[Tensor, Tensor]) -> None:
-        name = hashlib.blake2b(b"".join(_keys(units)), digest_size=10).hexdigest()
-        tensors = {
-            "states": halved[0],
-            "largest": halved[1],
-            "ids": torch.from_numpy(units.values),
-            "offsets": torch.from_numpy(units.offsets),
-        }
+        self._keep(_name(units), lambda part: save_file(_tensors(units, halved), part))
+
+    def _keep(self, name: str, write: Callable[[Path], object]) -> None:
         try:
-            with replacing(self.path / f"{name}{_SUFFIX}") as part:
-                save_file(tensors, part)
+            with replacing(self.path / name) as part:
+                write(part)
         except (OSError, safetensors.SafetensorError) as error:
             logger.warning("%s: %s; the states are not kept", self.path, error)
 
@@ -193,6 +231,33 @@ class StateFolder:
             except OSError:  # said once the first file cannot be written
                 pass
             yield
+
+
+def offer_states(model: Model, bundle: Bundle) -> None:
+    """Let the cache take over what a bundle carries for a model, once states are asked for.
+
+    Args:
+        model: whose states are looked for.
+        bundle: may have some.
+    """
+    begin = f"{INDEX_FOLDER}/{STATES_PREFIX}"
+    if any(name.startswith(begin) for name in bundle.manifest.files):
+        _offered.setdefault(model, {})[bundle.path] = bundle
+
+
+def _name(units: Ragged) -> str:
+    """The name of the file that holds the states of these units."""
+    return hashlib.blake2b(b"".join(_keys(units)), digest_size=10).hexdigest() + _SUFFIX
+
+
+def _tensors(units: Ragged, halved: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """What a file of units and their states holds."""
+    return {
+        "states": halved[0],
+        "largest": halved[1],
+        "ids": torch.from_numpy(units.values),
+        "offsets": torch.from_numpy(units.offsets),
+    }
 
 
 def _shifted(progress: Tick | None, before: int, whole: int) -> Tick | None:

@@ -15,6 +15,7 @@ from fuse_index.errors import OptionError, ShapeError
 from fuse_index.models.base import Model
 from fuse_index.models.reading import Reading
 from fuse_index.objectives.base import Loss
+from fuse_index.predict.store import offer_states
 from fuse_index.words.ragged import Ragged
 from fuse_index.words.retokenize.retokenizer import Retokenized, Retokenizer
 
@@ -95,6 +96,8 @@ class Target:
             manifest = adapter.bundle.manifest
             require_model("source", manifest.source, source.identity(), "the adapter")
             require_model("target", manifest.target, model.identity(), "the adapter")
+            for own in (source, model):
+                offer_states(own, adapter.bundle)
         if widths != (source.width, model.width):
             raise ShapeError(
                 f"an adapter of widths {widths[0]} to {widths[1]}",

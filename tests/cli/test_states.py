@@ -54,3 +54,17 @@ def test_a_folder_that_is_no_bundle_is_refused_before_the_model_is_loaded(capsys
     code, _, err = run(capsys, "states", "no/such/model", tmp_path)
     assert code == 2
     assert "manifest.json" in err
+
+
+def test_a_bundle_carries_the_states_for_others(capsys, bundle, monkeypatch, tmp_path):
+    folder, _ = bundle
+    arguments = ("states", MODEL, folder, "--device", "cpu")
+    code, out, err = run(capsys, *arguments, "--into-bundle", "--json")
+    assert code == 0, err
+    assert json.loads(out)["carried"] > 0
+    monkeypatch.setenv("FUSE_INDEX_CACHE", str(tmp_path / "of-another"))
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0
+    assert json.loads(out)["computed"] == 0
+    assert run(capsys, "verify", folder)[0] == 0
+    assert run(capsys, "inspect", folder)[0] == 0
