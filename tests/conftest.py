@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each process, and for wh
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.demo_models import (
+    _models,
     build_adapter,
     clip,
     clip_adapter,
@@ -23,6 +24,7 @@ from tests.demo_models import (
     image_path,
     lm,
     lm_problem,
+    models_once,
     problem,
     sentiment,
     sentiment_adapter,
@@ -30,6 +32,7 @@ from tests.demo_models import (
 )
 
 __all__ = [
+    "_models",
     "build_adapter",
     "clip",
     "clip_adapter",
@@ -38,6 +41,7 @@ __all__ = [
     "image_path",
     "lm",
     "lm_problem",
+    "models_once",
     "problem",
     "sentiment",
     "sentiment_adapter",

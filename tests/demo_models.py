@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -14,6 +15,7 @@ from fuse_index.demo import DemoModel, Split, draw, make_scene, model_name, writ
 from fuse_index.models import Model, load_model
 from fuse_index.objectives import ClassifierLabel, Fluency, ImageSimilarity
 from fuse_index.optimize import Problem, Term, TokenFilter
+from fuse_index.run import assembly
 
 START = "the picture contains a small circle on the left"
 """A sentence of the demo's world, of one source token a word."""
@@ -127,3 +129,22 @@ def three_models(
         Term(ClassifierLabel(label="positive", weight=0.2), sentiment, sentiment_adapter),
     ]
     return Problem(lm, terms, tokens=TokenFilter(words_only=True))
+
+
+@pytest.fixture(scope="session")
+def _models() -> dict[tuple[Any, ...], Model]:
+    return {}
+
+
+@pytest.fixture
+def models_once(_models, monkeypatch) -> None:
+    """Load a run's models once a session: they are frozen, and loading is half of a short run."""
+    load = assembly.load_model
+
+    def load_once(name: str, **options: Any) -> Model:
+        key = (name, *sorted(options.items()))
+        if key not in _models:
+            _models[key] = load(name, **options)
+        return _models[key]
+
+    monkeypatch.setattr(assembly, "load_model", load_once)

@@ -30,6 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import _bench
+import _scores
 import torch
 
 from fuse_index import demo, load_model
@@ -39,7 +40,7 @@ from fuse_index.demo.captioning import Request
 from fuse_index.demo.cast import LONGEST_WORD
 from fuse_index.evaluate.captions import PURE_METRICS, CaptionOptions, score_captions
 from fuse_index.evaluate.graphs import score_graphs
-from fuse_index.evaluate.interval import Score, mean_score, paired_bootstrap
+from fuse_index.evaluate.interval import Score, mean_score
 from fuse_index.optimize import GCG, AutoDAN, Beam, Greedy, Moves, RandomSearch, Result
 from fuse_index.run import Captioner, read_captions
 
@@ -178,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         scores[case] = score(found, scenes)
         rows.append(as_row(case, found, scores[case]))
         print(f"{case}: F1 {scores[case]['graph F1'].value:.3f}", file=sys.stderr, flush=True)
-    differences = compare(scores)
+    differences = _scores.differences(PAIRS, scores, ("graph F1", "CLIP"))
     load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     if arguments.plot:
         plot(scores, arguments.plot)
@@ -290,13 +291,7 @@ def score(found: list[Found], scenes: list[Scene]) -> dict[str, Score]:
 
 def as_row(case: str, found: list[Found], scores: dict[str, Score]) -> _bench.Row:
     """One row of the JSON: means with intervals, forward passes, captions."""
-    figures: dict[str, Any] = {}
-    for name in SHOWN:
-        if name not in scores:  # the package that computes it is not installed
-            continue
-        interval = scores[name].interval()
-        ends = None if interval is None else [interval.low, interval.high]
-        figures[name] = {"mean": scores[name].value, "interval": ends}
+    figures = _scores.figures(scores, SHOWN)
     passes = sum(item.passes for item in found) / len(found)
     seconds = _bench.median([item.seconds for item in found])
     captions = [item.text for item in found]
@@ -318,19 +313,6 @@ PAIRS = (
 """First against second, on the same scenes."""
 
 
-def compare(scores: dict[str, dict[str, Score]]) -> list[dict[str, Any]]:
-    """Paired differences of F1 and of CLIP's cosine with their intervals."""
-    rows = []
-    for first, second in PAIRS:
-        for metric in ("graph F1", "CLIP"):
-            if first in scores and second in scores:
-                found = paired_bootstrap(scores[first][metric], scores[second][metric])
-                measured = {"metric": metric, "difference": found.value, "p": found.p_value}
-                ends = [found.interval.low, found.interval.high]
-                rows.append({"first": first, "second": second, **measured, "interval": ends})
-    return rows
-
-
 def markdown(
     scores: dict[str, dict[str, Score]],
     rows: list[_bench.Row],
@@ -347,27 +329,11 @@ def markdown(
         "| --- |" + " --- |" * (len(SHOWN) + 2),
     ]
     for row in rows:
-        cells = [_cell(scores[row["case"]].get(name), name) for name in SHOWN]
+        own = scores[row["case"]]
+        cells = [_scores.cell(own.get(name), 1 if name == "perplexity" else 2) for name in SHOWN]
         cells += [f"{row['forward_passes']:.0f}", f"{row['seconds']:.1f}"]
         lines.append(f"| {row['case']} | " + " | ".join(cells) + " |")
-    lines += ["", "| first | second | metric | first less second | p |", "|" + " --- |" * 5]
-    for item in differences:
-        low, high = item["interval"]
-        lines.append(
-            f"| {item['first']} | {item['second']} | {item['metric']} | "
-            f"{item['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {item['p']:.3f} |"
-        )
-    return "\n".join(lines)
-
-
-def _cell(score: Score | None, name: str) -> str:
-    if score is None or math.isnan(score.value):
-        return "-"
-    interval = score.interval()
-    digits = 1 if name == "perplexity" else 2
-    if interval is None:
-        return f"{score.value:.{digits}f}"
-    return f"{score.value:.{digits}f} ({interval.low:.{digits}f}-{interval.high:.{digits}f})"
+    return "\n".join([*lines, *_scores.difference_lines(differences)])
 
 
 def plot(scores: dict[str, dict[str, Score]], path: Path) -> None:

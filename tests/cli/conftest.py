@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from fuse_index.demo import write_vocabulary
-from fuse_index.models import Model
-from fuse_index.run import assembly
 from tests.cli.running import START
-
-
-@pytest.fixture(scope="session")
-def _models() -> dict[tuple[Any, ...], Model]:
-    return {}
-
-
-@pytest.fixture
-def models_once(_models, monkeypatch) -> None:
-    """Load a run's models once a session: they are frozen, and loading is half of a short run."""
-    load = assembly.load_model
-
-    def load_once(name: str, **options: Any) -> Model:
-        key = (name, *sorted(options.items()))
-        if key not in _models:
-            _models[key] = load(name, **options)
-        return _models[key]
-
-    monkeypatch.setattr(assembly, "load_model", load_once)
 
 
 @pytest.fixture(scope="session")
