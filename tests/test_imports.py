@@ -30,6 +30,7 @@ FLOORS = (
     "objectives",
     "predict",
     "optimize",
+    "report",
     "evaluate",
     "build",
     "run",

@@ -53,6 +53,14 @@ def caption_command(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Captions and losses as CSV.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="One page with pictures, captions, curves, alternatives, and what each word is "
+            "worth to each model.",
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -80,7 +88,13 @@ def caption_command(
     settings = [(path, text) for path, text in named.items() if text is not None]
     config = _config(file, settings + flags.settings())
     found = _images(images or (), nested)
-    for path, flag in ((out, "--out"), (csv_file, "--csv"), (flags.events, "--events")):
+    written = (
+        (out, "--out"),
+        (csv_file, "--csv"),
+        (report, "--report"),
+        (flags.events, "--events"),
+    )
+    for path, flag in written:
         _outputs.require_writable(path, flag)
     states = [_checkpoint(checkpoint, image) for image in found]
     with _console.ProgressBar() as bar:
@@ -89,7 +103,8 @@ def caption_command(
         begun = next((path for path in states if path is not None and path.exists()), None)
         captioner = Captioner(config, offline=flags.offline, progress=bar, checkpoint=begun)
     _run.note_choice(captioner.method)
-    files = partial(_save, out=out, csv_file=csv_file)
+    page = None if report is None else (report, captioner)
+    files = partial(_save, out=out, csv_file=csv_file, page=page)
     captions = _caption_all(captioner, dict(zip(found, states, strict=True)), flags, files)
     _outputs.finish(flags.json, captions.to_json(), partial(_show, captions), files(captions))
     for item in captions.items:
@@ -166,7 +181,10 @@ def _checkpoint(folder: Path | None, image: str) -> Path | None:
 
 
 def _save(
-    captions: Captions, out: Path | None, csv_file: Path | None
+    captions: Captions,
+    out: Path | None,
+    csv_file: Path | None,
+    page: tuple[Path, Captioner] | None,
 ) -> list[_outputs.Unsaved | None]:
     import json
 
@@ -179,7 +197,18 @@ def _save(
     return [
         _outputs.save(text.encode(), out, "--out"),
         _outputs.save(_outputs.csv_bytes(header, rows), csv_file, "--csv"),
+        None if page is None else _save_report(captions, *page),
     ]
+
+
+def _save_report(captions: Captions, path: Path, captioner: Captioner) -> _outputs.Unsaved | None:
+    from fuse_index.report import report_html
+    from fuse_index.run.report import captions_page
+
+    with _console.ProgressBar() as bar:
+        bar("writing the report", 0, None)
+        html = report_html(captions_page(captioner, captions.items))
+    return _outputs.save(html.encode(), path, "--report", is_text=False)
 
 
 def _show(captions: Captions) -> None:

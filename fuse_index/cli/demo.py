@@ -46,7 +46,7 @@ def demo_command(
     It needs neither network nor GPU. Ctrl-C ends it, and the report has what was done (exit 130).
     """
     from fuse_index.demo.captioning import GuideOptions
-    from fuse_index.demo.report import report_html
+    from fuse_index.demo.report import showcase_html
     from fuse_index.demo.showcase import ShowcaseOptions, run_showcase
 
     options = ShowcaseOptions(scenes=scenes, guide=GuideOptions(seed=seed))
@@ -55,7 +55,7 @@ def demo_command(
         _outputs.require_writable(picture, "--picture")
     with _audience(json) as audience:
         showcase = run_showcase(options, audience)
-    unsaved = [_outputs.save(report_html(showcase).encode(), path, "--out", is_text=False)]
+    unsaved = [_outputs.save(showcase_html(showcase).encode(), path, "--out", is_text=False)]
     if picture:
         unsaved.append(_outputs.save(_as_png(showcase), picture, "--picture", is_text=False))
     place = "not written" if unsaved[0] is not None else str(path)

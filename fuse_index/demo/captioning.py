@@ -23,6 +23,7 @@ from fuse_index.demo.parsing import graph_of_sentence
 from fuse_index.evaluate.graphs import Agreement
 from fuse_index.objectives import ClassifierLabel, ImageSimilarity
 from fuse_index.optimize import Budget, Moves, Problem, Result, RunOptions, Stop, Term, optimize
+from fuse_index.report import Alternative, WordEffects, alternatives_of, curve_of, word_effects
 
 if TYPE_CHECKING:
     from fuse_index.demo.cast import Cast
@@ -87,6 +88,8 @@ class Finding:
         verdict: the sentiment that the judge sees in it.
         curve: (forward passes, smallest total loss so far) of every step.
         seconds: wall time.
+        alternatives: other captions of the Pareto front.
+        words: what each word is worth to each model.
     """
 
     scene: int
@@ -98,6 +101,8 @@ class Finding:
     verdict: str
     curve: tuple[tuple[int, float], ...]
     seconds: float
+    alternatives: tuple[Alternative, ...] = ()
+    words: WordEffects | None = None
 
     @property
     def kept(self) -> bool:
@@ -207,7 +212,9 @@ class SceneCaptioner:
         )
         if result.stop is Stop.INTERRUPTED:
             raise KeyboardInterrupt
-        return self._finding(result, scene, number, request, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        effects = word_effects(problem, result.text)
+        return replace(self._finding(result, scene, number, request, seconds), words=effects)
 
     def _finding(
         self, result: Result, scene: Scene, number: int, request: Request, seconds: float
@@ -221,8 +228,9 @@ class SceneCaptioner:
             likeness=1 - result.losses["image"],
             fluency=result.losses["fluency"] / (len(result.ids) + 1),
             verdict=self.verdict(text),
-            curve=tuple((point.forward_passes, point.best) for point in result.trajectory),
+            curve=curve_of(result),
             seconds=seconds,
+            alternatives=alternatives_of(result),
         )
 
     def verdict(self, text: str) -> str:

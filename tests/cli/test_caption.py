@@ -18,6 +18,7 @@ from fuse_index.objectives.features import FeatureLoss
 from fuse_index.optimize import Moves, auto
 from fuse_index.run import EventWriter
 from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS
+from tests.report.test_html import assert_stands_alone
 
 MODELS = ["--lm", "demo:lm", "--clip", "demo:clip"]
 FEELING = ["--classifier", "demo:sentiment", "--label", "positive"]
@@ -89,6 +90,21 @@ def test_a_table_for_people_and_a_run_file(capsys, folder, quick, tmp_path):
     header, _, row, *_ = stdout.splitlines()
     assert header.split() == ["caption", "image", "total", "fluency", "image"]
     assert "0.png" in row
+
+
+def test_a_report_for_people(capsys, folder, quick, tmp_path):
+    path = tmp_path / "page.html"
+    command = [folder, *MODELS, *FEELING, *quick, "--report", path, "--json"]
+    code, stdout, stderr = run(capsys, *command)
+    assert (code, stderr) == (0, "")
+    text = path.read_text(encoding="utf-8")
+    found = assert_stands_alone(text)
+    captions = [item["caption"] for item in json.loads(stdout)["captions"]]
+    alts = [image["alt"] for image in found.all("img")]
+    assert alts == [f"The image {i}.png, captioned: {c}" for i, c in enumerate(captions)]
+    assert text.count("What each word is worth to each model") == 2
+    assert "2 images, captioned by demo:lm, demo:clip and demo:sentiment, label " in text
+    assert str(folder) not in text
 
 
 def test_captions_go_on_from_checkpoints(capsys, folder, quick, tmp_path):
@@ -196,6 +212,7 @@ def test_what_is_done_is_kept_when_a_model_fails(capsys, folder, quick, tmp_path
         (["{0.png}", "--lm", "demo:clip", "--clip", "demo:clip"], "expected kind 'clip'"),
         (["{0.png}", *MODELS, "--lm.prefix", "a red star " * 60], "shorten the prefix or the suf"),
         (["{0.png}", *MODELS, "--csv", "nowhere/t.csv"], "--csv nowhere/t.csv; expected a file"),
+        (["{0.png}", *MODELS, "--report", "no/r.html"], "--report no/r.html; expected a file"),
         (["{0.png}", *MODELS, "--clip.wieght", "3"], "did you mean 'weight'?"),
     ],
 )
