@@ -3,7 +3,7 @@
 The source is a causal model's tokenizer, the target a text encoder; for each target text a prompt
 of random words is optimized until its embedding is that of the text. The methods differ in what a
 candidate replaces (a word of the bundle, or a token) and in what ranks the candidates. The row
-``bare`` gives neither method nor search, and says what was chosen. A gradient counts two forward
+``bare`` gives neither method nor search, and says what was chosen. A gradient counts three forward
 passes. Runs on the packaged demo models, or on any pair, e.g. the two models of ../shared:
 
     python tools/bench_inversion.py --source ../shared/models/gpt2-bpe-lm-18m

@@ -125,6 +125,7 @@ _PATHS = {
     "steps": "budget.steps",
     "seconds": "budget.seconds",
     "forward_passes": "budget.forward_passes",
+    "flops": "budget.flops",
     "target_loss": "budget.target_loss",
     "seed": "options.seed",
     "initial": "initial.texts",
@@ -148,6 +149,9 @@ class RunFlags:
     steps: Annotated[str | None, typer.Option(help="Steps, at most; or none.")] = None
     seconds: Annotated[str | None, typer.Option(help="Wall time, at most.")] = None
     forward_passes: Annotated[str | None, typer.Option(help="Prompts scored, at most.")] = None
+    flops: Annotated[
+        str | None, typer.Option(help="Floating-point operations, at most: 2 N a token forward.")
+    ] = None
     target_loss: Annotated[str | None, typer.Option(help="Total loss that is good enough.")] = None
     seed: Annotated[str | None, typer.Option(help="Decides every random draw.")] = None
     setting: Annotated[

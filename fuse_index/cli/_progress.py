@@ -26,7 +26,7 @@ class RunProgress:
         self._budget = budget
         self._bar = bar
         self._title = ""
-        self._begin = (0.0, 0, 0)
+        self._begin = (0.0, 0, 0, 0)
 
     def about(self, title: str) -> None:
         """Set what stands before the run, such as the image."""
@@ -35,26 +35,29 @@ class RunProgress:
     def __call__(self, run: Run, point: Point) -> None:
         """Show the state after a step."""
         if not run.trajectory[:-1]:
-            self._begin = (time.perf_counter(), point.step, point.forward_passes)
+            counts = point.step, point.forward_passes, point.flops or 0
+            self._begin = (time.perf_counter(), *counts)
         self._bar.show(self.render(run, point))
 
     def render(self, run: Run, point: Point) -> Text:
         """Return what is shown: counts and rate, losses of the best prompt, its text."""
         from rich.text import Text
 
-        begin, first_step, first_passes = self._begin
+        begin, first_step, first_passes, first_flops = self._begin
         seconds = max(time.perf_counter() - begin, 1e-9)
         steps = (point.step - first_step) / seconds
         passes = (point.forward_passes - first_passes) / seconds
+        operations = ((point.flops or 0) - first_flops) / seconds
         budget = self._budget
         counts = [
             f"step {_of(point.step, budget.steps)}",
             f"{_of(point.forward_passes, budget.forward_passes)} passes",
+            *_flops(point.flops, budget.flops),
             _time(point.seconds)
             + ("" if budget.seconds is None else f" of {_time(budget.seconds)}"),
             f"{steps:.1f} steps/s, {passes:,.0f} passes/s",
         ]
-        left = self._left(point, steps, passes)
+        left = self._left(point, steps, passes, operations)
         counts += [] if left is None else [f"{_time(left)} left"]
         terms = zip(run.problem.names, run.best.losses, strict=True)
         losses = "  ".join(f"{name} {value:.4f}" for name, value in terms)
@@ -67,13 +70,14 @@ class RunProgress:
             (text, "cyan"),
         )
 
-    def _left(self, point: Point, steps: float, passes: float) -> float | None:
+    def _left(self, point: Point, steps: float, passes: float, operations: float) -> float | None:
         """Seconds until the first limit that is reached at this rate."""
         budget = self._budget
-        limits = (
+        limits: tuple[tuple[float | None, float, float], ...] = (
             (budget.seconds, point.seconds, 1.0),
             (budget.steps, point.step, steps),
             (budget.forward_passes, point.forward_passes, passes),
+            (budget.flops, point.flops or 0, operations),
         )
         found = [(most - done) / rate for most, done, rate in limits if most is not None and rate]
         return max(0.0, min(found)) if found else None
@@ -81,6 +85,11 @@ class RunProgress:
 
 def _of(value: int, limit: int | None) -> str:
     return f"{value:,}" if limit is None else f"{value:,}/{limit:,}"
+
+
+def _flops(value: int | None, limit: float | None) -> list[str]:
+    """What is shown where operations are limited."""
+    return [] if value is None or limit is None else [f"{value:.3g}/{limit:.3g} FLOPs"]
 
 
 def _time(seconds: float) -> str:

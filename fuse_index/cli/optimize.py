@@ -162,7 +162,8 @@ def _show(ready: Assembly, result: Result) -> None:
     spent = result.spent
     title = (
         f"stopped by {result.stop.value}: {spent['steps']:,} steps, "
-        f"{spent['forward_passes']:,} forward passes, {spent['seconds']:.1f} s"
+        f"{spent['forward_passes']:,} forward passes, {_flops(spent['flops'])}"
+        f"{spent['seconds']:.1f} s"
     )
     _console.say()
     _console.print_table(["objective", "model", "weight", "loss"], rows, title=title)
@@ -172,6 +173,10 @@ def _show(ready: Assembly, result: Result) -> None:
     if result.checks:
         _console.say()
         _show_checks(result.checks)
+
+
+def _flops(count: int | None) -> str:
+    return "" if count is None else f"{count:.3g} FLOPs, "
 
 
 def _show_checks(checks: Sequence[Check]) -> None:

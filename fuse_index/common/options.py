@@ -51,6 +51,8 @@ Number = Annotated[float, Field(strict=True, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 """A finite number."""
 Seconds = Annotated[float, Field(strict=True, gt=0, le=math.inf)]
 """A time; infinity is no limit."""
+Operations = Annotated[float, Field(strict=True, gt=0, le=math.inf)]
+"""A number of floating-point operations; infinity is no limit."""
 Margin = Annotated[float, Field(strict=True, ge=0, le=math.inf)]
 """A difference, at least 0; infinity is never reached."""
 Level = Annotated[float, Field(strict=True, ge=-math.inf, le=math.inf)]
@@ -174,6 +176,7 @@ __all__ = [
     "NaturalWidth",
     "NonNegative",
     "Number",
+    "Operations",
     "Positive",
     "Seconds",
     "Seed",

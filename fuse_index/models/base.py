@@ -20,6 +20,7 @@ from fuse_index.models.frame import Frame
 from fuse_index.models.kinds import ModelKind, ModelOutput
 from fuse_index.models.layers import find_layers
 from fuse_index.models.lengths import run_by_length
+from fuse_index.models.parameters import active_parameters
 from fuse_index.models.placement import device_of, is_offloaded, is_spread
 from fuse_index.models.table import check_finite, effective_table, is_plain, used_rows
 from fuse_index.words.tokenizers.tokenization import WordTokenizer
@@ -131,6 +132,15 @@ class Model(ABC):
         return find_branches(
             self.layers, lambda: self.forward(self.embed(batch.ids), batch), self.name
         )
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Parameters that a token passes, without embeddings.
+
+        Raises:
+            ModelError: they cannot be counted (:mod:`fuse_index.models.parameters`).
+        """
+        return active_parameters(self)
 
     @property
     def width(self) -> int:

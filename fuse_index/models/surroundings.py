@@ -13,11 +13,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models.reading import Reading
 from fuse_index.words.tokenizers.specials import Encode, special_encoder
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fuse_index.models.base import Model
     from fuse_index.models.batch import Batch
     from fuse_index.models.chat import Conversation
@@ -83,6 +87,27 @@ class Surroundings:
         """
         after = (*self.after, *self.end)
         return self.model.batch(contents, self.before, after, frame=self.frame)
+
+    @cached_property
+    def _around(self) -> int:
+        """Tokens around a prompt."""
+        frame = self.frame
+        fixed = (frame.head, self.before, self.after, self.end, frame.tail)
+        return sum(map(len, fixed))
+
+    def count(self, lengths: NDArray[np.int64]) -> int:
+        """Return how many tokens a model reads for prompts, with what surrounds each of them.
+
+        A model that reads rows of one width alone reads that many. Padding of others does not
+        count, nor does it matter what is cached of what prompts share: every token counts.
+
+        Args:
+            lengths: ``(n,)``, content tokens.
+        """
+        width = self.frame.width
+        if width is not None:
+            return width * len(lengths)
+        return int(lengths.sum()) + self._around * len(lengths)
 
     def beginning(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
         """Put prompts behind what stands before them, nothing behind them."""

@@ -21,6 +21,8 @@ from fuse_index.models.kinds import ModelKind
 from fuse_index.models.surroundings import Surroundings
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from fuse_index.models.base import Model
@@ -181,6 +183,9 @@ class Loss(ABC):
     """Whether it computes with what is on the model's device alone, the same for every batch of one
     shape, so that a GPU may replay it (:mod:`fuse_index.models.graphs`)."""
 
+    runs_model: ClassVar[bool] = True
+    """Whether the model is run; not where the tokens alone are looked at."""
+
     def __init__(
         self, objective: Objective, model: Model, surroundings: Surroundings | None = None
     ) -> None:
@@ -212,6 +217,14 @@ class Loss(ABC):
             ModelError: a row is longer than the model's positions.
         """
         return self.surroundings.batch(contents)
+
+    def count_tokens(self, lengths: NDArray[np.int64]) -> int:
+        """Return how many tokens the model reads for prompts, none where it is not run.
+
+        Args:
+            lengths: ``(n,)``, content tokens.
+        """
+        return self.surroundings.count(lengths) if self.runs_model else 0
 
     def place(self, texts: Sequence[str]) -> None:
         """Tokenize what stands around the prompt anew, for prompts that are texts.

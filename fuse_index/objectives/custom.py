@@ -60,6 +60,7 @@ class _CustomLoss(Loss):
 
 
 class _CustomTextLoss(Loss):
+    runs_model: ClassVar[bool] = False
     objective: CustomTextObjective
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:

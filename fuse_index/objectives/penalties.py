@@ -77,6 +77,7 @@ class LengthPenalty(Objective):
 
 
 class _RepetitionLoss(Loss):
+    runs_model: ClassVar[bool] = False
     uses_labels: ClassVar[bool] = True
     recordable: ClassVar[bool] = True
     objective: RepetitionPenalty
@@ -112,6 +113,7 @@ def repeated_ngrams(equal: Tensor, lengths: Tensor, ngram: int) -> Tensor:
 
 
 class _LengthLoss(Loss):
+    runs_model: ClassVar[bool] = False
     objective: LengthPenalty
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:

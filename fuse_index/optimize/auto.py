@@ -7,7 +7,11 @@ best-ranked candidates with correction and a beam of four.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from fuse_index.errors import ModelError
 from fuse_index.models.base import Model
@@ -20,6 +24,7 @@ from fuse_index.optimize.methods.schedule import Moves
 from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.search import Beam, Greedy, SearchOptions
 from fuse_index.predict.ranking import Predictor
+from fuse_index.predict.spent import Spent
 from fuse_index.predict.states import states_cost
 from fuse_index.predict.units import Unit
 
@@ -28,6 +33,8 @@ _WORTH = 16
 every later run with these words."""
 _MOST_BYTES = 4 << 30
 """Memory of the states of one model, at most."""
+_TOKENS = 16
+"""Tokens of a prompt, about, where the budget counts operations."""
 _STEP_PASSES = 32
 """Forward passes of a step, about, where the budget counts steps."""
 
@@ -96,9 +103,12 @@ def choose_predictor(problem: Problem, budget: Budget) -> tuple[Predictor, str]:
         problem: with words; with adapters where there are any.
         budget: what may be spent.
     """
-    models = list(dict.fromkeys(loss.model for loss in _losses(problem)))
+    losses = _losses(problem)
+    models = list(dict.fromkeys(loss.model for loss in losses))
     missing = [model for model in models if not problem.word_units.states_are_kept(model)]
-    against = _against_layers(models) or _against_states(missing, len(problem.word_units), budget)
+    against = _against_layers(models) or _against_states(
+        missing, len(problem.word_units), budget, losses
+    )
     if not against:
         why = "worth their cost in this budget" if missing else "kept"
         return Predictor.LAYERS, f"the states of its words are {why}"
@@ -122,9 +132,9 @@ def _against_layers(models: list[Model]) -> str:
     return ""
 
 
-def _against_states(models: list[Model], words: int, budget: Budget) -> str:
+def _against_states(models: list[Model], words: int, budget: Budget, losses: Sequence[Loss]) -> str:
     """Why the states of words in models are not computed; empty where they are."""
-    passes = _passes(budget)
+    passes = _passes(budget, losses)
     for model in models:
         size, cost = states_cost(model, words)
         if size > _MOST_BYTES:
@@ -139,10 +149,15 @@ def _against_states(models: list[Model], words: int, budget: Budget) -> str:
     return ""
 
 
-def _passes(budget: Budget) -> int | None:
+def _passes(budget: Budget, losses: Sequence[Loss]) -> int | None:
     """Forward passes of a budget, about; None where only the time is limited."""
     if budget.forward_passes is not None:
         return budget.forward_passes
+    if budget.flops is not None:
+        spent = Spent()
+        for loss in losses:
+            spent.run_forward(loss, np.array([_TOKENS]))
+        return int(min(budget.flops / spent.flops, sys.maxsize)) if spent.flops else None
     if budget.step_limit is None:
         return None
     return min(budget.step_limit, 100 * DEFAULT_STEPS) * _STEP_PASSES

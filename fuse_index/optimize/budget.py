@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from enum import Enum
 
-from fuse_index.common.options import Count, Level, Seconds, options
+from fuse_index.common.options import Count, Level, Operations, Seconds, options
 from fuse_index.predict.spent import Spent
 
 DEFAULT_STEPS = 100
@@ -17,6 +19,7 @@ class Stop(str, Enum):
     STEPS = "steps"
     SECONDS = "seconds"
     FORWARD_PASSES = "forward passes"
+    FLOPS = "flops"
     TARGET_LOSS = "target loss"
     MET = "objective met"
     """The model continues the best prompt with the target, token by token (early stop)."""
@@ -30,8 +33,8 @@ class Stop(str, Enum):
 class Budget:
     """Limits of a run; the first one reached ends it, after the step that reaches it.
 
-    Without steps, seconds and forward passes a run ends after 100 steps. A limit that is given is
-    the only one.
+    Without steps, seconds, forward passes and FLOPs a run ends after 100 steps. A limit that is
+    given is the only one.
 
     Attributes:
         steps: steps of the method.
@@ -39,18 +42,22 @@ class Budget:
         forward_passes: prompts scored, each by all models, plus
             :data:`~fuse_index.predict.spent.GRADIENT_COST` for every prompt whose gradient is
             taken and 1 for every prompt whose next token is predicted.
+        flops: floating-point operations by Kaplan's rule, 2 for every parameter and token forward
+            and 4 more for a gradient, over all models (:class:`~fuse_index.optimize.Spent`).
         target_loss: total loss that is good enough.
     """
 
     steps: Count | None = None
     seconds: Seconds | None = None
     forward_passes: Count | None = None
+    flops: Operations | None = None
     target_loss: Level | None = None
 
     @property
     def step_limit(self) -> int | None:
         """Steps, at most: :data:`DEFAULT_STEPS` where nothing else ends the run."""
-        if self.steps is None and self.seconds is None and self.forward_passes is None:
+        others = self.seconds, self.forward_passes, self.flops
+        if self.steps is None and all(limit is None for limit in others):
             return DEFAULT_STEPS
         return self.steps
 
@@ -65,15 +72,23 @@ class Budget:
             (Stop.TARGET_LOSS, self.target_loss is not None and best <= self.target_loss),
             (Stop.STEPS, _over(spent.steps, self.step_limit)),
             (Stop.FORWARD_PASSES, _over(spent.forward_passes, self.forward_passes)),
+            (Stop.FLOPS, _over(spent.flops or 0, self.flops)),
             (Stop.SECONDS, _over(spent.seconds, self.seconds)),
         )
         return next((stop for stop, over in limits if over), None)
 
     def affordable(self, spent: Spent) -> int | None:
-        """Return how many more forward passes the budget has, None without a limit."""
-        if self.forward_passes is None:
-            return None
-        return max(0, self.forward_passes - spent.forward_passes)
+        """Return how many more forward passes the budget has, None without a limit.
+
+        Of FLOPs, as many as passes that cost what those so far cost on average.
+        """
+        limits = []
+        if self.forward_passes is not None:
+            limits.append(self.forward_passes - spent.forward_passes)
+        if self.flops is not None and spent.flops and spent.forward_passes:
+            left = (self.flops - spent.flops) * spent.forward_passes / spent.flops
+            limits.append(math.ceil(min(left, sys.maxsize)))
+        return max(0, min(limits)) if limits else None
 
 
 def _over(value: float, limit: float | None) -> bool:

@@ -73,13 +73,16 @@ def optimize(
         LossError: a model gives NaN. Like the next two it ends the run, and its attribute
             ``result`` holds the best so far.
         PromptError: no candidate survives re-tokenization.
-        ModelError: a model refuses a prompt.
+        ModelError: a model refuses a prompt, or its parameters cannot be counted for a budget of
+            floating-point operations.
         CheckpointError: the checkpoint is damaged, or of a run with another configuration.
         OptionError: options contradict each other.
     """
     if checkpoint_every < 1:
         raise OptionError(f"checkpoint_every={checkpoint_every}", expected="at least 1")
     budget = budget or Budget()
+    if budget.flops is not None:
+        _require_counted(problem, probe)
     path = None if checkpoint is None else Path(checkpoint)
     saved = Checkpoint.load(path) if path is not None and path.exists() else None
     chosen = ""
@@ -113,6 +116,17 @@ def optimize(
         text = problem.decode(run.best.ids)
         logger.warning("the initial prompt %r reads in other tokens than were scored", text)
     return run.result(budget)
+
+
+def _require_counted(problem: Problem, probe: Probe | None) -> None:
+    """Refuse a budget of operations for models whose parameters cannot be counted.
+
+    Raises:
+        ModelError: there is one.
+    """
+    drafts = () if probe is None else probe.terms
+    for term in (*problem.terms, *drafts):
+        _ = term.model.active_parameters
 
 
 def _chosen(

@@ -118,6 +118,8 @@ class ProbeSampler:
         losses = self.draft_scorer.score(prompts, base)
         losses = items.combined(losses, items.everything())
         self.scorer.spent.draft += self._drafted.scored - before
+        self.scorer.spent.add_flops(self._drafted.model_flops)
+        self._drafted.model_flops.clear()
         totals = losses @ self.draft.weights
         return np.where(np.isfinite(losses).all(axis=1), totals, np.inf)
 

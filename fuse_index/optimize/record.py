@@ -111,6 +111,7 @@ class Record:
             candidates=candidates,
             survived=survived,
             items=dict(items),
+            flops=spent.flops,
         )
         self.trajectory.append(point)
 

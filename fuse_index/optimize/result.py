@@ -77,6 +77,7 @@ class Point:
         candidates: proposed, without repeats.
         survived: of these, those that passed the filters.
         items: those that counted, of every objective whose items change, by name.
+        flops: floating-point operations spent when it ended; None where they cannot be counted.
     """
 
     step: int
@@ -89,6 +90,7 @@ class Point:
     candidates: int
     survived: int
     items: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    flops: int | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Point:
@@ -111,7 +113,8 @@ class Result:
             not added yet.
         checks: what every model does with the text, where that was asked for.
         stop: why the run ended.
-        spent: steps, prompts scored, gradients, forward passes, seconds.
+        spent: steps, prompts scored, gradients, forward passes, floating-point operations (of all
+            models and by model), seconds; see :class:`~fuse_index.optimize.Spent`.
         trajectory: every step.
         pareto: prompts that no other one beats in every term, with their losses, best total first.
         weights: of the terms, after balancing.

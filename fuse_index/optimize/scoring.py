@@ -145,6 +145,9 @@ class Scorer:
         losses = np.full((len(prompts), len(problem.losses)), np.inf)
         losses[rows] = np.nan
         for index, (run, parts) in sorted(started.items()):
+            self.spent.run_forward(
+                problem.losses[index], read[problem.targets[index]].contents.lengths[run]
+            )
             kept = np.isin(run, rows, assume_unique=True)
             losses[rows, index] = _finished(parts, kept, problem.losses[index])
         return losses

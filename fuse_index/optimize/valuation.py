@@ -117,6 +117,10 @@ class Valuation:
         """Whether a prompt meets the items after which the next one is added."""
         waiting = self.items.waiting()
         self.scorer.spent.scored += self.problem.passes(waiting)
+        row = Ragged.from_lists([ids])
+        for index in np.flatnonzero(waiting).tolist():
+            contents = self.problem.targets[index].read(row).contents
+            self.scorer.spent.run_forward(self.problem.losses[index], contents.lengths)
         return self._meets(ids, np.flatnonzero(waiting).tolist())
 
     def is_satisfied(self, ids: Ids) -> bool:

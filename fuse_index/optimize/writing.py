@@ -13,7 +13,8 @@ from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.surroundings import Surroundings
 
-_LONGEST = 44
+LONGEST = 44
+"""Tokens of a sentence, at most."""
 
 
 @torch.no_grad()
@@ -25,7 +26,7 @@ def write_sentences(
     prefix: str | Surroundings = "",
     allowed: Tensor | None = None,
     temperature: float = 1.0,
-    longest: int = _LONGEST,
+    longest: int = LONGEST,
 ) -> list[tuple[int, ...] | None]:
     """Let a model continue beginnings until it ends the sentence.
 

@@ -115,7 +115,7 @@ class Gradients:
         return self._by_rows(prompts, lambda part: self._tokens(part, weights))
 
     def count(self, prompts: int, weights: Weights) -> None:
-        """Count gradients as spent.
+        """Count the gradients of prompts as spent; operations are counted where they are run.
 
         Args:
             prompts: prompts whose gradient is taken.
@@ -224,6 +224,7 @@ class Gradients:
     ) -> tuple[Tensor | None, Tensor | None]:
         """The gradient of one term: ``(b, C, d_src)`` at embeddings, or ``(b, C, V)``."""
         options: Any = {"checks": checks, "residual_scale": self.residual_scale}
+        self.spent.run_gradient(loss, read.contents.lengths)
         if target.is_source and one_hot and loss.uses_labels:
             return None, one_hot_gradient(loss, read.contents, **options)[1]
         _, packed = embedding_gradient(loss, read.contents, **options)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fuse_index.errors import ModelError
 from fuse_index.models.base import Model
+from fuse_index.models.batch import Batch
 from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.surroundings import Surroundings
@@ -77,7 +79,7 @@ class Likelihood:
         self.spent.predicted += 1
         source = self.source
         with torch.no_grad():
-            batch = self.surroundings.beginning([prompt])
+            batch = self._beginning([prompt])
             begin = max(batch.start - 1, 0)
             output = source.forward(source.embed(batch.ids), batch, logits_from=begin)
             assert output.logits is not None
@@ -103,13 +105,21 @@ class Likelihood:
         self.spent.gradients += len(prompts)
         objective = Fluency(reduction=TokenReduction.SUM)
         loss = FluencyLoss(objective, self.source, replace(self.surroundings, end=()))
+        self.spent.run_gradient(loss, np.array([len(own) for own in prompts]))
         found = (one_hot_gradient(loss, Ragged.from_lists(own))[1] for own in _parts(prompts))
         return torch.cat([-gradient[:, position].cpu() for gradient in found])
+
+    def _beginning(self, prompts: Sequence[Ids]) -> Batch:
+        """Prompts with what stands before them, their tokens counted as read."""
+        batch = self.surroundings.beginning(prompts)
+        rest = batch.start * len(batch)
+        self.spent.read(self.source, sum(map(len, prompts)) + rest)
+        return batch
 
     def _next_tokens(self, prompts: Sequence[Ids]) -> Tensor:
         source = self.source
         with torch.no_grad():
-            batch = self.surroundings.beginning(prompts)
+            batch = self._beginning(prompts)
             embeds = source.embed(batch.ids)
             prefix = self._start.of(embeds, batch)
             output = source.forward(embeds, batch, prefix=prefix, logits_from=batch.shortest - 1)

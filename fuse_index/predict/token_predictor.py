@@ -108,6 +108,7 @@ class TokenPredictor(UnitPredictor):
         for term in self._layered:
             loss = self.problem.losses[term]
             if weights[term] and loss.uses_labels and self.problem.targets[term].is_source:
+                self.gradients.spent.run_forward(loss, prompts.lengths)
                 total += float(weights[term]) * label_gradient(loss, prompts)
         return total
 
@@ -130,6 +131,7 @@ class TokenPredictor(UnitPredictor):
         at = positions[run]
         spans = np.stack([at, at + 1], axis=1)
         rows, scale = rows_within(prompts, run), self.gradients.residual_scale
+        self.gradients.spent.run_gradient(loss, rows.lengths)
         _, sums = span_gradients(loss, rows, spans, layers=True, residual_scale=scale)
         return sums @ self.units.states(loss.model).T
 

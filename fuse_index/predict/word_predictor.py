@@ -104,6 +104,7 @@ class WordPredictor(UnitPredictor):
             loss, target = self.problem.losses[term], self.problem.targets[term]
             contents, offsets, _ = self._cut(target, row)
             if len(offsets) - 1 == len(prompt):
+                self.gradients.spent.run_gradient(loss, contents.lengths)
                 scale = self.gradients.residual_scale
                 packed = embedding_gradient(loss, contents, residual_scale=scale)[1]
                 sums = span_sums(packed, np.stack([offsets[at], offsets[at + 1]], axis=1))
@@ -204,6 +205,7 @@ class WordPredictor(UnitPredictor):
         ends = np.stack([offsets[index], offsets[index + 1]], axis=1)
         vector = self.units.mean(loss.model) if mean else None
         spans = ends - contents.offsets[:-1, None]
+        self.gradients.spent.run_gradient(loss, contents.lengths)
         _, sums = span_gradients(
             loss,
             contents,

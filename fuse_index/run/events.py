@@ -76,6 +76,7 @@ class EventWriter:
             best=point.best,
             best_text=run.problem.decode(run.best.ids),
             forward_passes=point.forward_passes,
+            flops=point.flops,
             seconds=point.seconds,
             candidates=point.candidates,
             survived=point.survived,

@@ -138,7 +138,7 @@ def test_passes_are_counted(problem: Problem) -> None:
     assert spent.predicted == 2
     assert 2 <= spent.gradients <= 4  # a prompt whose first iteration finds nothing has no second
     assert spent.scored - scored == len(proposals.prompts)
-    assert spent.forward_passes == 2 + 2 * spent.gradients + spent.scored
+    assert spent.forward_passes == 2 + 3 * spent.gradients + spent.scored
 
 
 def test_the_budget_limits_a_step(problem: Problem) -> None:

@@ -44,7 +44,7 @@ class TestBudget:
         assert result.stop is Stop.FORWARD_PASSES
         assert 40 <= result.spent["forward_passes"] <= 40 + 3
         spent = result.spent
-        assert spent["forward_passes"] == spent["scored"] + 2 * spent["gradients"]
+        assert spent["forward_passes"] == spent["scored"] + 3 * spent["gradients"]
 
     def test_seconds(self, lm_problem):
         budget = Budget(steps=None, seconds=1e-9)

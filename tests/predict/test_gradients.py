@@ -121,7 +121,7 @@ def test_norms_are_those_of_each_term_alone(problem):
 def test_gradients_are_counted_a_prompt(problem):
     spent = Spent()
     Gradients(problem, spent).tokens(rows_of(problem), np.ones(2))
-    assert (spent.gradients, spent.scored, spent.forward_passes) == (2, 0, 4)
+    assert (spent.gradients, spent.scored, spent.forward_passes) == (2, 0, 6)
 
 
 def test_missing_adapter_is_named_with_its_remedy(lm, clip, image):

@@ -34,7 +34,7 @@ def test_tokens_within_look_to_both_sides(lm, lm_problem):
     ids = lm_problem.encode("the picture contains a blue star on the left")
     last = likelihood.tokens_within([ids], len(ids) - 1)[0]
     torch.testing.assert_close(last, likelihood.next_tokens([ids[:-1]])[0], rtol=1e-3, atol=1e-3)
-    assert spent.forward_passes == 2 + 1
+    assert spent.forward_passes == 3 + 1
     scores = likelihood.tokens_within([ids], 3)[0]
     rows = torch.tensor([[*lm.frame.head, *ids]])
     place, table = 3 + len(lm.frame.head), lm.table()

@@ -36,7 +36,7 @@ from fuse_index.optimize.methods.moves import (
     placed,
 )
 from fuse_index.optimize.state import Scored, State
-from fuse_index.optimize.writing import write_sentences
+from fuse_index.optimize.writing import LONGEST, write_sentences
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
@@ -295,15 +295,19 @@ class _ScheduleMethod(Method):
 
     def _written(self, starts: Sequence[Ids]) -> list[Ids | None]:
         """Let the language model write to the end of a sentence; one forward pass each."""
-        self.context.gradients.spent.predicted += len(starts)
-        likelihood = self._merit.likelihood
-        return write_sentences(
+        spent, likelihood = self.context.gradients.spent, self._merit.likelihood
+        spent.predicted += len(starts)
+        rows = write_sentences(
             likelihood.source,
             starts,
             self.context.generator,
             prefix=likelihood.surroundings,
             allowed=self._allowed,
         )
+        read = sum(LONGEST if row is None else len(row) for row in rows)
+        around = len(likelihood.surroundings.frame.head) + len(likelihood.surroundings.before)
+        spent.read(likelihood.source, read + around * len(rows))
+        return rows
 
     def _draw(self, below: int) -> int:
         return int(torch.randint(below, (1,), generator=self.context.generator))
