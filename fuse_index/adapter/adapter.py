@@ -1,4 +1,4 @@
-"""The adapter: carries gradients of the target's embeddings back to the source's."""
+"""The adapter: maps a source's word embeddings to a target's, and carries gradients back."""
 
 from __future__ import annotations
 
@@ -12,26 +12,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.adapter.layout import Counts, WordLayout
-from fuse_index.bundle.layout import FALLBACK, order_groups, parse_group
+from fuse_index.adapter.maps import GroupMap, make_map
+from fuse_index.adapter.mixed import SplitLayout, merge_rows, split_layout
+from fuse_index.adapter.pairs import PairTable
+from fuse_index.adapter.products import GroupProducts, require_finite
+from fuse_index.bundle.kinds import AFFINE, CIRCULANT, has_faces
+from fuse_index.bundle.layout import FALLBACK, order_groups
 from fuse_index.errors import OptionError, ShapeError
-from fuse_index.ops import pull_back, push_forward
 
 if TYPE_CHECKING:
     from fuse_index.bundle import Bundle, ModelIdentity
 
 
 class Adapter:
-    """Least-squares maps between two models' word tensors, one per word group.
+    """Maps between two models' word tensors, one per word group.
 
-    Words of ``p`` source and ``q`` target tokens use the group's adapter ``G`` of shape
-    ``(k, d_src, d_tgt)`` with the t-product ``X * G`` ; words whose group has
-    none, or that are longer than any group, use the ``fallback``, which has ``k = 1``.
+    Words of ``p`` source and ``q`` target tokens use the map of their group: the t-product
+    ``X * G`` with an adapter ``G`` of shape ``(k, d_src, d_tgt)``, with or without an intercept, or
+    a map of another kind (:mod:`fuse_index.adapter.maps`). Words whose group has none, or that are
+    longer than any group, use the ``fallback``, a t-product of ``k = 1``.
 
     Args:
         adapters: ``(k, d_src, d_tgt)`` by group name (``"1x2"``, ``"x2"``, ``"fallback"``), one
             dtype and device; empty for the identity of one model with itself.
         width: ``d_src`` and ``d_tgt``; needed for the identity, else read off the adapters.
         bundle: where they come from, if from a bundle.
+        intercepts: ``(q, d_tgt)`` by group, added to its t-products; ``(1, d_tgt)`` for the
+            fallback, added to every target token.
+        maps: by group name, where it has no t-product.
 
     Raises:
         ShapeError: shapes, dtypes or devices differ between groups, or a value is not finite.
@@ -43,41 +51,34 @@ class Adapter:
         adapters: Mapping[str, Tensor],
         width: tuple[int, int] | None = None,
         bundle: Bundle | None = None,
+        *,
+        intercepts: Mapping[str, Tensor] | None = None,
+        maps: Mapping[str, GroupMap] | None = None,
     ) -> None:
         self.bundle = bundle
         self.is_identity = not adapters
-        self.group_names = order_groups(adapters)
+        self.group_names = order_groups([*adapters, *(maps or {})])
+        self.maps: dict[int, GroupMap] = {}
+        """By group, the maps that are no t-products."""
         if self.is_identity:
-            self._init_identity(width)
+            self.products = _identity(width)
             return
         if FALLBACK not in adapters:
             raise OptionError(
                 f"adapters of groups {list(self.group_names)}", expected=f"{FALLBACK!r} among them"
             )
-        _check_adapters(adapters)
-        ordered = [adapters[name] for name in self.group_names]
-        self.faces = torch.cat(ordered)
-        _require_finite(self.faces)
-        """``(F, d_src, d_tgt)``: the faces of all groups, one group after another."""
-        self.tubes = tuple(len(faces) for faces in ordered)
-        """Tube length ``k`` of every group."""
-        self._set_offsets()
-        self._pairs = _PairTable(self.group_names, self.tubes)
+        self.products = GroupProducts(self.group_names, adapters, intercepts or {})
+        """The t-products."""
+        for name, own in (maps or {}).items():
+            self.maps[self.group_names.index(name)] = own.to(self.device, self.dtype)
+        tubes = enumerate(self.products.tubes)
+        served = [k or self.maps[i].tube(self.source_width) for i, k in tubes]
+        self._pairs = PairTable(self.group_names, served)
 
-    def _init_identity(self, width: tuple[int, int] | None) -> None:
-        if width is None or width[0] != width[1]:
-            raise OptionError(
-                f"an adapter without groups and widths {width}",
-                expected="adapters, or twice the same width for the identity",
-            )
-        self.faces = torch.zeros(0, *width)
-        self.tubes = ()
-        self._set_offsets()
-
-    def _set_offsets(self) -> None:
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.tubes, dtype=np.int64)])
-        self.face_offsets = torch.from_numpy(offsets).to(self.faces.device)
-        """``(groups + 1,)`` int64: where each group's faces begin."""
+    @property
+    def faces(self) -> Tensor:
+        """``(F, d_src, d_tgt)``: the faces of all t-products, one group after another."""
+        return self.products.faces
 
     @property
     def source_width(self) -> int:
@@ -100,10 +101,24 @@ class Adapter:
         return self.faces.dtype
 
     def __getitem__(self, group: str) -> Tensor:
-        """``(k, d_src, d_tgt)``: the adapter of one group, a view."""
+        """``(k, d_src, d_tgt)``: the faces of one group's t-product, a view."""
         index = self.group_names.index(group)
-        start, stop = sum(self.tubes[:index]), sum(self.tubes[: index + 1])
+        start, stop = self.products.face_offsets[index : index + 2].tolist()
         return self.faces[start:stop]
+
+    @property
+    def linear(self) -> bool:
+        """Whether gradients are pulled back alike at every word."""
+        return all(own.linear for own in self.maps.values())
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of every group's map, by group."""
+        plain = AFFINE if len(self.products.intercepts) else CIRCULANT
+        return {
+            name: self.maps[i].kind if i in self.maps else plain
+            for i, name in enumerate(self.group_names)
+        }
 
     def group_of(self, source_counts: Counts, target_counts: Counts) -> NDArray[np.int64]:
         """Say which adapter each word uses.
@@ -143,6 +158,7 @@ class Adapter:
         target_grad: Tensor,
         layout: WordLayout,
         *,
+        source: Tensor | None = None,
         source_start: int = 0,
         target_start: int = 0,
         length: int | None = None,
@@ -150,11 +166,14 @@ class Adapter:
         """Carry gradients of target embeddings to the source embeddings of the same words.
 
         The exact vector-Jacobian product of :meth:`apply`: word by word
-        ``out[s] = sum over t < q of g[t] @ G[(t - s) mod k]^T`` for ``s < p``.
+        ``out[s] = sum over t < q of g[t] @ G[(t - s) mod k]^T`` for ``s < p`` where the map is a
+        t-product.
 
         Args:
             target_grad: ``(target_rows, d_tgt)`` packed, or ``(b, L', d_tgt)`` padded.
             layout: the words.
+            source: ``(source_rows, d_src)`` packed embeddings of the words, where the Jacobian is
+                taken; needed unless the adapter is :attr:`linear`.
             source_start: position of the first word in the padded result.
             target_start: position of the first word in padded ``target_grad``.
             length: length of the padded result; ``None`` is just enough.
@@ -164,31 +183,54 @@ class Adapter:
 
         Raises:
             ShapeError: the rows do not fit the layout or the adapter.
+            OptionError: a map is not linear, and there is no source.
         """
         if target_grad.ndim != 3:
-            return self._pull_back_packed(target_grad, layout)
-        out = self._pull_back_packed(layout.pack_target(target_grad, target_start), layout)
+            return self._pull_back_packed(target_grad, layout, source)
+        packed = layout.pack_target(target_grad, target_start)
+        out = self._pull_back_packed(packed, layout, source)
         if length is None:
             longest = int(layout.source_lengths.max()) if layout.prompts else 0
             length = source_start + longest
         return layout.pad_source(out, length, source_start)
 
-    def _pull_back_packed(self, packed: Tensor, layout: WordLayout) -> Tensor:
+    def _pull_back_packed(
+        self, packed: Tensor, layout: WordLayout, source: Tensor | None
+    ) -> Tensor:
         self._check("pull_back: target_grad", packed, layout.target_rows, self.target_width)
         if self.is_identity:
             return packed.clone()
-        return pull_back(
-            packed.to(self.dtype),
-            self.faces,
-            self.face_offsets,
-            layout.groups,
-            layout.source_offsets,
-            layout.target_offsets,
-            layout.source_rows,
-        ).to(packed.dtype)
+        grad = packed.to(self.dtype)
+        if not self.maps:
+            return self.products.pull_back(grad, layout).to(packed.dtype)
+        if source is not None:
+            self._check("pull_back: source", source, layout.source_rows, self.source_width)
+            source = source.to(self.dtype)
+        elif not self.linear:
+            raise OptionError(
+                f"pull_back through {self!r} without the embeddings of the words",
+                expected="source=, because the Jacobian of its maps depends on the word",
+            )
+        return self._pull_back_mixed(grad, self._split(layout), source).to(packed.dtype)
+
+    def _pull_back_mixed(self, grad: Tensor, split: SplitLayout, source: Tensor | None) -> Tensor:
+        parts, rows = [], []
+        if split.products is not None:
+            parts.append(self.products.pull_back(grad[split.target], split.products))
+            rows.append(split.source)
+        for words in split.mapped:
+            at = None if source is None else words.embed(source)
+            pulled = words.map.pull_back(grad[words.target].flatten(1), at)
+            known = words.source >= 0
+            parts.append(pulled.view(*known.shape, -1)[known])
+            rows.append(words.source[known])
+        return merge_rows(parts, rows)
+
+    def _split(self, layout: WordLayout) -> SplitLayout:
+        return split_layout(layout, self.maps, self.source_width)
 
     def apply(self, source: Tensor, layout: WordLayout) -> Tensor:
-        """Map source embeddings linearly to the target's, ``X * G``, for soft prompts.
+        """Map source embeddings to the target's, for soft prompts and predictions.
 
         Args:
             source: ``(source_rows, d_src)`` packed.
@@ -203,15 +245,19 @@ class Adapter:
         self._check("apply: source", source, layout.source_rows, self.source_width)
         if self.is_identity:
             return source.clone()
-        return push_forward(
-            source.to(self.dtype),
-            self.faces,
-            self.face_offsets,
-            layout.groups,
-            layout.source_offsets,
-            layout.target_offsets,
-            layout.target_rows,
-        ).to(source.dtype)
+        rows = source.to(self.dtype)
+        if not self.maps:
+            return self.products.apply(rows, layout).to(source.dtype)
+        split = self._split(layout)
+        parts, places = [], []
+        if split.products is not None:
+            parts.append(self.products.apply(rows[split.source], split.products))
+            places.append(split.target)
+        for words in split.mapped:
+            out = words.map.apply(words.embed(rows))
+            parts.append(out.reshape(-1, self.target_width))
+            places.append(words.target.flatten())
+        return merge_rows(parts, places).to(source.dtype)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -223,11 +269,21 @@ class Adapter:
         """
         other = Adapter.__new__(Adapter)
         other.__dict__.update(self.__dict__)
-        other.faces = self.faces.to(device=device or self.device, dtype=dtype or self.dtype)
-        other.face_offsets = self.face_offsets.to(other.faces.device)
-        if other.dtype is not self.dtype:
-            _require_finite(other.faces)
+        place, kind = torch.device(device or self.device), dtype or self.dtype
+        other.products = self.products.to(place, kind)
+        other.maps = {i: own.to(place, kind) for i, own in self.maps.items()}
+        for own in other.maps.values() if kind is not self.dtype else ():
+            for tensor in own.tensors().values():
+                require_finite(tensor)
         return other
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by a name each: faces, intercepts and those of other maps."""
+        own = {"faces": self.faces, "intercepts": self.products.intercepts}
+        for i, group_map in self.maps.items():
+            name = self.group_names[i]
+            own |= {f"{what}.{name}": tensor for what, tensor in group_map.tensors().items()}
+        return own
 
     @classmethod
     def from_pretrained(
@@ -276,8 +332,25 @@ class Adapter:
             local_files_only=local_files_only,
         )
         bundle = read_bundle(folder, expect_source=source, expect_target=target)
-        widths = bundle.manifest.source.width, bundle.manifest.target.width
-        return cls(bundle.adapters, widths, bundle).to(device, dtype)
+        return cls.of_bundle(bundle).to(device, dtype)
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Adapter:
+        """Return the adapter of a bundle that was read, in its dtype."""
+        manifest = bundle.manifest
+        stored = bundle.maps.items()
+        faces = {name: own for name, own in stored if has_faces(manifest.kind_of(name))}
+        return cls(
+            bundle.adapters,
+            (manifest.source.width, manifest.target.width),
+            bundle,
+            intercepts={name: own["intercept"] for name, own in faces.items()},
+            maps={
+                name: make_map(manifest.kind_of(name), own)
+                for name, own in stored
+                if name not in faces
+            },
+        )
 
     def save_pretrained(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the bundle this adapter came from, without group tensors and index.
@@ -303,7 +376,13 @@ class Adapter:
             source=manifest.source,
             target=manifest.target,
             table=self.bundle.table,
-            adapters={name: self[name].float().cpu() for name in self.group_names},
+            adapters={name: own.float() for name, own in self.bundle.adapters.items()},
+            maps={
+                group: {name: tensor.float() for name, tensor in own.items()}
+                for group, own in self.bundle.maps.items()
+            },
+            kinds=manifest.kinds,
+            selection=manifest.selection,
             corpus_sha256=manifest.corpus_sha256,
             options=manifest.options,
             left_out=manifest.left_out,
@@ -326,64 +405,10 @@ class Adapter:
         return f"Adapter({self.source_width} -> {self.target_width}, {groups}, {self.dtype})"
 
 
-class _PairTable:
-    """Looks up the group of a (p, q) pair; what it does not know uses the fallback."""
-
-    def __init__(self, names: tuple[str, ...], tubes: tuple[int, ...]) -> None:
-        self.fallback = names.index(FALLBACK)
-        keys = [parse_group(name) for name in names]
-        longest = max(tubes)
-        self.table = np.full((longest + 1, longest + 1), self.fallback, np.int64)
-        for index, (key, k) in enumerate(zip(keys, tubes, strict=True)):
-            if key.target_count == 0:
-                continue
-            # A group that fixes q alone serves every p that its tube has room for.
-            sources = (
-                slice(key.source_count, key.source_count + 1)
-                if key.source_count
-                else slice(1, k + 1)
-            )
-            self.table[sources, key.target_count] = index
-
-    def look_up(self, p: NDArray[np.int64], q: NDArray[np.int64]) -> NDArray[np.int64]:
-        known = (p >= 0) & (q >= 0) & (p < len(self.table)) & (q < len(self.table))
-        found = self.table[np.where(known, p, 0), np.where(known, q, 0)]
-        return np.where(known, found, self.fallback)
-
-
-def _require_finite(faces: Tensor) -> None:
-    """Refuse NaN and infinity, such as values that a conversion has taken out of range.
-
-    Raises:
-        ShapeError: there are some.
-    """
-    if not bool(torch.isfinite(faces).all()):
-        raise ShapeError(
-            f"adapters that are not finite in {faces.dtype}",
-            expected=f"finite values, at most {torch.finfo(faces.dtype).max:.3g}",
-            remedy="use a wider dtype, or build the bundle again",
+def _identity(width: tuple[int, int] | None) -> GroupProducts:
+    if width is None or width[0] != width[1]:
+        raise OptionError(
+            f"an adapter without groups and widths {width}",
+            expected="adapters, or twice the same width for the identity",
         )
-
-
-def _check_adapters(adapters: Mapping[str, Tensor]) -> None:
-    first = adapters[FALLBACK]
-    for name, faces in adapters.items():
-        if (
-            faces.ndim != 3
-            or faces.shape[1:] != first.shape[1:]
-            or faces.dtype != first.dtype
-            or faces.device != first.device
-            or not faces.is_floating_point()
-        ):
-            raise ShapeError(
-                f"adapter {name!r} has shape {tuple(faces.shape)}, {faces.dtype}, {faces.device}",
-                expected=f"(k, {first.shape[-2]}, {first.shape[-1]}), {first.dtype}, "
-                f"{first.device}, as the fallback has",
-            )
-        key = parse_group(name)
-        if len(faces) < key.smallest_tube or (
-            key.tube_is_fixed and len(faces) != key.smallest_tube
-        ):
-            raise ShapeError(
-                f"adapter {name!r} has {len(faces)} faces", expected=f"k = {key.smallest_tube}"
-            )
+    return GroupProducts.identity(width)

@@ -26,12 +26,14 @@ class _StraightThrough(torch.autograd.Function):
         ctx: Any, source: Tensor, target: Tensor, adapter: Adapter, layout: WordLayout
     ) -> Tensor:
         ctx.adapter, ctx.layout, ctx.dtype = adapter, layout, source.dtype
+        ctx.source = None if adapter.linear else source.detach()
         return target.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         """Return the gradient of the source rows; the target's table is frozen."""
-        return ctx.adapter.pull_back(grads[0], ctx.layout).to(ctx.dtype), None, None, None
+        pulled = ctx.adapter.pull_back(grads[0], ctx.layout, source=ctx.source)
+        return pulled.to(ctx.dtype), None, None, None
 
 
 def bridge(

@@ -16,6 +16,8 @@ from fuse_index.errors import OptionError
 
 FORMAT = "fuse_index bundle"
 FORMAT_VERSION = 1
+FORMAT_VERSION_OF_KINDS = 2
+"""Of bundles whose maps are not all t-products without intercept."""
 
 MANIFEST = "manifest.json"
 WORDS = "words.safetensors"

@@ -18,11 +18,13 @@ from fuse_index.bundle.jsontext import (
     plain,
     require_schema,
 )
+from fuse_index.bundle.kinds import CIRCULANT, check_kinds
 from fuse_index.bundle.layout import (
     ADAPTER,
     FALLBACK,
     FORMAT,
     FORMAT_VERSION,
+    FORMAT_VERSION_OF_KINDS,
     MAX_FILES,
     MAX_GROUPS,
     WORDS,
@@ -107,6 +109,8 @@ class _ManifestJson(TypedDict):
     files: Annotated[dict[str, _FileJson], at_most(MAX_FILES)]
     indexes: NotRequired[Annotated[dict[str, dict[str, Any]], at_most(MAX_FILES)]]
     published: NotRequired[Annotated[dict[str, str], at_most(2)]]
+    kinds: NotRequired[Annotated[dict[str, str], at_most(MAX_GROUPS)]]
+    selection: NotRequired[Annotated[dict[str, dict[str, float]], at_most(MAX_GROUPS)]]
     checksum: str
 
 
@@ -129,6 +133,10 @@ class Manifest:
         indexes: word indexes by name: kind, metric, representation, measured recall and latency
             (JSON values); not stored where there are none.
         published: ``name``, under which it is found, and ``license`` (text); not stored if empty.
+        kinds: the kind of every group's map that is not the t-product alone, by group; not stored
+            if empty. A manifest that has some is of format version 2.
+        selection: held-out relative errors by group and kind, where a build tried several kinds;
+            not stored if empty.
         package_version: the fuse_index that wrote it.
     """
 
@@ -144,10 +152,12 @@ class Manifest:
     quality: Mapping[str, Any] = field(default_factory=dict)
     indexes: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    selection: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     package_version: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("options", "left_out", "fallbacks", "quality", "indexes", "published"):
+        for name in _OBJECTS:
             object.__setattr__(self, name, plain(getattr(self, name)))
         for name, most in (("groups", MAX_GROUPS), ("files", MAX_FILES)):
             if len(getattr(self, name)) > most:
@@ -163,6 +173,7 @@ class Manifest:
         if any(type(value) is not str for value in self.fallbacks.values()):
             raise OptionError("fallbacks hold more than text", expected="group name -> reason")
         _check_published(self.published)
+        check_kinds(self.kinds, () if self.identity else self.group_names)
         if self.identity and FALLBACK in self.group_names:
             raise OptionError(
                 "an identity adapter with a fallback group", expected="groups without adapters"
@@ -174,6 +185,10 @@ class Manifest:
         """Names of the groups; the word table's group column counts in this order."""
         return tuple(group.name for group in self.groups)
 
+    def kind_of(self, group: str) -> str:
+        """Return the kind of a group's map."""
+        return self.kinds.get(group, CIRCULANT)
+
     @property
     def words(self) -> int:
         """Number of words in the table."""
@@ -183,7 +198,7 @@ class Manifest:
         """Return the manifest as the JSON object that is stored, checksum included."""
         content = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION_OF_KINDS if self.kinds else FORMAT_VERSION,
             "package_version": self.package_version,
             "source": self.source.to_json(),
             "target": self.target.to_json(),
@@ -201,8 +216,9 @@ class Manifest:
         }
         if self.indexes:  # bundles without one are the same as ever
             content["indexes"] = self.indexes
-        if self.published:
-            content["published"] = self.published
+        for name in ("published", "kinds", "selection"):
+            if value := getattr(self, name):
+                content[name] = value
         return {**content, "checksum": content_digest(content)}
 
     def to_bytes(self) -> bytes:
@@ -257,7 +273,19 @@ _PLAIN_KEYS = (
     "quality",
     "indexes",
     "published",
+    "kinds",
+    "selection",
     "package_version",
+)
+_OBJECTS = (
+    "options",
+    "left_out",
+    "fallbacks",
+    "quality",
+    "indexes",
+    "published",
+    "kinds",
+    "selection",
 )
 
 
@@ -269,10 +297,11 @@ def _check_format(value: Mapping[str, Any], where: str) -> None:
             remedy="check the path",
         )
     version = value.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    expected = FORMAT_VERSION_OF_KINDS if "kinds" in value else FORMAT_VERSION
+    if type(version) is not int or version != expected:
         raise BundleError(
             f"{where} has format version {version!r:.80}",
-            expected=f"version {FORMAT_VERSION}",
+            expected=f"version {expected}",
             remedy="upgrade fuse_index, or build the bundle again with this version",
         )
 

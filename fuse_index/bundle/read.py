@@ -26,7 +26,12 @@ from fuse_index.bundle.layout import (
 )
 from fuse_index.bundle.manifest import Manifest
 from fuse_index.bundle.staging import is_staging_name
-from fuse_index.bundle.tensors import adapter_entries, parse_adapter
+from fuse_index.bundle.tensors import (
+    AdapterTensors,
+    adapter_entries,
+    parse_adapter,
+    tube_lengths,
+)
 from fuse_index.bundle.wordfile import parse_words
 from fuse_index.common.progress import Tick, adding
 from fuse_index.errors import BundleError, OptionError
@@ -54,7 +59,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     _words: Words | None
-    _adapters: dict[str, Tensor] | None
+    _adapters: AdapterTensors | None
     _groups: GroupReader | None
 
     @property
@@ -69,8 +74,16 @@ class Bundle:
 
     @property
     def adapters(self) -> dict[str, Tensor]:
-        """(k, source width, target width) by group name; empty for an identity bundle."""
-        return self._read(self._adapters, Part.ADAPTER)
+        """(k, source width, target width) by group name; empty for an identity bundle.
+
+        Groups whose map is no t-product are not among them.
+        """
+        return self._read(self._adapters, Part.ADAPTER).faces
+
+    @property
+    def maps(self) -> dict[str, dict[str, Tensor]]:
+        """By group name, the tensors of its map beside the faces, by their names."""
+        return self._read(self._adapters, Part.ADAPTER).maps
 
     @property
     def groups(self) -> GroupReader:
@@ -183,7 +196,7 @@ def verify_files(root: Path, manifest: Manifest, progress: Tick | None = None) -
     if ADAPTER in manifest.files:
         data = read_checked(root, ADAPTER, manifest.files[ADAPTER], report)
         entries = adapter_entries(data, manifest, str(root / ADAPTER))
-        tubes = [entry.spec.shape[0] for _, entry in entries]
+        tubes = tube_lengths({name: entry.spec for name, entry in entries}, manifest)
         _require_tubes(words, tubes, manifest, str(root / ADAPTER))
     if GROUPS in manifest.files:
         groups = GroupReader(root, manifest, report)
@@ -213,12 +226,14 @@ def _read(
         data = read_checked(root, WORDS, manifest.files[WORDS])
         words = parse_words(data, manifest, str(root / WORDS))
     if Part.ADAPTER in parts:
-        adapters = {}
+        adapters = AdapterTensors({}, {})
         if not manifest.identity:
+            where = str(root / ADAPTER)
             data = read_checked(root, ADAPTER, manifest.files[ADAPTER])
-            adapters = parse_adapter(data, manifest, str(root / ADAPTER))
+            entries = adapter_entries(data, manifest, where)
+            adapters = parse_adapter(data, manifest, entries)
             if words is not None:
-                tubes = [len(faces) for faces in adapters.values()]
+                tubes = tube_lengths({name: entry.spec for name, entry in entries}, manifest)
                 _require_tubes(words, tubes, manifest, str(root / ADAPTER))
     if Part.GROUPS in parts:
         groups = GroupReader(root, manifest)

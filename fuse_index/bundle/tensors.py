@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse_index.bundle.kinds import (
+    FACES,
+    FIELDS,
+    fields_problem,
+    has_faces,
+    tensor_names,
+    tube_length,
+)
 from fuse_index.bundle.layout import MAX_MAGNITUDE, MAX_TOKENS, parse_group
 from fuse_index.bundle.manifest import Manifest
 from fuse_index.bundle.tensorfile import (
@@ -28,8 +36,20 @@ if TYPE_CHECKING:
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SAFETENSORS = {f"torch.{torch_name}": name for name, torch_name in TORCH_DTYPES.items()}
 _FETCH_AGAIN = "fetch or build the bundle again"
-_ADAPTER_PREFIX = "adapter."
-_BEYOND = f"values beyond {MAX_MAGNITUDE:g}"
+_ADAPTER_PREFIX = f"{FACES}."
+
+
+class AdapterTensors(NamedTuple):
+    """The tensors of ``adapter.safetensors``, in the manifest's order.
+
+    Attributes:
+        faces: ``(k, source width, target width)`` by group, of maps that are t-products.
+        maps: by group and name, the other tensors of its map
+            (:data:`~fuse_index.bundle.kinds.FIELDS`).
+    """
+
+    faces: dict[str, Tensor]
+    maps: dict[str, dict[str, Tensor]]
 
 
 class Vectors(Protocol):
@@ -76,73 +96,113 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 
 def adapter_sources(
-    adapters: Mapping[str, Tensor], source_width: int, target_width: int
+    adapters: Mapping[str, Tensor],
+    maps: Mapping[str, Mapping[str, Tensor]],
+    manifest: Manifest,
 ) -> list[TensorSource]:
-    """Check adapter tensors and lay them out as ``adapter.{group}``.
+    """Check adapter tensors and lay them out as ``adapter.{group}``, and those of other maps.
 
     Args:
-        adapters: (k, source_width, target_width) by group name.
-        source_width: columns of the source's embedding table.
-        target_width: columns of the target's embedding table.
+        adapters: (k, source width, target width) by group name.
+        maps: the other tensors of a group's map by name, by group name.
+        manifest: of the bundle: widths, groups and their kinds.
 
     Raises:
         ShapeError: a shape, dtype or tube length does not fit, dtypes differ, or a value is not
             finite.
     """
-    sources = []
-    for name, tensor in adapters.items():
-        spec = TensorSpec(_ADAPTER_PREFIX + name, dtype_name(tensor.dtype, name), (*tensor.shape,))
-        if problem := _adapter_problem(spec, source_width, target_width):
-            raise ShapeError(f"adapter {name!r} {problem}")
-        require_finite_tensor(tensor, f"adapter {name!r}", "raise ridge")
-        sources.append(TensorSource(spec, partial(_whole, tensor)))
-    if problem := same_dtype(source.spec for source in sources):
-        raise ShapeError(f"adapters: {problem}", expected="one dtype", remedy="convert them")
-    return sources
+    tensors = {_ADAPTER_PREFIX + name: tensor for name, tensor in adapters.items()}
+    for group, own in maps.items():
+        tensors |= {f"{name}.{group}": tensor for name, tensor in own.items()}
+    specs = {
+        name: TensorSpec(name, dtype_name(tensor.dtype, name), (*tensor.shape,))
+        for name, tensor in tensors.items()
+    }
+    if found := _problem(specs, manifest):
+        name, problem = found
+        field, _, group = name.partition(".")
+        raise ShapeError(f"{field} {group!r} {problem}" if name else f"adapters: {problem}")
+    for name, tensor in tensors.items():
+        field, _, group = name.partition(".")
+        require_finite_tensor(tensor, f"{field} {group!r}", "raise ridge", _most(name, manifest))
+    return [TensorSource(specs[name], partial(_whole, own)) for name, own in tensors.items()]
 
 
 def _whole(tensor: Tensor) -> list[memoryview]:
     return [tensor_bytes(tensor)]
 
 
-def parse_adapter(data: NDArray[np.uint8], manifest: Manifest, where: str) -> dict[str, Tensor]:
-    """Read and check the bytes of ``adapter.safetensors``.
+def parse_adapter(
+    data: NDArray[np.uint8], manifest: Manifest, entries: Iterable[tuple[str, TensorEntry]]
+) -> AdapterTensors:
+    """Return the tensors of ``adapter.safetensors``.
 
     Args:
-        data: the whole file, checksum already verified; the tensors share its memory.
+        data: the whole file; the tensors share its memory.
         manifest: of the bundle.
-        where: the file, for messages.
-
-    Returns:
-        (k, source width, target width) by group name, in the manifest's order.
-
-    Raises:
-        BundleError: names, shapes or dtypes do not fit the manifest, or a value is not finite.
+        entries: as :func:`adapter_entries` checked them.
     """
-    entries = adapter_entries(data, manifest, where)
-    return {name: as_tensor(entry.spec, data[entry.start : entry.stop]) for name, entry in entries}
+    tensors = {n: as_tensor(entry.spec, data[entry.start : entry.stop]) for n, entry in entries}
+    faces, maps = {}, {}
+    for group in manifest.group_names:
+        kind = manifest.kind_of(group)
+        if has_faces(kind):
+            faces[group] = tensors[_ADAPTER_PREFIX + group]
+        if FIELDS[kind]:
+            maps[group] = {name: tensors[f"{name}.{group}"] for name in FIELDS[kind]}
+    return AdapterTensors(faces, maps)
 
 
 def adapter_entries(
     data: NDArray[np.uint8], manifest: Manifest, where: str
 ) -> list[tuple[str, TensorEntry]]:
-    """Check ``adapter.safetensors`` as :func:`parse_adapter` does, without making torch tensors."""
+    """Check the bytes of ``adapter.safetensors``, without making torch tensors.
+
+    Args:
+        data: the whole file, checksum already verified.
+        manifest: of the bundle.
+        where: the file, for messages.
+
+    Returns:
+        Names and entries of the tensors.
+
+    Raises:
+        BundleError: names, shapes or dtypes do not fit the manifest, or a value is not finite.
+    """
     entries = parse_file(data, where)
-    names = {_ADAPTER_PREFIX + name for name in manifest.group_names}
-    if set(entries) != names:
-        raise BundleError(
-            f"{where} has tensors {sorted(entries)}",
-            expected=f"{sorted(names)} by the manifest",
-            remedy=_FETCH_AGAIN,
-        )
-    for entry in entries.values():
-        spec = entry.spec
-        if problem := _adapter_problem(spec, manifest.source.width, manifest.target.width):
-            raise BundleError(f"{where}: tensor {spec.name!r} {problem}", remedy=_FETCH_AGAIN)
-        require_finite(spec, data[entry.start : entry.stop], where)
-    if problem := same_dtype(entry.spec for entry in entries.values()):
-        raise BundleError(f"{where}: {problem}", expected="one dtype", remedy=_FETCH_AGAIN)
-    return [(name, entries[_ADAPTER_PREFIX + name]) for name in manifest.group_names]
+    if found := _problem({name: entry.spec for name, entry in entries.items()}, manifest):
+        name, problem = found
+        what = f"tensor {name!r} {problem}" if name else problem
+        raise BundleError(f"{where}: {what}", remedy=_FETCH_AGAIN)
+    for name, entry in entries.items():
+        own = data[entry.start : entry.stop]
+        require_finite(entry.spec, own, where, _most(name, manifest))
+    return [*entries.items()]
+
+
+def tube_lengths(specs: Mapping[str, TensorSpec], manifest: Manifest) -> list[int]:
+    """Return the most tokens of a word that the map of every group serves, of either model.
+
+    Args:
+        specs: of ``adapter.safetensors``, by name.
+        manifest: of the bundle.
+    """
+    found = []
+    for group in manifest.group_names:
+        kind = manifest.kind_of(group)
+        if has_faces(kind):
+            found.append(specs[_ADAPTER_PREFIX + group].shape[0])
+        else:
+            name = next(n for n, field in FIELDS[kind].items() if "S" in field.shape)
+            entries = specs[f"{name}.{group}"].shape[FIELDS[kind][name].shape.index("S")]
+            found.append(tube_length(group, entries, manifest.source.width))
+    return found
+
+
+def _most(name: str, manifest: Manifest) -> float:
+    """The largest absolute value that a tensor of ``adapter.safetensors`` may hold."""
+    field, _, group = name.partition(".")
+    return MAX_MAGNITUDE if field == FACES else FIELDS[manifest.kind_of(group)][field].most
 
 
 def as_tensor(spec: TensorSpec, data: NDArray[np.uint8]) -> Tensor:
@@ -152,8 +212,36 @@ def as_tensor(spec: TensorSpec, data: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(data).view(getattr(torch, TORCH_DTYPES[spec.dtype])).reshape(spec.shape)
 
 
-def _adapter_problem(spec: TensorSpec, source_width: int, target_width: int) -> str:
-    key = parse_group(spec.name.removeprefix(_ADAPTER_PREFIX))
+def _problem(specs: Mapping[str, TensorSpec], manifest: Manifest) -> tuple[str, str] | None:
+    """Return what is wrong with the tensors of ``adapter.safetensors``, and of which, if of one."""
+    wanted = {
+        f"{name}.{group}"
+        for group in manifest.group_names
+        for name in tensor_names(manifest.kind_of(group))
+    }
+    if set(specs) != wanted:
+        return "", f"has tensors {sorted(specs)}; expected {sorted(wanted)} by the manifest"
+    widths = manifest.source.width, manifest.target.width
+    for group in manifest.group_names:
+        kind = manifest.kind_of(group)
+        if has_faces(kind):
+            spec = specs[_ADAPTER_PREFIX + group]
+            if problem := _faces_problem(spec, group, *widths):
+                return spec.name, problem
+        shapes = {name: specs[f"{name}.{group}"].shape for name in FIELDS[kind]}
+        if found := fields_problem(kind, group, shapes, widths):
+            name, problem = found
+            return f"{name}.{group}", problem
+    for spec in specs.values():
+        if spec.dtype not in TORCH_DTYPES:
+            return spec.name, f"has dtype {spec.dtype}, expected one of {[*TORCH_DTYPES]}"
+    if problem := same_dtype(specs.values()):
+        return "", f"{problem}; expected one dtype"
+    return None
+
+
+def _faces_problem(spec: TensorSpec, group: str, source_width: int, target_width: int) -> str:
+    key = parse_group(group)
     if len(spec.shape) != 3 or spec.shape[1:] != (source_width, target_width):
         return f"has shape {spec.shape}, expected (k, {source_width}, {target_width})"
     k = spec.shape[0]
@@ -161,27 +249,35 @@ def _adapter_problem(spec: TensorSpec, source_width: int, target_width: int) -> 
         return f"has tube length {k}, expected {key.smallest_tube}"
     if not key.smallest_tube <= k <= MAX_TOKENS:
         return f"has tube length {k}, expected {key.smallest_tube} to {MAX_TOKENS}"
-    if spec.dtype not in TORCH_DTYPES:
-        return f"has dtype {spec.dtype}, expected one of {[*TORCH_DTYPES]}"
     return ""
 
 
-def require_finite(spec: TensorSpec, data: NDArray[np.uint8], where: str) -> None:
+def require_finite(
+    spec: TensorSpec, data: NDArray[np.uint8], where: str, most: float = MAX_MAGNITUDE
+) -> None:
     """Refuse a tensor with NaN, infinity, or values whose products overflow float32.
+
+    Args:
+        spec: of the tensor.
+        data: its bytes.
+        where: the file, for messages.
+        most: largest absolute value.
 
     Raises:
         BundleError: naming the file and the tensor.
     """
     values = as_array(spec, data)
-    if not all_finite(spec, values, MAX_MAGNITUDE):
-        finite = all_finite(spec, values)
+    if not all_finite(spec, values, most):
+        found = f"values beyond {most:g}" if all_finite(spec, values) else "NaN or infinity"
         raise BundleError(
-            f"{where}: tensor {spec.name!r} holds {_BEYOND if finite else 'NaN or infinity'}",
+            f"{where}: tensor {spec.name!r} holds {found}",
             remedy=_FETCH_AGAIN,
         )
 
 
-def require_finite_tensor(tensor: Tensor, what: str, remedy: str) -> None:
+def require_finite_tensor(
+    tensor: Tensor, what: str, remedy: str, most: float = MAX_MAGNITUDE
+) -> None:
     """Refuse to write what :func:`require_finite` would not read.
 
     Raises:
@@ -190,10 +286,10 @@ def require_finite_tensor(tensor: Tensor, what: str, remedy: str) -> None:
     import torch  # noqa: PLC0415 - reading manifests and words works without it
 
     largest = float(tensor.abs().max()) if tensor.numel() else 0.0
-    if not largest <= MAX_MAGNITUDE:
+    if not largest <= most:
         finite = bool(torch.isfinite(tensor).all())
         raise ShapeError(
-            f"{what} holds {_BEYOND if finite else 'NaN or infinity'}",
+            f"{what} holds {f'values beyond {most:g}' if finite else 'NaN or infinity'}",
             expected="finite values",
             remedy=remedy,
         )

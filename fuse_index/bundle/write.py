@@ -57,6 +57,10 @@ class BundleContents:
         index_files: files to copy to ``index/``, by the name they get there.
         indexes: reports of the word indexes, by name (JSON values).
         published: "name" and "license", if published.
+        maps: by group, the tensors of its map beside the faces
+            (:data:`~fuse_index.bundle.kinds.FIELDS`).
+        kinds: the kind of every group's map that is not ``circulant``.
+        selection: held-out relative errors by group and kind, where several kinds were tried.
         package_version: recorded in the manifest.
     """
 
@@ -74,6 +78,9 @@ class BundleContents:
     index_files: Mapping[str, Path] = field(default_factory=dict)
     indexes: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    selection: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     package_version: str = fuse_index.__version__
 
     def __post_init__(self) -> None:
@@ -95,7 +102,7 @@ class BundleContents:
     def group_names(self) -> tuple[str, ...]:
         """Group names in the order the bundle stores: those of the adapters, or of the words."""
         if not self.identity:
-            return order_groups(self.adapters)
+            return order_groups({*self.adapters, *self.maps})
         return order_groups({f"{p}x{q}" for p, q in self.table.sizes()})
 
 
@@ -143,7 +150,7 @@ def _tensor_files(contents: BundleContents, draft: Manifest) -> dict[str, list[T
     files = {WORDS: word_sources(contents.table, draft)}
     widths = {"source": contents.source.width, "target": contents.target.width}
     if not contents.identity:
-        files[ADAPTER] = adapter_sources(contents.adapters, *widths.values())
+        files[ADAPTER] = adapter_sources(contents.adapters, contents.maps, draft)
     if contents.groups is not None:
         files[GROUPS] = group_sources(contents.groups, draft.groups, widths)
     return files
@@ -165,6 +172,8 @@ def _draft(contents: BundleContents, groups: tuple[GroupRecord, ...]) -> Manifes
         quality=contents.quality,
         indexes=contents.indexes,
         published=contents.published,
+        kinds=contents.kinds,
+        selection=contents.selection,
         package_version=contents.package_version,
     )
 

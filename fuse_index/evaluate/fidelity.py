@@ -245,7 +245,8 @@ class _Words:
         """
         p = self.table.source.lengths[row : row + 1]
         layout = self.adapter.layout(p, self.table.target.lengths[row : row + 1])
-        pulled = self.adapter.pull_back(gradient, layout)  # (p, d_src)
+        own = self.source[torch.from_numpy(self.table.source[row]).to(self.source.device)]
+        pulled = self.adapter.pull_back(gradient, layout, source=own)  # (p, d_src)
         ids = self.table.source.select(rows).padded()[:, : len(pulled)]  # (m, <= p)
         index = torch.from_numpy(ids).to(pulled.device)
         embeddings = self.source[index.clamp(min=0)] * (index >= 0)[..., None]

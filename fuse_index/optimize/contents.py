@@ -51,9 +51,13 @@ def _adapter_hash(adapter: Adapter) -> str:
     """The checksum of a bundle's adapters, else a hash of the adapters themselves."""
     if adapter.bundle is not None and ADAPTER in adapter.bundle.manifest.files:
         return adapter.bundle.manifest.files[ADAPTER].sha256
-    digest = hashlib.blake2b(json_hash([adapter.group_names, adapter.tubes]).encode())
-    faces = adapter.faces.detach().cpu().contiguous().reshape(-1)
-    digest.update(faces.view(torch.uint8).numpy().data)
+    tensors = adapter.tensors()
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    known = [adapter.group_names, adapter.products.tubes, shapes]
+    digest = hashlib.blake2b(json_hash(known).encode())
+    for tensor in tensors.values():
+        rows = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(rows.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

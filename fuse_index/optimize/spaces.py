@@ -218,7 +218,11 @@ class WordSpace:
         q = self._units.tokens(target.model).lengths[list(units)]
         repeats = torch.from_numpy(q).to(sums.device)
         spread = (sums / repeats[:, None]).repeat_interleave(repeats, dim=0)
-        pulled = target.adapter.pull_back(spread, target.adapter.layout(p, q))
+        source = None
+        if not target.adapter.linear:
+            source = target.source_rows(self._units.source.select(list(units)).values)
+        layout = target.adapter.layout(p, q)
+        pulled = target.adapter.pull_back(spread, layout, source=source)
         index = torch.from_numpy(np.repeat(np.arange(len(p)), p)).to(pulled.device)
         return pulled.new_zeros(len(p), pulled.shape[1]).index_add_(0, index, pulled)
 

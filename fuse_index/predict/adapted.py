@@ -1,4 +1,4 @@
-"""Words ranked through an adapter, each by the pull-back of its group."""
+"""Words ranked through an adapter, each by its image among the target's embeddings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from torch import Tensor
 from fuse_index.adapter.adapter import Adapter
 from fuse_index.words.ragged import Ragged
 
+_WORDS = 2048
+"""Words that are mapped at once."""
+
 
 class AdaptedWords:
-    """Words by group, for predictions through an adapter.
+    """Images of words, for predictions through an adapter.
 
-    The summed gradient of a position is spread evenly over the ``q`` target tokens of a candidate;
-    the pull-back of the candidate's group carries it to its ``p`` source tokens, whose embeddings
-    it is multiplied with.
+    The image of a word is the mean of the ``q`` target embeddings that the adapter maps its ``p``
+    source embeddings to; a position's summed gradient is multiplied with it. For linear maps that
+    is the gradient spread over ``q`` target tokens and pulled back, plus the intercept's part.
 
     Args:
         adapter: from source to target.
@@ -25,24 +28,27 @@ class AdaptedWords:
     """
 
     def __init__(self, adapter: Adapter, table: Tensor, source: Ragged, target: Ragged) -> None:
-        self._adapter = adapter
-        self._size = len(source)
-        pairs = np.stack([source.lengths, target.lengths], axis=1)
-        self._groups: list[tuple[int, int, Tensor, Tensor]] = []
-        for p, q in np.unique(pairs, axis=0):
-            rows = np.flatnonzero((pairs == (p, q)).all(axis=1))
-            ids = torch.from_numpy(source.select(rows).padded()).to(table.device)
-            flat = table[ids].float().flatten(1).to(adapter.device)
-            index = torch.from_numpy(rows).to(adapter.device)
-            self._groups.append((int(p), int(q), index, flat))
+        counts = source.lengths, target.lengths
+        self._images = torch.empty(len(source), adapter.target_width, device=adapter.device)
+        for start in range(0, len(source), _WORDS):
+            rows = np.arange(start, min(start + _WORDS, len(source)))
+            p, q = (own[rows] for own in counts)
+            ids = torch.from_numpy(source.select(rows).values).to(table.device)
+            embeddings = table[ids].float().to(adapter.device)
+            with torch.no_grad():
+                mapped = adapter.apply(embeddings, adapter.layout(p, q))
+            self._images[start : start + len(rows)] = _means(mapped, q)
 
     def changes(self, sums: Tensor) -> Tensor:
         """Rank all words: gradients ``(S, d_tgt)`` of positions -> ``(S, N)``."""
-        positions = len(sums)
-        out = sums.new_zeros(positions, self._size)
-        for p, q, index, flat in self._groups:
-            layout = self._adapter.layout([p] * positions, [q] * positions)
-            spread = (sums / q).repeat_interleave(q, dim=0)
-            pulled = self._adapter.pull_back(spread, layout).reshape(positions, -1)
-            out[:, index] = pulled @ flat.T
-        return out
+        return sums.to(self._images) @ self._images.T
+
+
+def _means(rows: Tensor, counts: np.ndarray) -> Tensor:
+    """``(rows, d)`` of words one after another to ``(words, d)``."""
+    repeats = torch.from_numpy(counts).to(rows.device)
+    words = torch.repeat_interleave(
+        torch.arange(len(counts), device=rows.device), repeats, output_size=len(rows)
+    )
+    sums = rows.new_zeros(len(counts), rows.shape[1]).index_add_(0, words, rows)
+    return sums / repeats[:, None]

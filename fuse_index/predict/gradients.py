@@ -236,7 +236,8 @@ class Gradients:
             return None, padded_rows(scores, prompts)
         layout = target.layout(read)
         assert target.adapter is not None
-        pulled = target.adapter.pull_back(packed, layout)
+        source = None if target.adapter.linear else target.source_rows(prompts.values)
+        pulled = target.adapter.pull_back(packed, layout, source=source)
         return padded_rows(pulled, prompts), None
 
 

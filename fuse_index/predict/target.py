@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fuse_index.adapter.adapter import Adapter
 from fuse_index.adapter.layout import WordLayout
@@ -130,6 +132,12 @@ class Target:
                 expected="one for every model with other tokens whose gradient is wanted",
                 remedy=f"build it: fuse-index build {self.source.name} {self.model.name}",
             )
+
+    def source_rows(self, ids: NDArray[np.int64]) -> Tensor:
+        """Return the source's embeddings of its tokens ``(n,)``: ``(n, d_src)`` float32."""
+        table = self.source.table().detach()
+        rows = table[torch.from_numpy(ids).to(table.device)].float()
+        return rows if self.adapter is None else rows.to(self.adapter.device)
 
     def layout(self, prompts: TargetPrompts) -> WordLayout:
         """Lay out the words of prompts, each with the adapter of its group.
