@@ -117,7 +117,7 @@ def _run(arguments: Any, stack: ExitStack) -> None:
             case = name if task.name == PLAIN else f"{name} ({task.name})"
             config = settings(name, task.name, arguments)
             if config is None:
-                told.append(f"{case}: no --corpus, or this version has no retrieval")
+                told.append(f"{case}: without --corpus it is the same as best")
                 continue
             found = captions_of(case, config, task, store, told)
             if not found:
@@ -143,25 +143,16 @@ def _names(given: str, known: Sequence[str], flag: str) -> list[str]:
     return names
 
 
-def _best(arguments: Any) -> dict[str, Any] | None:
+def _best(arguments: Any) -> dict[str, Any]:
     """The defaults of ``fuse-index caption``; from retrieved sentences where there is a corpus."""
-    start = retrieval_start(arguments.corpus)
-    return {} if start is None else {"initial": start}
-
-
-def retrieval_start(corpus: Path | None) -> dict[str, Any] | None:
-    """The section ``initial`` that begins from a corpus; None where that cannot be done."""
-    from fuse_index.run.config import StartDraw
-
-    drawn = {item.value for item in StartDraw}
-    if corpus is None or "retrieval" not in drawn:
-        return None
-    return {"draw": "retrieval", "corpus": str(corpus)}
+    if arguments.corpus is None:
+        return {}
+    return {"initial": {"draw": "retrieval", "corpus": [str(arguments.corpus)]}}
 
 
 METHODS = {
     "best": _best,
-    "no retrieval": lambda arguments: {} if retrieval_start(arguments.corpus) else None,
+    "no retrieval": lambda arguments: {} if arguments.corpus else None,
     "no gradient": lambda arguments: {
         **_best(arguments),
         "method": {"type": "moves", "weight": 0.0},

@@ -22,8 +22,7 @@ def captions_page(
 ) -> Page:
     """Return what the report of captions shows.
 
-    What each word is worth takes as many forward passes as the caption has words, and twice that
-    for its surprisal; they are not counted as the run's.
+    What each word is worth takes two prompts a word; they are not counted as the run's.
 
     Args:
         captioner: that made them.
