@@ -67,13 +67,14 @@ class Adapter:
             raise OptionError(
                 f"adapters of groups {list(self.group_names)}", expected=f"{FALLBACK!r} among them"
             )
-        self.products = GroupProducts(self.group_names, adapters, intercepts or {})
-        """The t-products."""
+        names = [name for name in self.group_names if name in adapters]
+        self.products = GroupProducts(names, adapters, intercepts or {})
+        """The t-products of the other groups."""
         for name, own in (maps or {}).items():
             self.maps[self.group_names.index(name)] = own.to(self.device, self.dtype)
-        tubes = enumerate(self.products.tubes)
-        served = [k or self.maps[i].tube(self.source_width) for i, k in tubes]
-        self._pairs = PairTable(self.group_names, served)
+        tubes = {self.group_names[i]: own.tube(self.source_width) for i, own in self.maps.items()}
+        tubes |= zip(names, self.products.tubes, strict=True)
+        self._pairs = PairTable(self.group_names, [tubes[name] for name in self.group_names])
 
     @property
     def faces(self) -> Tensor:
@@ -102,7 +103,7 @@ class Adapter:
 
     def __getitem__(self, group: str) -> Tensor:
         """``(k, d_src, d_tgt)``: the faces of one group's t-product, a view."""
-        index = self.group_names.index(group)
+        index = self.products.names.index(group)
         start, stop = self.products.face_offsets[index : index + 2].tolist()
         return self.faces[start:stop]
 

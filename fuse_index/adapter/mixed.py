@@ -40,7 +40,8 @@ class SplitLayout:
     """The words of a layout, apart.
 
     Attributes:
-        products: the words of t-products; ``None`` where there are none.
+        products: the words of t-products, their groups counted without the others; ``None`` where
+            there are none.
         source: ``(rows,)`` int64, where their packed source rows lie in the whole layout's.
         target: ``(rows,)`` int64, likewise.
         mapped: the others.
@@ -86,7 +87,8 @@ def split_layout(layout: WordLayout, maps: Mapping[int, GroupMap], width: int) -
     left = np.flatnonzero(~np.isin(groups, [*maps]))
     products = None
     if len(left):
-        products = WordLayout.from_counts(p[left], q[left], groups[left], device=layout.device)
+        numbers = groups[left] - np.searchsorted(sorted(maps), groups[left])
+        products = WordLayout.from_counts(p[left], q[left], numbers, device=layout.device)
     source, target = (
         torch.from_numpy(_packed(first[left], count[left])).to(layout.device)
         for first, count in ((starts, p), (targets, q))
@@ -114,5 +116,6 @@ def _rows(starts: NDArray[np.int64], counts: NDArray[np.int64], most: int) -> ND
 def _packed(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
     ends = counts.cumsum()
     total = int(ends[-1]) if len(ends) else 0
-    rows: NDArray[np.int64] = np.repeat(starts - (ends - counts), counts) + np.arange(total)
+    rows = np.arange(total, dtype=np.int64)
+    rows += np.repeat(starts - (ends - counts), counts)
     return rows

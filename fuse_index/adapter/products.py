@@ -18,14 +18,15 @@ class GroupProducts:
     """Maps ``X * G + b`` of the groups that have a t-product, one after another.
 
     Args:
-        names: of all groups, in their order.
-        adapters: ``(k, d_src, d_tgt)`` by group, of those that have a t-product.
+        names: of the groups, in their order.
+        adapters: ``(k, d_src, d_tgt)`` by group.
         intercepts: ``(q, d_tgt)`` by group; ``(1, d_tgt)`` for the fallback, added to every target
             token.
 
     Attributes:
         faces: ``(F, d_src, d_tgt)``: the faces of all groups, one group after another.
-        tubes: tube length ``k`` of every group; 0 where it has no t-product.
+        names: of the groups.
+        tubes: tube length ``k`` of every group.
         face_offsets: ``(groups + 1,)`` int64: where each group's faces begin.
         intercepts: ``(Q, d_tgt)``, of all groups, zero where one has none; empty if none has.
 
@@ -40,8 +41,8 @@ class GroupProducts:
         intercepts: Mapping[str, Tensor],
     ) -> None:
         _check_adapters(adapters)
-        none = adapters[FALLBACK][:0]
-        ordered = [adapters.get(name, none) for name in names]
+        self.names = tuple(names)
+        ordered = [adapters[name] for name in names]
         self.faces = torch.cat(ordered)
         self.tubes = tuple(len(faces) for faces in ordered)
         self.face_offsets = _offsets(self.tubes, self.faces.device)
@@ -69,7 +70,7 @@ class GroupProducts:
     def identity(cls, width: tuple[int, int]) -> GroupProducts:
         """Return the products of an adapter without groups."""
         own = cls.__new__(cls)
-        own.faces, own.tubes = torch.zeros(0, *width), ()
+        own.faces, own.names, own.tubes = torch.zeros(0, *width), (), ()
         own.face_offsets = own._rows = _offsets((), own.faces.device)
         own.intercepts = own.faces.new_zeros(0)
         return own

@@ -113,7 +113,8 @@ class RayExecutor:
             with _failures():
                 parts = problem.shards
                 assert parts is not None
-                how = (problem.k, parts.shared, parts.chunk, dtype, energy)
+                centre = parts.centre and tuple(own.cpu().numpy() for own in parts.centre)
+                how = (problem.k, parts.shared, parts.chunk, dtype, energy, centre)
                 started = ((remote.remote(*parts.tokens(*r), *tables, how), 0) for r in ranges)
                 for state, _ in self._in_order(started):
                     yield state
@@ -142,17 +143,21 @@ def sum_task(
     target_ids: Ids,
     source: NDArray[Any],
     target: NDArray[Any],
-    how: tuple[int, bool, int, torch.dtype, bool],
+    how: tuple[int, bool, int, torch.dtype, bool, tuple[NDArray[Any], NDArray[Any]] | None],
 ) -> State:
     """Sum the products of a range of words on a worker."""
-    k, shared, chunk, dtype, energy = how
+    k, shared, chunk, dtype, energy, means = how
+    centre = means and (_tensor(means[0]), _tensor(means[1]))
     ids = np.ascontiguousarray(np.concatenate([source_ids, target_ids]).T)
     words = WordRows.of(ids, len(source_ids), len(target_ids))
     tables = [_tensor(table) for table in (source, target)]
     with Workers(torch.device("cpu")) as workers:
         stream = WordStream(*tables, workers=workers, chunk_words=chunk)
         q = len(target_ids)
-        problem = stream.shared_problem(words, q) if shared else stream.problem(words, k)
+        if shared:
+            problem = stream.shared_problem(words, q, centre)
+        else:
+            problem = stream.problem(words, k, centre)
         return sum_chunks(problem, dtype, energy).state()
 
 

@@ -85,6 +85,9 @@ def fit_contents(
         adapters=fit.adapters,
         fallbacks=fit.fallbacks,
         quality=fit.quality.to_dict(),
+        maps=fit.maps,
+        kinds=fit.kinds,
+        selection=fit.selection,
     )
 
 

@@ -54,6 +54,8 @@ def render_card(manifest: Manifest) -> str:
     if manifest.fallbacks:
         table = _pairs("group", "why", manifest.fallbacks)
         parts.append("Groups served by the fallback adapter:\n\n" + table)
+    if manifest.kinds:
+        parts.append("Kinds of maps:\n\n" + _kinds(manifest))
     parts += ["## What it fits", _models(source, target), _REFUSED]
     if manifest.quality:
         parts.append("## Quality on held-out words\n\n" + quality_table(manifest))
@@ -131,6 +133,30 @@ def _models(source: ModelIdentity, target: ModelIdentity) -> str:
         ["embedding hash", *(f"`{model.embedding_hash[:16]}`" for model in both)],
     ]
     return _table(["", "source", "target"], rows)
+
+
+def kind_rows(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
+    """Lay out the kinds of maps, with the errors they were chosen by, as a table of text.
+
+    Returns:
+        The header, and one row per group; none where all are t-products without intercept.
+    """
+    if not manifest.kinds:
+        return ["group", "kind"], []
+    tried = list(dict.fromkeys(kind for own in manifest.selection.values() for kind in own))
+    rows = []
+    for name in manifest.group_names:
+        errors = manifest.selection.get(name, {})
+        rows.append([name, manifest.kind_of(name), *(number(errors.get(own)) for own in tried)])
+    return ["group", "kind", *tried], rows
+
+
+def _kinds(manifest: Manifest) -> str:
+    header, rows = kind_rows(manifest)
+    text = _table([escape(h) for h in header], [[escape(c) for c in row] for row in rows])
+    if manifest.selection:
+        text += "\n\nOf kinds that were tried, the cross-validated relative error."
+    return text
 
 
 def index_rows(manifest: Manifest) -> tuple[list[str], list[list[str]]]:

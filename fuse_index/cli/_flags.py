@@ -50,6 +50,12 @@ Holdout = Annotated[float | None, typer.Option(help="Share of words kept for the
 Index = Annotated[
     bool, typer.Option("--index/--no-index", help="With the word indexes, or without.")
 ]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        help="Maps: circulant, affine, block, low-rank, orthogonal, local, mlp or auto.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 MaxGroup = Annotated[
     int | None,

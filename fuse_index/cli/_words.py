@@ -54,6 +54,7 @@ class TextFlags:
 
 def fit_changes(
     *,
+    kind: str | None,
     grouping: str | None,
     ridge: str | None,
     min_group: int | None,
@@ -66,10 +67,11 @@ def fit_changes(
     Raises:
         OptionError: a flag is no choice or no number.
     """
-    from fuse_index.adapter import Grouping
+    from fuse_index.adapter import Grouping, Kind
     from fuse_index.common.reading import choose
 
     given = {
+        "kind": None if kind is None else choose(Kind, kind, "--kind"),
         "grouping": None if grouping is None else choose(Grouping, grouping, "--grouping"),
         "ridge": None if ridge is None else _ridge(ridge),
         "min_words": min_group,

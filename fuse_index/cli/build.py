@@ -29,6 +29,7 @@ def build_command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", metavar="BUNDLE")],
     text: TextFlags,
+    kind: _flags.Kind = "circulant",
     grouping: _flags.Grouping = "pair",
     ridge: _flags.Ridge = "auto",
     min_group: _flags.MinGroup = 10,
@@ -61,10 +62,10 @@ def build_command(
 ) -> None:
     """Build an adapter bundle from text and two models.
 
-    Counts the words of the text, tokenizes them under both tokenizers, fits one t-product
-    least-squares adapter per word group, and writes everything to the folder BUNDLE, complete or
-    not at all. The same inputs give the same bytes, interrupted and resumed or not, on one machine
-    or a cluster. Corpus and words may be larger than memory.
+    Counts the words of the text, tokenizes them under both tokenizers, fits one map per word group
+    (by default a t-product, by least squares), and writes everything to the folder BUNDLE, complete
+    or not at all. The same inputs give the same bytes, interrupted and resumed or not, on one
+    machine or a cluster. Corpus and words may be larger than memory.
     """
     from fuse_index.adapter import FitOptions
     from fuse_index.build import BuildOptions, IndexModel, Resources, build_bundle
@@ -73,6 +74,7 @@ def build_command(
     from fuse_index.index import IndexOptions, Kind
 
     changes = fit_changes(
+        kind=kind,
         grouping=grouping,
         ridge=ridge,
         min_group=min_group,
@@ -130,6 +132,7 @@ def as_json(result: BuildResult) -> dict[str, Any]:
                 "baseline_error": report["baseline_error"],
                 "baseline_cosine": report["baseline_cosine"],
                 "fallback": name in manifest.fallbacks,
+                "kind": manifest.kind_of("fallback" if name in manifest.fallbacks else name),
             }
             for name, report in quality.items()
         },

@@ -23,6 +23,7 @@ def fit_command(
             "--out", "-o", metavar="FOLDER", help="Folder to make.  [default: BUNDLE itself]"
         ),
     ] = None,
+    kind: _flags.Kind = None,
     grouping: _flags.Grouping = None,
     ridge: _flags.Ridge = None,
     min_group: _flags.MinGroup = None,
@@ -45,6 +46,7 @@ def fit_command(
     from fuse_index.bundle import read_manifest
 
     changes = fit_changes(
+        kind=kind,
         grouping=grouping,
         ridge=ridge,
         min_group=min_group,

@@ -50,7 +50,7 @@ def inspect_command(
 
 
 def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
-    from fuse_index.bundle.card import number
+    from fuse_index.bundle.card import kind_rows, number
 
     models = (manifest.source, manifest.target)
     kind = "identity of one model" if manifest.identity else "adapter"
@@ -67,6 +67,8 @@ def _show(bundle: Path, manifest: Manifest, verified: bool) -> None:
     )
     _console.print_table(["group", "words"], [[g.name, number(g.words)] for g in manifest.groups])
     show_quality(manifest)
+    if manifest.kinds:
+        _console.print_table(*kind_rows(manifest), "Kinds of maps, errors they were chosen by")
     for title, pairs in (
         ("Served by the fallback adapter", manifest.fallbacks),
         ("Words left out", manifest.left_out),

@@ -206,6 +206,9 @@ class AdapterStore:
             left_out=left_out,
             fallbacks=fit.fallbacks,
             quality=fit.quality.to_dict(),
+            maps=fit.maps,
+            kinds=fit.kinds,
+            selection=fit.selection,
             identity=False,
         )
         write_bundle(path, contents, overwrite=path.exists())

@@ -24,6 +24,32 @@ class Grouping(str, Enum):
     """The number of tokens in the target alone, ``q`` (as the paper's own code does it)."""
 
 
+class Kind(str, Enum):
+    """The kind of the maps."""
+
+    CIRCULANT = "circulant"
+    """The t-product of the paper, through the origin."""
+    AFFINE = "affine"
+    """The t-product with an intercept."""
+    BLOCK = "block"
+    """Any matrix from all source tokens to all target tokens, with an intercept, as have all."""
+    LOW_RANK = "low-rank"
+    """Reduced-rank regression."""
+    ORTHOGONAL = "orthogonal"
+    """A scale times a partial isometry (Procrustes)."""
+    LOCAL = "local"
+    """Kernel ridge regression on the words themselves."""
+    MLP = "mlp"
+    """A matrix and a hidden layer."""
+    AUTO = "auto"
+    """For every group the kind with the least cross-validated error."""
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the maps are t-products."""
+        return self in (Kind.CIRCULANT, Kind.AFFINE)
+
+
 @options()
 class FitOptions:
     """Options of :func:`fuse_index.adapter.fit.fit.fit_adapter`.
@@ -40,6 +66,8 @@ class FitOptions:
         holdout: share of the words kept out of the fit and used for the quality report.
         seed: decides which words are held out and which are sampled.
         chunk_words: words that are embedded at a time; ``None`` lets the widths decide.
+        kind: of the maps of all groups with enough words; the fallback is a t-product.
+        landmarks: of ``local``: most words of a group that predictions are made from.
     """
 
     grouping: Grouping = Grouping.PAIR
@@ -49,6 +77,8 @@ class FitOptions:
     holdout: float = 0.1
     seed: Seed = 0
     chunk_words: Count | None = None
+    kind: Kind = Kind.CIRCULANT
+    landmarks: Count = 8192
 
     def __post_init__(self) -> None:
         ridge = self.ridge
@@ -72,7 +102,9 @@ class FitOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options under the names that a manifest gives them."""
-        return {stored: getattr(self, name) for stored, name in _STORED.items()}
+        found = {stored: getattr(self, name) for stored, name in _STORED.items()}
+        new = {name: getattr(self, name) for name in _LATER}
+        return found | {name: own for name, own in new.items() if own != _LATER[name]}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> FitOptions:
@@ -82,7 +114,8 @@ class FitOptions:
             KeyError: one is missing.
             OptionError: one is out of range.
         """
-        return cls(**{name: stored[key] for key, name in _STORED.items()})
+        given = {name: stored[key] for key, name in _STORED.items()}
+        return cls(**given, **{name: stored.get(name, own) for name, own in _LATER.items()})
 
 
 _STORED = {
@@ -94,3 +127,5 @@ _STORED = {
     "ridge": "ridge",
     "seed": "seed",
 }
+_LATER: dict[str, Any] = {"kind": Kind.CIRCULANT, "landmarks": 8192}
+"""Options that came later, with what bundles were fitted with that do not name them."""

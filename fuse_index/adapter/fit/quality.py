@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from fuse_index.adapter.fit.groups import FALLBACK, WordGroup
 from fuse_index.adapter.fit.rows import WordRows
 from fuse_index.adapter.fit.stream import WordStream
+from fuse_index.adapter.maps import GroupMap
 from fuse_index.common.progress import Add
 
 
@@ -22,7 +23,7 @@ class GroupQuality:
     Attributes:
         words: words of the group that were fitted on.
         held_out: words it was measured on; the figures are ``None`` where there are none.
-        relative_error: ``||X * G - Y|| / ||Y||`` over the target tokens of the held-out words.
+        relative_error: ``||f(X) - Y|| / ||Y||`` over the target tokens of the held-out words.
         cosine: mean over those tokens of the cosine between predicted and true embedding.
         baseline_error: relative error of predicting the mean of the group's words, token by token.
         baseline_cosine: cosine of predicting that mean.
@@ -75,29 +76,73 @@ def predict(faces: Tensor, source: Tensor, count: int) -> Tensor:
     return result
 
 
-def report(
+Predict = Callable[[Tensor, int], Tensor]
+"""Source tokens ``(p, m, source width)`` and a count of target tokens, to ``(count, m, width)``."""
+
+
+def by_product(faces: Tensor, intercept: Tensor | None = None) -> Predict:
+    """Return the prediction of a t-product, with or without an intercept ``(q or 1, width)``."""
+
+    def run(source: Tensor, count: int) -> Tensor:
+        out = predict(faces, source, count)
+        return out if intercept is None else out + intercept[:, None]
+
+    return run
+
+
+def by_map(own: GroupMap) -> Predict:
+    """Return the prediction of a map of another kind."""
+
+    def run(source: Tensor, count: int) -> Tensor:
+        words = source.transpose(0, 1).flatten(1)
+        missing = own.source_entries - words.shape[1]
+        out = own.apply(torch.nn.functional.pad(words, (0, missing)))
+        return out.view(len(words), count, -1).transpose(0, 1)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the held-out words say.
+
+    Attributes:
+        report: the figures.
+        shrinkage: groups that predict worse than their mean, with the factor in [0, 1] on the
+            deviation from the mean that has the least error on the held-out words.
+    """
+
+    report: QualityReport
+    shrinkage: dict[str, float]
+
+
+def measure(
     stream: WordStream,
     groups: Sequence[WordGroup],
-    adapters: dict[str, Tensor],
+    predictions: Mapping[str, Predict],
     add: Add,
-) -> QualityReport:
-    """Measure every adapter on the held-out words of its group, and the fallback on all of them.
+    means: dict[str, Tensor] | None = None,
+) -> Measured:
+    """Measure every map on the held-out words of its group, and the fallback on all of them.
 
     Args:
         stream: of the words.
         groups: the groups.
-        adapters: float32 by group, with ``"fallback"`` for the groups that have none.
+        predictions: in float32 by group, with ``"fallback"`` for the groups that have none.
         add: called with the number of words of each chunk.
+        means: of the groups and of all, if known.
     """
-    fallback = adapters[FALLBACK]
-    means = _means(stream, groups)
-    results, everything = {}, []
+    fallback = predictions[FALLBACK]
+    means = target_means(stream, groups) if means is None else means
+    results: dict[str, GroupQuality] = {}
+    everything: list[Tensor] = []
+    shrinkage: dict[str, float] = {}
     for group in groups:
         parts = stream.parts(group.held_out)
-        measure = partial(_measure, stream, faces=(adapters.get(group.name), fallback))
+        task = partial(_measure, stream, predictions=(predictions.get(group.name), fallback))
         if parts:
-            measure = partial(measure, means=(means[group.name], means[FALLBACK]))
-        pending = [stream.workers.submit(measure, part) for part in parts]
+            task = partial(task, means=(means[group.name], means[FALLBACK]))
+        pending = [stream.workers.submit(task, part) for part in parts]
         errors = []
         for part, future in zip(parts, pending, strict=True):
             errors.append(future.result())
@@ -105,16 +150,24 @@ def report(
         everything += errors
         counts = len(group.train), len(group.held_out)
         results[group.name] = GroupQuality(*counts, *_summary(errors)[:4])
+        if group.name in predictions:
+            shrinkage |= _shrinkage(group.name, errors, 0)
     counts = sum(len(g.train) for g in groups), sum(len(g.held_out) for g in groups)
     results[FALLBACK] = GroupQuality(*counts, *_summary(everything)[4:])
-    return QualityReport(results)
+    shrinkage |= _shrinkage(FALLBACK, everything, 2)
+    return Measured(QualityReport(results), shrinkage)
 
 
-def _means(stream: WordStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]:
+def target_means(stream: WordStream, groups: Sequence[WordGroup]) -> dict[str, Tensor]:
     """Return the mean target tokens of every group, ``(q, width)``, and of all, ``(1, width)``."""
     if not any(len(group.held_out) for group in groups):
         return {}
     means = {g.name: stream.target_mean(g.train) for g in groups if len(g.train)}
+    return with_common(means, groups)
+
+
+def with_common(means: dict[str, Tensor], groups: Sequence[WordGroup]) -> dict[str, Tensor]:
+    """Add the mean of all target tokens, under "fallback" and for groups that have none."""
     tokens = sum(g.q * len(g.train) for g in groups)
     sums = [means[g.name].sum(0) * (len(g.train) / tokens) for g in groups if g.name in means]
     common = torch.stack(sums).sum(0, keepdim=True)
@@ -125,7 +178,7 @@ def _measure(
     stream: WordStream,
     rows: WordRows,
     *,
-    faces: tuple[Tensor | None, Tensor],
+    predictions: tuple[Predict | None, Predict],
     means: tuple[Tensor, Tensor],
 ) -> Tensor:
     """Measure one chunk of held-out words.
@@ -133,25 +186,31 @@ def _measure(
     Args:
         stream: of the words.
         rows: the chunk.
-        faces: the adapter of the group, ``None`` if it has none, and the fallback.
+        predictions: of the group, ``None`` if it has none, and of the fallback.
         means: the mean targets of the group, ``(q, width)``, and of all, ``(1, width)``.
 
     Returns:
-        ``(5, 2)`` float64, sums over tokens: squared error and cosine of the group's adapter, its
-        mean, the fallback and the common mean; last the squared norm and number of the tokens.
+        ``(7, 2)`` float64, sums over tokens: squared error and cosine of the group's map, its
+        mean, the fallback and the common mean; the squared norm and number of the tokens; for the
+        group's map and for the fallback the product of the predicted and true deviation from the
+        mean, and the squared norm of the predicted one.
     """
     source, target = stream.embed(rows, torch.float32)
     truth = target.double()
-    by_fallback = predict(faces[1], source, len(target))
-    own = by_fallback if faces[0] is None else predict(faces[0], source, len(target))
+    by_fallback = predictions[1](source, len(target)).double()
+    own = by_fallback if predictions[0] is None else predictions[0](source, len(target)).double()
+    mean, common = means[0][:, None], means[1][:, None]
     sums = [
         (
             (guess - truth).square().sum(),
             torch.cosine_similarity(guess.expand_as(truth), truth, dim=-1).sum(),
         )
-        for guess in (own.double(), means[0][:, None], by_fallback.double(), means[1][:, None])
+        for guess in (own, mean, by_fallback, common)
     ]
     sums.append((truth.square().sum(), truth.new_tensor(truth.shape[0] * truth.shape[1])))
+    for guess, centre in ((own, mean), (by_fallback, common)):
+        away = guess - centre
+        sums.append(((away * (truth - centre)).sum(), away.square().sum()))
     return torch.stack([torch.stack(pair) for pair in sums]).cpu()
 
 
@@ -165,3 +224,14 @@ def _summary(parts: Sequence[Tensor]) -> list[float | None]:
     for error, cosine in sums[:4].tolist():
         figures += [(error / energy) ** 0.5 if energy > 0 else None, cosine / tokens]
     return figures
+
+
+def _shrinkage(name: str, parts: Sequence[Tensor], first: int) -> dict[str, float]:
+    """Return by how much a map has to be shrunk, nothing if it is no worse than the mean."""
+    if not parts:
+        return {}
+    sums = torch.stack(list(parts)).sum(0)
+    if sums[first, 0] <= sums[first + 1, 0]:
+        return {}
+    along, size = sums[5 + first // 2].tolist()
+    return {name: max(0.0, min(1.0, along / size if size > 0 else 0.0))}

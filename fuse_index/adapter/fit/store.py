@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ class FoundGroup:
         method: the route to it.
         single: whether float32 products are still worth a try.
         common: the fallback's sums over this group and all before it.
+        kind: of the map.
+        tensors: of the map, beside the adapter.
+        errors: cross-validated errors by kind, where several were tried.
     """
 
     adapter: NDArray[np.float32] | None
@@ -44,6 +47,9 @@ class FoundGroup:
     method: str | None
     single: bool
     common: State | None
+    kind: str = "circulant"
+    tensors: State = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
 
 
 def sum_ranges(
@@ -86,18 +92,27 @@ class FitStore:
         if arrays is None:
             return None
         facts = json.loads(arrays["facts"].tobytes())
+        prefix = "map."
         return FoundGroup(
-            adapter=arrays.get("adapter"), common=_load(self._path("common", number)), **facts
+            adapter=arrays.get("adapter"),
+            common=_load(self._path("common", number)),
+            tensors={
+                name.removeprefix(prefix): own
+                for name, own in arrays.items()
+                if name.startswith(prefix)
+            },
+            **facts,
         )
 
     def save_group(self, number: int, found: FoundGroup) -> None:
         """Keep the result for a group."""
         assert found.common is not None
-        names = ("fallback", "ridge", "method", "single")
+        names = ("fallback", "ridge", "method", "single", "kind", "errors")
         facts = json.dumps({name: getattr(found, name) for name in names})
         arrays: State = {"facts": np.frombuffer(facts.encode(), np.uint8)}
         if found.adapter is not None:
             arrays["adapter"] = found.adapter
+        arrays |= {f"map.{name}": own for name, own in found.tensors.items()}
         _save(self._path("common", number), found.common)
         _save(self._path("group", number), arrays)
         self._path("common", number - 1).unlink(missing_ok=True)

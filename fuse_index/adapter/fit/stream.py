@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from fuse_index.adapter.fit.rows import Ids, WordRows
 from fuse_index.bundle.tensors import Vectors
 
 Chunk = tuple[Tensor, Tensor]
+Centre = tuple[Tensor, Tensor]
+"""Mean source and target tokens of words, ``(p, source width)`` and ``(q, target width)``."""
 
 # Elements of one token of one chunk: small enough for the working set of a chunk to stay in the
 # last-level cache of a CPU, large enough for matrix products at full speed.
@@ -62,6 +65,7 @@ class Shards:
         words: of every range but the last.
         chunk: words embedded at a time.
         shared: whether it is a :meth:`WordStream.shared_problem`.
+        centre: what is subtracted from the words, if anything.
         problem: called with the first word and the one to stop before, the problem of these only.
         tokens: called with the same, their token ids as :meth:`WordRows.tokens` gives them.
     """
@@ -69,6 +73,7 @@ class Shards:
     words: int
     chunk: int
     shared: bool
+    centre: Centre | None
     problem: Callable[[int, int], LeastSquares]
     tokens: Callable[[int, int], tuple[Ids, Ids]]
 
@@ -148,68 +153,132 @@ class WordStream:
 
     def target_mean(self, rows: WordRows) -> Tensor:
         """Return the mean target embeddings of words of ``q`` target tokens, ``(q, width)``."""
+        return self._mean(rows, 1)
+
+    def centre(self, rows: WordRows) -> Centre:
+        """Return the mean tokens of the words of one group; missing source tokens count as 0."""
+        return self._mean(rows, 0), self._mean(rows, 1)
+
+    def _mean(self, rows: WordRows, side: int) -> Tensor:
         blocks = []
         for start in range(0, len(rows), self._size * _MEAN_CHUNKS):
             block = rows[start : start + self._size * _MEAN_CHUNKS]
-            sums = self.workers.map(self._target_sum, self.parts(block))
-            blocks.append(torch.stack(sums).sum(0))
+            sums = self.workers.map(partial(self._sum, side), self.parts(block))
+            longest = max(map(len, sums))
+            blocks.append(torch.stack([_longer(own, longest) for own in sums]).sum(0))
+        longest = max(map(len, blocks))
+        blocks = [_longer(own, longest) for own in blocks]
         return sum(blocks[1:], blocks[0]) / len(rows)
 
-    def _target_sum(self, rows: WordRows) -> Tensor:
-        return _embed(rows.tokens()[1], self._tables[1], torch.float64, Buffer()).sum(1)
+    def _sum(self, side: int, rows: WordRows) -> Tensor:
+        return _embed(rows.tokens()[side], self._tables[side], torch.float64, Buffer()).sum(1)
 
-    def problem(self, rows: WordRows, k: int) -> LeastSquares:
-        """The problem of one word group: words of at most ``k`` tokens on either side."""
+    def problem(self, rows: WordRows, k: int, centre: Centre | None = None) -> LeastSquares:
+        """The problem of one word group: words of at most ``k`` tokens on either side.
+
+        Args:
+            rows: the words.
+            k: tube length.
+            centre: subtracted from the words.
+        """
         count = len(rows)
 
         def read(dtype: torch.dtype) -> Iterator[Chunk]:
-            return self.read(rows, dtype)
+            return centred(self.read(rows, dtype), centre)
 
-        shards = self._shards(rows, shared=False, problem=lambda part: self.problem(part, k))
-        return LeastSquares(k, count, count, self.widths, self.device, self.workers, read, shards)
+        problem = partial(self.problem, k=k, centre=centre)
+        shards = self._shards(rows, shared=False, centre=centre, problem=problem)
+        samples = count if centre is None else max(count - 1, 1)
+        return LeastSquares(k, count, samples, self.widths, self.device, self.workers, read, shards)
 
-    def shared_problem(self, rows: WordRows, q: int) -> LeastSquares:
+    def shared_problem(self, rows: WordRows, q: int, centre: Centre | None = None) -> LeastSquares:
         """The problem of words of one source and ``q`` target tokens.
 
         All faces of the source are equal, so it is one matrix problem with the target tokens side
         by side; its solution ``(1, source width, q * target width)`` holds the ``q`` faces.
+
+        Args:
+            rows: the words.
+            q: their target tokens.
+            centre: subtracted from the words.
         """
 
         def read(dtype: torch.dtype) -> Iterator[Chunk]:
-            for source, target in self.read(rows, dtype):
+            for source, target in centred(self.read(rows, dtype), centre):
                 yield source, target.transpose(0, 1).flatten(1)[None]
 
         count, widths = len(rows), (self.widths[0], q * self.widths[1])
-        shards = self._shards(rows, shared=True, problem=lambda part: self.shared_problem(part, q))
-        return LeastSquares(1, count, count, widths, self.device, self.workers, read, shards)
+        problem = partial(self.shared_problem, q=q, centre=centre)
+        shards = self._shards(rows, shared=True, centre=centre, problem=problem)
+        samples = count if centre is None else max(count - 1, 1)
+        return LeastSquares(1, count, samples, widths, self.device, self.workers, read, shards)
 
-    def summed_problem(self, rows: WordRows) -> LeastSquares:
+    def summed_problem(
+        self, rows: WordRows, centre: tuple[Tensor, Tensor] | None = None
+    ) -> LeastSquares:
         """The problem of the fallback: one matrix from the sum of a word's source tokens to each.
 
         ``sum_w sum_{t < q} ||u_w F - y_wt||^2`` differs by a constant from the problem with the
         rows ``sqrt(q) u_w`` and ``sum_t y_wt / sqrt(q)``.
+
+        Args:
+            rows: the words.
+            centre: subtracted from the sums of source tokens, ``(source width,)``, and from each
+                target token, ``(target width,)``.
         """
 
         def read(dtype: torch.dtype) -> Iterator[Chunk]:
             for source, target, ids in self._read(rows, dtype):
                 scales = np.sqrt((ids >= 0).sum(0).astype(np.float64))
                 scale = torch.from_numpy(scales).to(source)[:, None]
-                yield (source.sum(0) * scale)[None], (target.sum(0) / scale)[None]
+                summed, means = source.sum(0), target.sum(0) / scale
+                if centre is not None:
+                    summed = summed - centre[0].to(summed)
+                    means = means - centre[1].to(means) * scale
+                yield (summed * scale)[None], means[None]
 
         return LeastSquares(
             1, len(rows), rows.target_tokens, self.widths, self.device, self.workers, read
         )
 
     def _shards(
-        self, rows: WordRows, *, shared: bool, problem: Callable[[WordRows], LeastSquares]
+        self,
+        rows: WordRows,
+        *,
+        shared: bool,
+        centre: Centre | None,
+        problem: Callable[[WordRows], LeastSquares],
     ) -> Shards:
         return Shards(
             max(1, SHARD_WORDS // self._size) * self._size,
             self._size,
             shared,
+            centre,
             lambda start, stop: problem(rows[start:stop]),
             lambda start, stop: rows[start:stop].tokens(),
         )
+
+
+def centred(chunks: Iterator[Chunk], centre: Centre | None) -> Iterator[Chunk]:
+    """Subtract mean tokens, in place; missing source tokens are zeros before.
+
+    Args:
+        chunks: of words of one group.
+        centre: ``None`` subtracts nothing.
+    """
+    if centre is None:
+        yield from chunks
+        return
+    for source, target in chunks:
+        means = [own[:, None].to(source) for own in centre]
+        yield _longer(source, len(means[0])).sub_(means[0]), target.sub_(means[1])
+
+
+def _longer(tokens: Tensor, count: int) -> Tensor:
+    """Append zeros along the first dimension."""
+    missing = count - len(tokens)
+    zeros = tokens.new_zeros(max(missing, 0), *tokens.shape[1:])
+    return torch.cat([tokens, zeros]) if missing else tokens
 
 
 def _embed(ids: Ids, embeddings: Vectors, dtype: torch.dtype, buffer: Buffer) -> Tensor:
