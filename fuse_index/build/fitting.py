@@ -78,7 +78,7 @@ def fit_bundle(
                 "target": manifest.target,
                 "table": words.table(),
                 "corpus_sha256": manifest.corpus_sha256,
-                "options": {**manifest.options, **options.to_dict()},
+                "options": options.replacing(manifest.options),
                 "left_out": manifest.left_out,
                 "index_files": _index_files(root, manifest),
                 "indexes": manifest.indexes,

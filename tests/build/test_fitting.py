@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fuse_index.adapter import Kind as MapKind
 from fuse_index.adapter.fit.options import FitOptions, Grouping
 from fuse_index.build import BuildOptions, Stage, build_bundle, fit_bundle
 from fuse_index.bundle import read_bundle, read_manifest, verify_bundle, write_bundle
@@ -26,6 +27,8 @@ FITS = {
         grouping=Grouping.TARGET, ridge=0.01, max_words=300, min_words=20, holdout=0.2, seed=3
     ),
     "plain": FitOptions(ridge=0.0, min_words=200, holdout=0.0, chunk_words=100),
+    "local": FitOptions(kind=MapKind.LOCAL, min_words=200, max_words=300, landmarks=250),
+    "affine": FitOptions(kind=MapKind.AFFINE, grouping=Grouping.TARGET, ridge=0.1, min_words=50),
 }
 
 

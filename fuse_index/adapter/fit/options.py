@@ -106,6 +106,11 @@ class FitOptions:
         new = {name: getattr(self, name) for name in _LATER}
         return found | {name: own for name, own in new.items() if own != _LATER[name]}
 
+    def replacing(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that a manifest holds, with those of its fit replaced by these."""
+        kept = {name: own for name, own in stored.items() if name not in _LATER}
+        return kept | self.to_dict()
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> FitOptions:
         """Return the options that a manifest holds, among others.

@@ -9,7 +9,7 @@ from fuse_index.adapter.fit.kinds.words import DenseWords
 from fuse_index.adapter.fit.options import Ridge
 from fuse_index.adapter.maps.linear import BlockMap, LowRankMap, OrthogonalMap
 
-_RANKS = (8, 16, 32, 64, 128, 256, 512)
+_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _EQUAL = 1e-3
 """Of ranks whose squared errors differ by less than this share the least is taken."""
 _NOISE = 1e-5

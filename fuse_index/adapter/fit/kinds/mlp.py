@@ -14,8 +14,8 @@ _HIDDEN = 512
 _BATCH, _LEAST_BATCH = 256, 16
 _LEAST_STEPS = 32
 _EPOCHS = 40
-_PATIENCE = 4
-_RATE = 1e-3
+_PATIENCE = 6
+_RATE = 3e-3
 _DECAY = 1e-2
 _TESTED = 10
 """Every tenth word decides when to stop."""
