@@ -32,6 +32,15 @@ FITS = {
 }
 
 
+PLAIN = ("default", "target", "plain")
+PAIRS = [
+    *((before, after) for before in PLAIN for after in PLAIN),
+    ("default", "local"),
+    ("local", "default"),
+    ("local", "affine"),
+]
+
+
 @pytest.fixture(scope="module", params=["in memory", "in shards"])
 def built(request, tmp_path_factory, gpt2_dir, minilm_dir, captions_file, wikitext_file):
     """Bundles by options of the fit, all of the same words."""
@@ -54,8 +63,7 @@ def built(request, tmp_path_factory, gpt2_dir, minilm_dir, captions_file, wikite
         yield folder
 
 
-@pytest.mark.parametrize("before", FITS)
-@pytest.mark.parametrize("after", FITS)
+@pytest.mark.parametrize(("before", "after"), PAIRS)
 def test_a_fit_writes_the_bytes_of_a_build(built, tmp_path, before, after):
     """All files, so also words and tensors sorted into other groups."""
     result = fit_bundle(built / before, tmp_path / "b", FITS[after])

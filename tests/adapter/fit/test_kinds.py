@@ -14,6 +14,7 @@ from fuse_index.adapter.fit.kinds.local import fit_local
 from fuse_index.adapter.fit.kinds.words import DenseWords
 from fuse_index.adapter.fit.options import FitOptions, Grouping, Kind
 from fuse_index.adapter.fit.quality import predict
+from fuse_index.adapter.fit.store import FitStore
 from fuse_index.adapter.maps.local import kernel, unit_vectors
 from fuse_index.errors import OptionError
 from tests.adapter.fit.fitting import CPU, draw, group_rows, make_table, relative
@@ -223,3 +224,38 @@ def test_auto_takes_the_kind_of_the_least_cross_validated_error(table, source, t
         )
     assert set(fit.selection) == {"1x1", "1x3", "2x1", "3x2"}
     assert np.isfinite([own for errors in fit.selection.values() for own in errors.values()]).all()
+
+
+@pytest.mark.parametrize("kind", [Kind.AFFINE, Kind.LOCAL, Kind.AUTO])
+@pytest.mark.parametrize("groups", [1, 3, 5])
+def test_an_interrupted_fit_goes_on_to_the_same_maps(
+    table, source, target, kind, groups, tmp_path, monkeypatch
+):
+    options = FitOptions(kind=kind, min_words=20)
+    whole = fit_adapter(table, source, target, options)
+    monkeypatch.setattr(FitStore, "save_group", _stop_after(groups))
+    with pytest.raises(KeyboardInterrupt):
+        fit_adapter(table, source, target, options, store=FitStore(tmp_path))
+    monkeypatch.undo()
+    found = fit_adapter(table, source, target, options, store=FitStore(tmp_path))
+    assert found.quality == whole.quality
+    assert (found.kinds, found.selection, found.ridges) == (
+        whole.kinds,
+        whole.selection,
+        whole.ridges,
+    )
+    for name, tensors in whole.maps.items():
+        assert all(torch.equal(own, found.maps[name][key]) for key, own in tensors.items())
+    assert all(torch.equal(own, found.adapters[name]) for name, own in whole.adapters.items())
+
+
+def _stop_after(groups: int):
+    """Keep so many groups, then be interrupted."""
+    save, left = FitStore.save_group, iter(range(groups - 1, -1, -1))
+
+    def run(self, number, found):
+        save(self, number, found)
+        if not next(left):
+            raise KeyboardInterrupt
+
+    return run
