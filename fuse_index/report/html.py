@@ -26,7 +26,7 @@ _EFFECTS = (
     "the word; orange, it would do without."
 )
 _SURPRISAL = (
-    " Surprisal is the nats that the language model pays for the word behind those before it."
+    " Nats: what the language model pays for the word behind those before it, its surprisal."
 )
 _FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("PNG", {"optimize": True}),
@@ -111,7 +111,7 @@ def _curve(curve: Sequence[tuple[int, float]], colour: str) -> str:
     return (
         f"<div class='curve'><svg viewBox='0 0 {width} {height}' preserveAspectRatio='none' "
         f"role='img' aria-label='{what}'><polyline points='{curve_points(curve)}' fill='none' "
-        f"stroke='{colour}' stroke-width='2' vector-effect='non-scaling-stroke'/></svg>"
+        f"style='stroke:{colour}' stroke-width='2' vector-effect='non-scaling-stroke'/></svg>"
         f"<div class='ends small'><span>loss {high:.3f} at pass {first:,}</span>"
         f"<span>{low:.3f} at pass {last:,}</span></div></div>"
     )
@@ -141,7 +141,7 @@ def curve_points(curve: Sequence[tuple[int, float]]) -> str:
 def _words(effects: WordEffects) -> str:
     """A table: how much the weighted loss of each model rises where a word is left out."""
     largest = max((abs(v) for row in effects.changes for v in row if v is not None), default=0.0)
-    extra = ["surprisal"] if effects.surprisal else []
+    extra = ["nats"] if effects.surprisal else []
     head = "".join(
         f"<th scope='col'>{escape(n)}</th>" for n in ["word", *effects.terms, "sum", *extra]
     )
@@ -193,8 +193,9 @@ def _alternatives(items: Sequence[Alternative]) -> str:
 def _table(table: Table) -> str:
     head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in table.header)
     body = "".join(f"<tr>{_cells(row)}</tr>" for row in table.rows)
+    kind = "" if table.numbers else " class='texts'"
     title = f"<h2>{escape(table.title)}</h2>" if table.title else ""
-    return f"{title}<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+    return f"{title}<div class='wide'><table{kind}><tr>{head}</tr>{body}</table></div>"
 
 
 def _cells(row: Iterable[str]) -> str:

@@ -23,12 +23,14 @@ class Table:
     Attributes:
         title: a heading above it; "" for none.
         header: of every column.
-        rows: cells; the first column is text, the others are numbers.
+        rows: cells; the first column is text.
+        numbers: whether the other columns are numbers.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    numbers: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Entry:
     Attributes:
         text: the caption or prompt.
         tag: what was asked; "" for nothing in particular.
-        colour: of the tag and the curve, in CSS; its contrast with white is 4.5 or more.
+        colour: of the tag and the curve, in CSS, of a contrast with white of 4.5 or more; by
+            default that of the page.
         figures: name and value of what is said below the text.
         wrong: names of those figures that are not as they should be.
         curve: (forward passes, smallest total loss so far) of every step.
@@ -63,7 +66,7 @@ class Entry:
 
     text: str
     tag: str = ""
-    colour: str = "#3d5a98"
+    colour: str = "var(--accent)"
     figures: Sequence[tuple[str, str]] = ()
     wrong: Sequence[str] = ()
     curve: Sequence[tuple[int, float]] = ()

@@ -19,7 +19,7 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
   background: var(--card); border: 1px solid var(--line); border-radius: .8rem;
   padding: 1.1rem; margin: 1rem 0; }
 .card img { max-width: 100%; max-height: 22rem; width: auto; height: auto; display: block;
-  border-radius: .5rem;  border: 1px solid var(--line); }
+  border-radius: .5rem; border: 1px solid var(--line); }
 figure { margin: 0; position: sticky; top: 1rem; align-self: start; }
 figcaption, .small { color: var(--soft); font-size: .85rem; }
 figcaption { margin-top: .35rem; }
@@ -47,11 +47,12 @@ th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
 td.text { text-align: left; min-width: 11rem; white-space: normal; }
 th { white-space: normal; }
+.texts th, .texts td { text-align: left; white-space: normal; }
 td.help { background: rgba(var(--help), calc(var(--s) * var(--shade))); }
 td.harm { background: rgba(var(--harm), calc(var(--s) * var(--shade))); }
 @media (max-width: 44rem) { body { padding: 1rem .7rem 3rem; }
   .card { grid-template-columns: minmax(0, 1fr); gap: .8rem; padding: .8rem; }
   figure { position: static; }
-  table { font-size: .8rem; } th, td { padding: .25rem .3rem; } }
+  table { font-size: .78rem; } th, td { padding: .25rem; } td.text { min-width: 8rem; } }
 @media print { details { break-inside: avoid; } .card { break-inside: avoid; } }
 """

@@ -96,4 +96,4 @@ def _settings(captioner: Captioner, items: Sequence[Caption]) -> Table:
         ["seconds of all searches", f"{seconds:.1f}"],
         *([name, version] for name, version in first.versions.items()),
     ]
-    return Table("How these were made", ("what", "value"), rows)
+    return Table("How these were made", ("what", "value"), rows, numbers=False)
