@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,16 @@ from pydantic import StrictInt
 from pydantic.dataclasses import dataclass as checked
 
 from fuse_index.errors import CorpusError, OptionError
-from fuse_index.evaluate.structure import CaptionText, Tell, Text, kind_of, load, validate
+from fuse_index.evaluate.flickr import EXPECTED, read_lines
+from fuse_index.evaluate.structure import (
+    CaptionText,
+    Omissions,
+    Tell,
+    Text,
+    kind_of,
+    load,
+    validate,
+)
 
 ImageId = int | str
 _LOGGER = logging.getLogger(__name__)
@@ -28,10 +36,7 @@ _SPLITS = (
     '"sentences": [{"raw": "..."}, ...]}, ...]}'
 )
 _PLAIN = 'captions by file name: {"1.jpg": ["...", ...], ...}'
-_LINES = "lines such as '1.jpg#0<tab>a dog', or a table with the columns 'image' and 'caption'"
 _TEXT_SUFFIXES = (".txt", ".token", ".tsv", ".csv")
-_TITLES = ("image", "image_name", "file_name", "filename")
-"""What the first column of a table of captions is called."""
 _ALL = "all"
 _COCO_NAME = re.compile(r"COCO_[a-z]+\d{4}_0*(\d+)\.\w+")
 
@@ -128,7 +133,7 @@ def read_references(
     path = Path(path)
     if path.suffix.lower() in _TEXT_SUFFIXES:
         _require_none(path, split, sentiment)
-        return _by_name(path, _flickr(path, tell))
+        return _by_name(path, read_lines(path, tell))
     value = load(path, _ANNOTATIONS, tell)
     if _has_splits(value):
         return _split_file(path, value, split, sentiment, tell)
@@ -150,7 +155,7 @@ def _require_none(path: Path, split: str | None, sentiment: Polarity | None) -> 
 
 def _coco(path: Path, value: Any, tell: Tell) -> References:
     data = validate(_Annotations, value, path, _ANNOTATIONS)
-    left_out = _LeftOut(path, tell)
+    left_out = Omissions(path, tell)
     captions: dict[ImageId, list[str]] = {}
     files: dict[ImageId, str] = {}
     for index, image in enumerate(data.images):
@@ -187,7 +192,7 @@ def _split_file(
     data = validate(_SplitFile, value, path, _SPLITS)
     names = {image.split for image in data.images if image.split is not None}
     wanted = _wanted_split(path, names, split)
-    left_out = _LeftOut(path, tell)
+    left_out = Omissions(path, tell)
     captions: dict[ImageId, list[str]] = {}
     files: dict[ImageId, str] = {}
     for index, image in enumerate(data.images):
@@ -268,68 +273,10 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _flickr(path: Path, tell: Tell) -> Iterator[tuple[str, str]]:
-    """Lines ``name#number<tab>caption``, or a table with a header; commas, bars or tabs."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CorpusError(f"{path} cannot be read ({reason})", expected=_LINES) from error
-    left_out = _LeftOut(path, tell)
-    for number, row in _rows(lines):
-        if row is None:
-            left_out.add("line that is no caption of an image", f"line {number}")
-        else:
-            yield row
-    left_out.say()
-
-
-def _rows(lines: list[str]) -> Iterator[tuple[int, tuple[str, str] | None]]:
-    """Number and content of every line that is not blank; None for one that cannot be used."""
-    header = next((line for line in lines if line.strip()), "")
-    mark = next((mark for mark in "\t|," if mark in header), ",")
-    names = [name.strip().lower() for name in header.split(mark)]
-    titled = names[0] in _TITLES
-    for number, cells in _cells(lines, mark, titled):
-        name, *rest = (cell.strip() for cell in cells)
-        if not any((name, *rest)) or name.lower() in _TITLES:
-            continue
-        full = name and len(cells) >= (len(names) if titled else 2) and rest[-1]
-        yield number, (re.sub(r"#\d+$", "", name), rest[-1]) if full else None
-
-
-def _cells(lines: list[str], mark: str, titled: bool) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of lines; without a header all behind the first mark is the caption."""
-    if not titled:
-        yield from ((number, line.split(mark, 1)) for number, line in enumerate(lines, 1))
-        return
-    reader = csv.reader(lines, delimiter=mark)
-    if mark != ",":  # quotation marks are part of the captions
-        reader = csv.reader(lines, delimiter=mark, quoting=csv.QUOTE_NONE)
-    yield from ((reader.line_num, cells) for cells in reader if cells)
-
-
 def _by_name(path: Path, rows: Iterator[tuple[str, str]]) -> References:
     captions: dict[ImageId, list[str]] = {}
     for name, text in rows:
         captions.setdefault(name, []).append(text)
     if not captions:
-        raise CorpusError(f"{path} has no captions", expected=_LINES)
+        raise CorpusError(f"{path} has no captions", expected=EXPECTED)
     return References(path, captions, {key: str(key) for key in captions})
-
-
-@dataclass
-class _LeftOut:
-    """Entries that are left out, by kind: how many, and the first."""
-
-    path: Path
-    tell: Tell
-    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
-
-    def add(self, kind: str, where: str, count: int = 1) -> None:
-        had, first = self.kinds.get(kind, (0, where))
-        self.kinds[kind] = (had + count, first)
-
-    def say(self) -> None:
-        for kind, (count, first) in self.kinds.items():
-            self.tell(f"{self.path}: left out, {kind}: {count} (first: {first})")

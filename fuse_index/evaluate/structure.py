@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -108,3 +109,28 @@ def kind_of(value: Any) -> str:
     """Return what JSON calls a value."""
     names = {dict: "object", list: "list", str: "text", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
+
+
+@dataclass
+class Omissions:
+    """Entries of a file that are left out, by kind: how many, and the first.
+
+    Attributes:
+        path: of the file.
+        tell: called with one line a kind.
+        kinds: how many, and the first, by kind.
+    """
+
+    path: Path
+    tell: Tell
+    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, kind: str, where: str, count: int = 1) -> None:
+        """Leave entries out; ``where`` names the first."""
+        had, first = self.kinds.get(kind, (0, where))
+        self.kinds[kind] = (had + count, first)
+
+    def say(self) -> None:
+        """Tell what was left out."""
+        for kind, (count, first) in self.kinds.items():
+            self.tell(f"{self.path}: left out, {kind}: {count} (first: {first})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,10 +38,6 @@ class WordEffects:
     terms: tuple[str, ...]
     changes: tuple[tuple[float | None, ...], ...]
     surprisal: tuple[float | None, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the effects as a JSON object."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def word_effects(problem: Problem, text: str) -> WordEffects | None:
