@@ -88,7 +88,7 @@ class _Annotations:
 @checked(frozen=True)
 class _Sentence:
     raw: Text | None = None
-    tokens: list[Text] | None = None
+    tokens: Any = None  # millions of them, needed where there is no other text
     sentiment: StrictInt | Text | None = None
 
 
@@ -209,7 +209,7 @@ def _split_file(
         ]
         if sentiment is not None and not own:
             continue
-        texts = [item.raw or " ".join(item.tokens or ()) for item in own]
+        texts = [item.raw or _joined(item.tokens) for item in own]
         captions[key] = [text for text in texts if text.strip()]
         blank = len(texts) - len(captions[key])
         if blank:
@@ -220,6 +220,13 @@ def _split_file(
         raise CorpusError(f"{path} has no images{kind} in split {wanted!r}", expected=_SPLITS)
     left_out.say()
     return References(path, captions, files, wanted)
+
+
+def _joined(tokens: Any) -> str:
+    """The text of a sentence that has tokens alone; nothing where they are none."""
+    words = tokens if isinstance(tokens, list) else []
+    text = " ".join(word for word in words if isinstance(word, str))
+    return text if _is_unicode(text) else ""
 
 
 def _wanted_split(path: Path, names: set[str], split: str | None) -> str | None:
