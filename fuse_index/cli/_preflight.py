@@ -98,6 +98,7 @@ def _show_costs(report: dict[str, Any]) -> None:
             ["in use: adapter", _size(run["adapter_bytes"]), "float32; half of it in bfloat16"],
             ["in use: words", _size(run["words_bytes"]), "where the word table is read"],
             ["in use: weights", _size(run["weights_bytes"]), "both models, as they are stored"],
+            ["in use: states", _size(run["states_bytes"]), "of words, where 'layers' ranks them"],
             ["pull-back", "CPU", _WHY[backs["cpu"]]],
             ["", "CUDA", _WHY[backs["cuda"]] + _because(native)],
             ["retokenizer", "", _RETOKENIZER[report["native"]["retokenizer"]]],

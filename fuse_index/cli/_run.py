@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +12,10 @@ from fuse_index.cli import _console
 from fuse_index.cli._progress import RunProgress
 from fuse_index.errors import FuseIndexError, StorageError
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
-    from fuse_index.optimize import Budget, Choice, MethodOptions, Result, Run
+    from fuse_index.optimize import Budget, Choice, MethodOptions, Problem, Result, Run, RunOptions
     from fuse_index.optimize.optimize import Callback
     from fuse_index.optimize.result import Point
 
@@ -29,6 +32,28 @@ def note_choice(method: MethodOptions | Choice) -> None:
     reason = getattr(method, "reason", "")
     if reason:
         _console.note(f"method: {reason}")
+
+
+def note_memory(
+    problem: Problem,
+    method: MethodOptions | Choice,
+    initial: Sequence[tuple[int, ...]],
+    options: RunOptions,
+) -> None:
+    """Write to stderr what a run will take of the memory; with a given method if verbose."""
+    from fuse_index.optimize import Choice
+    from fuse_index.optimize.memory import plan_memory
+
+    chosen = isinstance(method, Choice)
+    plan = plan_memory(
+        problem,
+        method.method if isinstance(method, Choice) else method,
+        initial,
+        batch_size=options.batch_size,
+        cuda_graphs=options.cuda_graphs,
+    )
+    say = _console.note if chosen else logger.info
+    say(f"memory, about: {plan}")
 
 
 def stop_if_interrupted(result: Result) -> None:

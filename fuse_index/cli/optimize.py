@@ -89,6 +89,7 @@ def optimize_command(
 
         ready = assemble(config, offline=flags.offline, progress=bar, checkpoint=checkpoint)
     _run.note_choice(ready.method)
+    _run.note_memory(ready.problem, ready.method, ready.initial, config.options)
     resuming = checkpoint is not None and checkpoint.exists()
     with _run.Output(config.budget, flags.events, append=resuming) as output:
         result = output.watch(

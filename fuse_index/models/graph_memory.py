@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-_SHARE = 4
+SHARE = 4
 """Recordings take at most this part of what the device has beside everything else: a quarter."""
 _POOLS = 2
 """A pool that has this part of the limit is full. Few, because different pools share nothing."""
@@ -101,7 +101,7 @@ class GraphMemory:
         pool.held += size
         pool.members.setdefault(holder, set()).add(key)
         self.touch(pool)
-        self.limit = (max(self._free(), 0) + self.held) // _SHARE
+        self.limit = (max(self._free(), 0) + self.held) // SHARE
         while self._pools and self.held > self.limit:
             self._drop(self._pools[0])
         return size <= self.limit

@@ -207,6 +207,15 @@ class Loss(ABC):
         """Whether content that all rows of a batch begin with is run once."""
         return False
 
+    def predictions(self, batch: Batch) -> int:
+        """Return at how many positions of a row the logits over a vocabulary are computed.
+
+        Args:
+            batch: some prompts.
+        """
+        del batch
+        return 0
+
     def batch(self, contents: Sequence[Sequence[int]] | Ragged) -> Batch:
         """Put prompts between what surrounds them.
 

@@ -123,6 +123,9 @@ class _ContinuationLoss(Loss):
     def shares_starts(self) -> bool:
         return self._start.possible
 
+    def predictions(self, batch: Batch) -> int:
+        return batch.ids.shape[1] - batch.shortest + len(self._text) + 1
+
     def forget(self) -> None:
         self._start.forget()
 

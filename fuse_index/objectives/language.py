@@ -146,6 +146,9 @@ class _LanguageLoss(Loss):
     def shares_starts(self) -> bool:
         return self._start.possible
 
+    def predictions(self, batch: Batch) -> int:
+        return batch.ids.shape[1] - max(batch.start, 1) + 1
+
     def forget(self) -> None:
         self._start.forget()
 

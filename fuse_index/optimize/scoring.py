@@ -53,8 +53,7 @@ class Scorer:
         self.problem, self.spent = problem, spent
         self.batch_size, self.remember = batch_size, remember
         self.batch_sizes = tuple(
-            BatchSize(batch_size or (_GPU_BATCH if on_gpu(loss) else _CPU_BATCH))
-            for loss in problem.losses
+            BatchSize(batch_size or default_batch(loss)) for loss in problem.losses
         )
         self._everything = problem.items.everything()
         self._memory: dict[bytes, NDArray[np.float64]] = {}
@@ -176,6 +175,11 @@ class Scorer:
     def restore(self, prompts: Ragged, losses: Losses) -> None:
         """Remember what :meth:`memory` returned, and nothing else."""
         self._memory = dict(zip(_keys(prompts), losses, strict=True))
+
+
+def default_batch(loss: Loss) -> int:
+    """Prompts of one forward pass, where nothing else was asked for."""
+    return _GPU_BATCH if on_gpu(loss) else _CPU_BATCH
 
 
 def on_gpu(loss: Loss) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -95,7 +96,13 @@ def test_without_a_method_one_line_says_what_was_chosen(capsys, file):
     code, stdout, stderr = run(capsys, file, *flags)
     found = json.loads(stdout)
     assert code == 0
-    assert stderr == f"method: {found['chosen']}\n"
+    method, memory = stderr.splitlines()
+    assert method == f"method: {found['chosen']}"
+    assert re.fullmatch(
+        r"memory, about: weights \d+ MB, states of units \d+ MB, "
+        r"scoring 64 prompts at once \d+ MB, a gradient \d+ MB",
+        memory,
+    )
     assert found["chosen"].startswith("GCG over words by layers, the 24 best of 3 positions")
     assert found["configuration"]["method"]["type"] == "gcg"
     assert found["configuration"]["method"]["predictor"] == "layers"

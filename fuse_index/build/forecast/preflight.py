@@ -30,6 +30,7 @@ from fuse_index.build.options import BuildOptions
 from fuse_index.common.progress import Progress, ignore, silent, stage
 from fuse_index.errors import CorpusError, VocabularyError
 from fuse_index.models.embeddings import Embeddings, load_embeddings
+from fuse_index.models.memory import states_bytes
 from fuse_index.models.weights import weights_bytes
 from fuse_index.words.corpus.reading import find_sources
 from fuse_index.words.retokenize.retokenizer import Retokenizer
@@ -161,6 +162,8 @@ def _predict(
     if identity:
         seconds["fitting adapters"] = 0.0
     weights = [weights_bytes(model.name, local_files_only=local_files_only) for model in models]
+    words = float(tried.weights.sum())
+    states = [states_bytes(model.name, words, local_files_only) for model in models]
     return Preflight(
         source=source,
         target=target,
@@ -171,6 +174,7 @@ def _predict(
         build_bytes=expected.memory_bytes,
         work_bytes=sum(expected.footprint.files.values()) + expected.work_bytes,
         weights=(weights[0], weights[1]),
+        states=(states[0], states[1]),
         retokenizer=Retokenizer(source.words, target.words).path,
         identity=identity,
     )

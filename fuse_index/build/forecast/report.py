@@ -45,6 +45,7 @@ class Preflight:
         build_bytes: the largest resident set of the build.
         work_bytes: of the disk while it is built, the bundle included.
         weights: bytes of both models' weights as they are stored; ``None`` where not known.
+        states: bytes of the words' hidden states in both models; ``None`` where not known.
         retokenizer: how rows of ids will be converted: ``native``, ``python`` or ``tokenizers``.
         identity: whether both are the same model, so that nothing needs to be fitted.
     """
@@ -58,6 +59,7 @@ class Preflight:
     build_bytes: float
     work_bytes: float
     weights: tuple[int | None, int | None]
+    states: tuple[int | None, int | None]
     retokenizer: str
     identity: bool
 
@@ -110,7 +112,8 @@ class Preflight:
             "run_time": {
                 "adapter_bytes": round(self.footprint.adapter_bytes),
                 "words_bytes": round(self.footprint.words_bytes),
-                "weights_bytes": None if None in self.weights else sum(filter(None, self.weights)),
+                "weights_bytes": _sum(self.weights),
+                "states_bytes": _sum(self.states),
             },
             "native": {
                 "core": native.native,
@@ -145,6 +148,10 @@ class Preflight:
                 "of the corpus were read: the number of words is continued by Heaps' law"
             )
         return notes
+
+
+def _sum(sizes: tuple[int | None, int | None]) -> int | None:
+    return None if None in sizes else sum(filter(None, sizes))
 
 
 def _side(model: Embeddings, weights: int | None) -> dict[str, Any]:

@@ -119,6 +119,10 @@ def test_the_report_is_complete_json(corpus):
     assert report["build"]["seconds"] == pytest.approx(sum(stages.values()), abs=0.1)
     weights = sum((Path(m) / "model.safetensors").stat().st_size for m in (LM, SENTIMENT))
     assert report["run_time"]["weights_bytes"] == weights
+    numbers = (4 + 1) * 192 + (2 + 1) * 128  # of a word, in the layers of both models
+    assert report["run_time"]["states_bytes"] == pytest.approx(
+        4 * numbers * report["words"]["kept"], rel=0.01
+    )
     assert report["native"]["retokenizer"] in {"native", "python", "tokenizers"}
     assert report["native"]["pull_back"]["cpu"] in {"native", "torch"}
     same = preflight(LM, LM, [corpus]).to_dict()
@@ -131,6 +135,7 @@ def test_weights_of_open_clip_are_not_known(corpus):
     assert report["target"]["tokenizer"] == "end-of-word BPE (CLIP)"
     assert report["target"]["weights_bytes"] is None
     assert report["run_time"]["weights_bytes"] is None
+    assert report["run_time"]["states_bytes"] is None
 
 
 def test_progress_names_what_is_done(corpus):
