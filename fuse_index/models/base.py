@@ -113,13 +113,8 @@ class Model(ABC):
         Raises:
             ModelError: there are none that can be told apart (:mod:`fuse_index.models.layers`).
         """
-        batch = self.probe()
-        return find_layers(
-            self.module,
-            lambda: self.forward(self.embed(batch.ids), batch),
-            tuple(batch.ids.shape),
-            self.name,
-        )
+        shape = tuple(self.probe().ids.shape)
+        return find_layers(self.module, self._run_probe, shape, self.name)
 
     @cached_property
     def branches(self) -> tuple[nn.Module, ...]:
@@ -128,10 +123,7 @@ class Model(ABC):
         Raises:
             ModelError: they cannot be told apart (:mod:`fuse_index.models.branches`).
         """
-        batch = self.probe()
-        return find_branches(
-            self.layers, lambda: self.forward(self.embed(batch.ids), batch), self.name
-        )
+        return find_branches(self.layers, self._run_probe, self.name)
 
     @cached_property
     def active_parameters(self) -> int:
@@ -140,7 +132,7 @@ class Model(ABC):
         Raises:
             ModelError: they cannot be counted (:mod:`fuse_index.models.parameters`).
         """
-        return active_parameters(self)
+        return active_parameters(self.module, self._run_probe, self.name)
 
     @property
     def width(self) -> int:
@@ -273,6 +265,10 @@ class Model(ABC):
             room = self.positions - len(self.frame.head) - len(self.frame.tail)
             ids = ids[: max(room, 1)]
         return self.batch([ids])
+
+    def _run_probe(self) -> ModelOutput:
+        batch = self.probe()
+        return self.forward(self.embed(batch.ids), batch)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look token ids up: (b, L) int64 -> (b, L, width), without gradient."""

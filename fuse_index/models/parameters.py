@@ -7,9 +7,9 @@ and 4 N backward, N being the parameters without embeddings.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,16 +17,13 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fuse_index.errors import ModelError
 
-if TYPE_CHECKING:
-    from fuse_index.models.base import Model
-
 _EXPERTS = "experts"
 """What transformers calls the experts of a layer, of which a token passes some."""
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _ACTIVE_COUNTS = ("num_experts_per_tok", "num_selected_experts", "moe_top_k", "moe_k", "top_k")
 
 
-def active_parameters(model: Model) -> int:
+def active_parameters(whole: Any, run: Callable[[], object], name: str) -> int:
     """Count the parameters that a token of a model's text passes.
 
     Tables of embeddings are left out, and with them an output layer that shares theirs; what a text
@@ -35,24 +32,25 @@ def active_parameters(model: Model) -> int:
     configuration are counted.
 
     Args:
-        model: any.
+        whole: the network, perhaps with adapters of PEFT.
+        run: runs it on a short text.
+        name: the model, for the message.
 
     Raises:
         ModelError: they cannot be counted.
     """
-    whole: Any = model.module
     module: nn.Module = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
-    sizes, left_out = _sizes(module, model.name), _left_out(model, module)
+    sizes, left_out = _sizes(module, name), _left_out(module, run)
     total = 0.0
-    for name, size in sizes.items():
-        path = name.split(".")
+    for own, size in sizes.items():
+        path = own.split(".")
         owners = {".".join(path[:end]) for end in range(1, len(path))}
         if owners & left_out or path[-1].endswith("embedding"):
             continue
-        share = _active_share(module, model.name) if _EXPERTS in path[:-1] else 1.0
+        share = _active_share(module, name) if _EXPERTS in path[:-1] else 1.0
         total += size * share
     if total < 1:
-        raise _uncounted(model.name, f"{type(module).__name__} has no parameters")
+        raise _uncounted(name, f"{type(module).__name__} has no parameters")
     return round(total)
 
 
@@ -65,7 +63,7 @@ def _sizes(module: Any, name: str) -> dict[str, int]:
     try:
         with torch.device("meta"):
             twin = type(module)(config)
-        twin.tie_weights()  # type: ignore[operator]
+        twin.tie_weights()
     except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         reason = f"{type(module).__name__} is quantized, and none is made of its configuration"
@@ -77,18 +75,17 @@ def _named_sizes(module: nn.Module) -> dict[str, int]:
     return {name: prod(own.shape) for name, own in module.named_parameters()}
 
 
-def _left_out(model: Model, module: nn.Module) -> set[str]:
+def _left_out(module: nn.Module, run: Callable[[], object]) -> set[str]:
     """The names of tables of embeddings, and of what a text does not pass."""
     called: set[int] = set()
 
     def note(own: nn.Module, args: Any) -> None:
         called.add(id(own))
 
-    batch = model.probe()
     hook = register_module_forward_pre_hook(note)
     try:
         with torch.no_grad():
-            model.forward(model.embed(batch.ids), batch)
+            run()
     finally:
         hook.remove()
     tables = (name for name, own in module.named_modules() if isinstance(own, nn.Embedding))

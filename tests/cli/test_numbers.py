@@ -17,7 +17,7 @@ from fuse_index.errors import OptionError
 from fuse_index.run import CaptionConfig, RunConfig, override, read_captions, read_run
 from fuse_index.run.schema import run_schema
 
-WITHOUT_LIMIT = {"seconds", "target_loss", "margin"}
+WITHOUT_LIMIT = {"seconds", "flops", "target_loss", "margin"}
 """Infinity is a value of these: a limit that is never reached."""
 CHECKED_LATER = {"label", "deny_ids"}
 """Against the labels and the tokens of a model."""
@@ -136,7 +136,7 @@ def test_weights_of_captions(role):
             read_captions(given)
 
 
-@pytest.mark.parametrize("name", ["seconds", "target_loss"])
+@pytest.mark.parametrize("name", ["seconds", "flops", "target_loss"])
 def test_limits_may_be_infinite_but_are_numbers(name):
     value = {**RUN, "budget": {name: math.inf}}
     assert getattr(read_run(value).budget, name) == math.inf

@@ -110,6 +110,7 @@ def test_without_a_method_one_line_says_what_was_chosen(capsys, file):
         "steps": None,
         "seconds": None,
         "forward_passes": 60,
+        "flops": None,
         "target_loss": None,
     }
     assert found["stop"] == "forward passes"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from torch import nn
 
 from fuse_index.errors import ModelError
 from fuse_index.models import Model, load_model, wrap_model
+from fuse_index.models.parameters import active_parameters
 from tests.models import factory
 
 Load = Callable[..., Model]
@@ -99,18 +99,8 @@ def test_quantized_models_count_by_their_configuration(saved: Callable[[str], Pa
         _ = model.active_parameters
 
 
-def test_a_module_without_parameters_is_refused(loaded: Load) -> None:
-    from fuse_index.models.parameters import active_parameters
-
-    model = loaded("gpt2")
-    empty = SimpleNamespace(
-        module=nn.Identity(),
-        name="empty",
-        probe=model.probe,
-        embed=model.embed,
-        forward=lambda *_: None,
-    )
+def test_a_module_without_parameters_is_refused() -> None:
     with pytest.raises(
         ModelError, match="empty: its parameters cannot be counted: Identity has no"
     ):
-        active_parameters(empty)
+        active_parameters(nn.Identity(), lambda: None, "empty")

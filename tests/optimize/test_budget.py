@@ -189,8 +189,8 @@ class TestOperations:
     def test_models_that_cannot_be_counted_are_refused_or_not_told(
         self, lm, lm_problem, monkeypatch
     ):
-        def refuse(model):
-            raise ModelError(f"{model.name}: its parameters cannot be counted", expected="some")
+        def refuse(whole, run, name):
+            raise ModelError(f"{name}: its parameters cannot be counted", expected="some")
 
         monkeypatch.setattr("fuse_index.models.base.active_parameters", refuse)
         lm.__dict__.pop("active_parameters", None)
