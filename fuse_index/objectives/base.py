@@ -281,10 +281,27 @@ class Loss(ABC):
         return self.score_batch(self.batch(contents))
 
     def score_batch(self, batch: Batch) -> Tensor:
-        """Return the losses (b,) of a batch, without gradient; a GPU replays what it knows."""
+        """Return the losses (b,) of a batch, without gradient."""
+        return self.from_outputs(self.outputs(batch))
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return what :meth:`from_outputs` makes losses of; a GPU replays what it knows.
+
+        It is the same for objectives that differ in what a prompt is compared with alone.
+
+        Returns:
+            (b, ...), without gradient.
+        """
         with torch.no_grad():
             embeds = self.model.embed(batch.ids)
-            return self.graphs.run("losses", lambda *own: (self(*own),), embeds, batch)[0]
+            return self.graphs.run("outputs", lambda *own: (self._outputs(*own),), embeds, batch)[0]
+
+    def _outputs(self, embeds: Tensor, batch: Batch) -> Tensor:
+        return self(embeds, batch)
+
+    def from_outputs(self, outputs: Tensor) -> Tensor:
+        """Return the losses (b,) of a batch from its outputs."""
+        return outputs
 
     def forget(self) -> None:
         """Drop what was computed for the content of earlier batches.

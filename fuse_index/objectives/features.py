@@ -167,7 +167,11 @@ class FeatureLoss(Loss):
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         """Return ``1 - cosine`` (b,)."""
-        return 1.0 - self._unit_features(embeds, batch) @ self.target
+        return self.from_outputs(self._outputs(embeds, batch))
+
+    def from_outputs(self, outputs: Tensor) -> Tensor:
+        """Return ``1 - cosine`` (b,) from features (b, d) of unit length."""
+        return 1.0 - outputs @ self.target
 
     def features(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor:
         """Return the features of prompts, without gradient.
@@ -178,11 +182,9 @@ class FeatureLoss(Loss):
         Returns:
             (b, d) float32 of unit length.
         """
-        with torch.no_grad():
-            batch = self.batch(contents)
-            return self._unit_features(self.model.embed(batch.ids), batch)
+        return self.outputs(self.batch(contents))
 
-    def _unit_features(self, embeds: Tensor, batch: Batch) -> Tensor:
+    def _outputs(self, embeds: Tensor, batch: Batch) -> Tensor:
         features = self.model.forward(embeds, batch).features
         assert features is not None
         return functional.normalize(features.float(), dim=-1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ from fuse_index.models.reading import Reading
 from fuse_index.models.surroundings import Surroundings
 from fuse_index.objectives.base import Loss, Objective
 from fuse_index.optimize.items import ItemGroups
+from fuse_index.optimize.passes import Passes, PassMemo
 from fuse_index.optimize.state import Ids
 from fuse_index.optimize.tokens import TokenFilter
 from fuse_index.predict.target import SourceWords, Target
@@ -99,6 +101,49 @@ class Problem:
         self.words = SourceWords(source, self._reading)
         self._given_words = words
         self._room = tuple(_room(loss) for loss in self.losses)
+        self.memo: Passes = Passes()
+        """Runs the models."""
+        self._shared_memo = PassMemo()
+
+    def with_objective(self, term: int, objective: Objective) -> Problem:
+        """Return this problem with another objective, which compares prompts with something else.
+
+        All else is shared: models, words, targets, the other losses, and what runs that begin
+        alike compute.
+
+        Args:
+            term: which objective is replaced.
+            objective: the other one, with the same text around the prompt and as many items.
+
+        Raises:
+            OptionError: it has another text around the prompt, or other items.
+            ModelError: it does not fit the model.
+        """
+        own, span = self.terms[term], self.items.spans[term]
+        made = tuple(part.prepare(own.model) for part in objective.parts)
+        same = [
+            type(new) is type(old)
+            and new.surroundings.text_before == old.surroundings.text_before
+            and new.surroundings.text_after == old.surroundings.text_after
+            for new, old in zip(made, self.losses[span], strict=False)
+        ]
+        if len(made) != len(self.losses[span]) or not all(same):
+            raise OptionError(
+                f"objective {objective.type!r} in place of {own.objective.type!r}",
+                expected="the same text around the prompt, and as many items",
+            )
+        for new, old in zip(made, self.losses[span], strict=True):
+            new.surroundings = old.surroundings
+        found = copy(self)
+        found.memo = self._shared_memo
+        found.losses = (*self.losses[: span.start], *made, *self.losses[span.stop :])
+        terms = list(self.terms)
+        terms[term] = replace(own, objective=objective)
+        found.terms = tuple(terms)
+        found.items = ItemGroups([item.objective for item in terms])
+        found.weights = np.array([item.objective.weight for item in terms])
+        found.names = _names(found.terms)
+        return found
 
     @cached_property
     def opening(self) -> Surroundings:

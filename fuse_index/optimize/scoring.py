@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fuse_index.models.batch import Batch
 from fuse_index.models.batching import BatchSize
 from fuse_index.objectives.base import Loss, require_finite
-from fuse_index.optimize.batches import plan_batches
 from fuse_index.optimize.items import Mask
 from fuse_index.optimize.problem import Problem
 from fuse_index.optimize.state import Ids, Losses
@@ -22,8 +19,8 @@ from fuse_index.predict.spent import Spent
 from fuse_index.predict.target import Target, TargetPrompts
 from fuse_index.words.ragged import Ragged
 
-_Part = tuple[NDArray[np.int64], Batch, Tensor]
-"""Which prompts a batch has, the batch, and its losses (b,), which may be under way still."""
+_Part = tuple[NDArray[np.int64], Ragged, Tensor]
+"""Which prompts a batch has, in the model's tokens, and their losses (b,), perhaps under way."""
 
 _CPU_BATCH = 64
 _GPU_BATCH = 512
@@ -153,17 +150,10 @@ class Scorer:
 
     def _start(self, index: int, contents: Ragged) -> list[_Part]:
         """Launch one loss, batch by batch."""
-        loss, sizes = self.problem.losses[index], self.batch_sizes[index]
-        plan = plan_batches(loss, contents, sizes.size)
-
-        def run(rows: NDArray[np.int64], part: slice) -> _Part:
-            own = rows[part]
-            batch = loss.batch(contents.select(own))
-            return own, batch, loss.score_batch(batch)
-
-        loss.forget()  # so that a resumed run computes what an uninterrupted one does
-        batches = (plan.order[part] for part in plan.parts)
-        return [done for rows in batches for _, done in sizes.map(len(rows), partial(run, rows))]
+        problem, size = self.problem, self.batch_sizes[index]
+        loss = problem.losses[index]
+        found = problem.memo.outputs(index, loss, contents, size)
+        return [(rows, contents.select(rows), loss.from_outputs(own)) for rows, own in found]
 
     def memory(self) -> tuple[Ragged, Losses]:
         """Return the prompts that are remembered, oldest first, with their losses."""
@@ -204,9 +194,9 @@ def _finished(parts: Sequence[_Part], kept: NDArray[np.bool_], loss: Loss) -> Lo
     rows = np.concatenate([own for own, _, _ in parts])
     found[rows] = torch.cat([values for _, _, values in parts]).double().cpu().numpy()
     bad = kept & ~np.isfinite(found)
-    for own, batch, values in parts if bad.any() else ():
+    for own, contents, values in parts if bad.any() else ():
         inside = torch.from_numpy(~bad[own]).to(values.device)
-        require_finite(values.masked_fill(inside, 0.0), loss, batch)
+        require_finite(values.masked_fill(inside, 0.0), loss, loss.batch(contents))
     return found[kept]
 
 

@@ -53,6 +53,40 @@ def write_sentences(
             f"{len(starts)} sentences at temperature {temperature}",
             expected="at least one, and a temperature above 0",
         )
+    given = {"prefix": prefix, "allowed": allowed, "temperature": temperature, "longest": longest}
+    return write_together(model, [(starts, generator)], **given)[0]  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def write_together(
+    model: CausalModel,
+    groups: Sequence[tuple[Sequence[Sequence[int]], torch.Generator]],
+    *,
+    prefix: str | Surroundings = "",
+    allowed: Tensor | None = None,
+    temperature: float = 1.0,
+    longest: int = LONGEST,
+) -> list[list[tuple[int, ...] | None]]:
+    """Let a model write the sentences of several groups in one batch.
+
+    Every group draws its own random numbers, as many as if it were written alone.
+
+    Args:
+        model: as in :func:`write_sentences`, and so are the rest.
+        groups: beginnings, and the generator of their random numbers.
+        prefix: text before the sentences, or what surrounds them.
+        allowed: ``(vocabulary,)`` bool, tokens that may be used; all by default.
+        temperature: of the sampling.
+        longest: tokens after which a sentence is given up.
+
+    Returns:
+        For every group what :func:`write_sentences` returns.
+
+    Raises:
+        ModelError: the model has no token that begins or ends a text.
+    """
+    starts = [start for own, _ in groups for start in own]
+    sizes = [len(own) for own, _ in groups]
     begin, end = _frame(model)
     around = surround(model, prefix) if isinstance(prefix, str) else prefix
     ids = torch.tensor([[*(begin if around.framed else ()), *around.before]])
@@ -69,7 +103,13 @@ def write_sentences(
             usable = allowed.clone()
             usable[end] = True
             logits = logits.masked_fill(~usable.to(logits.device), -torch.inf)
-        drawn = _draw(logits, temperature, generator)
+        drawn = torch.full((len(starts),), end)
+        parts = zip(
+            logits.split(sizes), drawn.split(sizes), alive.split(sizes), groups, strict=True
+        )
+        for part, own, going, (_, generator) in parts:
+            if going.any():
+                own[:] = _draw(part, temperature, generator)
         for index, start in enumerate(starts):
             if step < len(start):
                 drawn[index] = int(start[step])
@@ -79,11 +119,13 @@ def write_sentences(
         if not alive.any():
             break
         ids = drawn[:, None]
-    endless = bool(alive.all())  # a model that ends no text: its sentences are cut
-    return [
-        None if (going and not endless) or not row else tuple(row)
-        for row, going in zip(rows, alive.tolist(), strict=True)
-    ]
+    found, first = [], 0
+    for going in alive.split(sizes):
+        endless = bool(going.all())  # a model that ends no text: its sentences are cut
+        pairs = zip(rows[first : first + len(going)], going.tolist(), strict=True)
+        found.append([None if (on and not endless) or not row else tuple(row) for row, on in pairs])
+        first += len(going)
+    return found
 
 
 def _frame(model: CausalModel) -> tuple[list[int], int]:

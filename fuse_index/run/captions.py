@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 IMAGE_WEIGHT = 40.0
 """Weight of ``1 - cosine`` against the log-likelihood of a caption, which captioned best."""
+_IMAGE = 1
+"""The term of the image."""
 TYPICAL_TOKENS = 12
 """Tokens of a caption: for one of that length, its log-likelihood counts as that of a mean token.
 A sum over the tokens, since a mean falls with every likely phrase that says nothing."""
@@ -236,13 +238,13 @@ class Captioner:
         self.classifier = None if role is None else pool.load(_as(role, ModelKind.CLASSIFIER))
         # the images come later; any objective has the same words
         anything = TextSimilarity(texts="a", **_around(config.clip))
-        self._terms: list[Term] = []
         problem, self.method = with_method(
             config,
             lambda adapted: self._problem_with(anything, adapted),
             saved_choice(checkpoint) or choose_moves,
         )
         prepare_states(problem, self.method, progress)
+        self._problem = problem
         self._corpus = start_corpus(config, problem, progress)
 
     def _problem_with(self, likeness: Objective, adapted: bool) -> Problem:
@@ -250,7 +252,7 @@ class Captioner:
         config = self.config
         end = bool(self.lm.frame.head) if config.lm.include_end is None else config.lm.include_end
         fluency = Fluency(reduction=config.lm.reduction, include_end=end, **_around(config.lm))
-        self._terms = [
+        terms = [
             Term(fluency, self.lm),
             Term(likeness, self.clip, self._adapter(self.clip, config.clip, adapted)),
         ]
@@ -261,8 +263,8 @@ class Captioner:
             objective = ClassifierLabel(label=role.label, **_around(role))
             objective.prepare(self.classifier)  # refuse an unknown label before any adapter
             adapter = self._adapter(self.classifier, role, adapted)
-            self._terms.append(Term(objective, self.classifier, adapter))
-        return make_problem(self.lm, self._terms, config, self._store)
+            terms.append(Term(objective, self.classifier, adapter))
+        return make_problem(self.lm, terms, config, self._store)
 
     def problem(self, image: Any) -> Problem:
         """Return the problem whose solution is the caption of an image.
@@ -274,9 +276,7 @@ class Captioner:
             ImageError: it is no image.
         """
         similarity = ImageSimilarity(images=image, **_around(self.config.clip))
-        lm, clip, *others = self._terms
-        terms = [lm, Term(similarity, self.clip, clip.adapter), *others]
-        return make_problem(self.lm, terms, self.config, self._store)
+        return self._problem.with_objective(_IMAGE, similarity)
 
     def _adapter(self, model: Model, role: RoleConfig, adapted: bool) -> Adapter | None:
         return self._store.get(model, role.adapter) if adapted or role.adapter else None

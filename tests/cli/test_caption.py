@@ -175,14 +175,14 @@ def test_captions_whose_files_cannot_be_written_are_printed(
 
 
 def test_what_is_done_is_kept_when_a_model_fails(capsys, folder, quick, tmp_path, monkeypatch):
-    compute, calls, limit = FeatureLoss.compute, [], 1 << 30
+    finish, calls, limit = FeatureLoss.from_outputs, [], 1 << 30
 
-    def failing(self, embeds, batch, labels):
-        calls.append(len(batch))
-        losses = compute(self, embeds, batch, labels)
+    def failing(self, outputs):
+        calls.append(len(outputs))
+        losses = finish(self, outputs)
         return losses if len(calls) <= limit else losses * torch.nan
 
-    monkeypatch.setattr(FeatureLoss, "compute", failing)
+    monkeypatch.setattr(FeatureLoss, "from_outputs", failing)
     assert run(capsys, folder / "0.png", *MODELS, *quick)[0] == 0
     limit = len(calls) + 1  # the second image's first prompts are scored, and no more
     calls.clear()

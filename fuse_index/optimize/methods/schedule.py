@@ -36,7 +36,7 @@ from fuse_index.optimize.methods.moves import (
     placed,
 )
 from fuse_index.optimize.state import Scored, State
-from fuse_index.optimize.writing import LONGEST, write_sentences
+from fuse_index.optimize.writing import LONGEST
 from fuse_index.predict.ranking import Predictor
 from fuse_index.predict.units import Unit
 from fuse_index.words.ragged import Ragged
@@ -297,7 +297,7 @@ class _ScheduleMethod(Method):
         """Let the language model write to the end of a sentence; one forward pass each."""
         spent, likelihood = self.context.gradients.spent, self._merit.likelihood
         spent.predicted += len(starts)
-        rows = write_sentences(
+        rows = self.context.problem.memo.written(
             likelihood.source,
             starts,
             self.context.generator,
