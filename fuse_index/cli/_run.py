@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +92,15 @@ class Output:
             with suppress(OSError):  # what failed to be written was said
                 self._events.close()
 
-    def about(self, title: str, **fields: Any) -> None:
-        """Say what the following runs are about."""
-        self._progress.about(title)
+    def about(self, title: str, **fields: Any) -> Output:
+        """Return the same output for a run about something, which may go on beside others."""
+        found = copy(self)
+        found._progress = copy(self._progress)
+        found._progress.about(title)
         if self._events is not None:
-            self._events.about(**fields)
+            found._events = copy(self._events)
+            found._events.about(**fields)
+        return found
 
     def watch(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,15 @@ import typer
 
 from fuse_index.cli import _console, _flags, _outputs, _run
 from fuse_index.cli._flags import MODEL_HELP
+from fuse_index.common.bounds import MAX_WIDTH
 from fuse_index.errors import FuseIndexError, ImageError
 
 if TYPE_CHECKING:
     from fuse_index.optimize import Result
     from fuse_index.optimize.optimize import Callback
     from fuse_index.run import CaptionConfig
-    from fuse_index.run.captions import Caption, Captioner, Captions
+    from fuse_index.run.captioned import Caption, Captions, FailedImage
+    from fuse_index.run.captions import Captioner
 
 
 @_flags.with_flags
@@ -67,6 +70,12 @@ def caption_command(
             metavar="FOLDER", help="States of the runs; those that are there already go on."
         ),
     ] = None,
+    together: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MAX_WIDTH, help="Images at once.  [default: 64 on GPUs, 1 on a CPU]"
+        ),
+    ] = None,
     *,
     flags: _flags.RunFlags,
 ) -> None:
@@ -87,7 +96,7 @@ def caption_command(
     named = {**roles, "classifier.label": label}
     settings = [(path, text) for path, text in named.items() if text is not None]
     config = _config(file, settings + flags.settings())
-    found = _images(images or (), nested)
+    found, broken = _images(images or (), nested)
     written = (
         (out, "--out"),
         (csv_file, "--csv"),
@@ -105,7 +114,11 @@ def caption_command(
     _run.note_choice(captioner.method)
     page = None if report is None else (report, captioner)
     files = partial(_save, out=out, csv_file=csv_file, page=page)
-    captions = _caption_all(captioner, dict(zip(found, states, strict=True)), flags, files)
+    every = dict(zip(found, states, strict=True))
+    captions = _caption_all(captioner, every, broken, together, flags, files)
+    interrupted = any(item.result.stop.value == "interrupted" for item in captions.items)
+    if captions.failed and not interrupted:
+        _fail(captions, flags.json, files)
     _outputs.finish(flags.json, captions.to_json(), partial(_show, captions), files(captions))
     for item in captions.items:
         _run.stop_if_interrupted(item.result)
@@ -119,48 +132,76 @@ def _config(file: Path | None, settings: list[tuple[str, Any]]) -> CaptionConfig
     return read_captions(value)
 
 
-def _images(given: Sequence[Path], nested: bool) -> list[str]:
-    """All images, folders replaced by what is in them; each can be read."""
+def _images(given: Sequence[Path], nested: bool) -> tuple[list[str], list[FailedImage]]:
+    """All images, folders replaced by what is in them: those that can be read, and the rest.
+
+    Raises:
+        ImageError: none can be read.
+    """
     from fuse_index.models.images import open_image
     from fuse_index.run import find_images
+    from fuse_index.run.captioned import FailedImage
 
     if not given:
         raise ImageError("no image", expected="image files, or folders of images")
-    found = [str(path) for path in find_images(given, nested=nested)]
-    for path in found:
-        open_image(path)
-    return found
+    found, broken = [], []
+    for path in map(str, find_images(given, nested=nested)):
+        try:
+            open_image(path)
+            found.append(path)
+        except ImageError as error:
+            broken.append(FailedImage(path, error))
+    if not found:
+        for item in broken[:-1]:
+            _console.error(_console.one_line(item.message))
+        raise broken[-1].error
+    return found, broken
 
 
 def _caption_all(
     captioner: Captioner,
     states: Mapping[str, Path | None],
+    broken: Sequence[FailedImage],
+    together: int | None,
     flags: _flags.RunFlags,
     save: Callable[[Captions], list[_outputs.Unsaved | None]],
 ) -> Captions:
-    """Caption one image after another; what is done is kept whatever happens to the rest."""
-    from fuse_index.optimize import Stop
-    from fuse_index.run.captions import Caption, Captions
+    """Caption all images; what is done is kept whatever happens to the rest."""
+    from fuse_index.run.captioned import Caption, Captions, FailedImage
 
-    done: list[Caption] = []
+    done: dict[str, Caption] = {}
+    failed, begin = list(broken), time.perf_counter()
+
+    def made() -> Captions:
+        return Captions(
+            tuple(done[image] for image in states if image in done),
+            tuple(failed),
+            time.perf_counter() - begin,
+        )
 
     def write(image: str, callbacks: Sequence[Callback]) -> Result:
         return captioner.caption(image, callbacks, states[image], flags.checkpoint_every).result
 
-    def failed(image: str, result: Result) -> None:
-        done.append(Caption(image, result))
+    def keep(image: str, result: Result) -> None:
+        done[image] = Caption(image, result)
 
     resuming = any(path is not None and path.exists() for path in states.values())
     try:
         with _run.Output(captioner.config.budget, flags.events, append=resuming) as output:
-            for index, image in enumerate(states):
-                output.about(f"{image} ({index + 1} of {len(states)})", image=image)
-                result = output.watch(partial(write, image), on_failure=partial(failed, image))
-                done.append(Caption(image, result))
-                if result.stop is Stop.INTERRUPTED:
-                    break
+            numbers = {image: number for number, image in enumerate(states, 1)}
+
+            def caption(image: str) -> Caption:
+                own = output.about(f"{image} ({numbers[image]} of {len(states)})", image=image)
+                result = own.watch(partial(write, image), on_failure=partial(keep, image))
+                return Caption(image, result)
+
+            for found in captioner.caption_all(list(states), caption, together=together):
+                if isinstance(found, FailedImage):
+                    failed.append(found)
+                else:
+                    keep(found.image, found.result)
     except BaseException as error:
-        captions = Captions(tuple(done))
+        captions = made()
         if isinstance(error, FuseIndexError):
             error.result = captions
         if done and not flags.json:
@@ -168,7 +209,29 @@ def _caption_all(
         elif done:
             save(captions)
         raise
-    return Captions(tuple(done))
+    return made()
+
+
+def _fail(
+    captions: Captions,
+    json: bool,
+    save: Callable[[Captions], list[_outputs.Unsaved | None]],
+) -> None:
+    """Give what there is, name every image that failed, and end with the error of the last.
+
+    Raises:
+        FuseIndexError: of the last image that failed.
+    """
+    if captions.items:
+        unsaved = save(captions)
+        if not json:
+            _outputs.finish_failed(partial(_show, captions), unsaved)
+    for item in captions.failed[:-1]:
+        _console.error(_console.one_line(item.message))
+    last = captions.failed[-1]
+    failure = type(last.error)(last.message)
+    failure.result = captions
+    raise failure from last.error
 
 
 def _checkpoint(folder: Path | None, image: str) -> Path | None:
@@ -223,3 +286,9 @@ def _show(captions: Captions) -> None:
         for item in captions.items
     ]
     _console.print_table(["caption", "image", "total", *names], rows)
+    if len(captions.items) > 1:
+        rates = captions.rates
+        _console.say(
+            f"{len(captions.items)} images in {rates['seconds']:.1f} s: "
+            f"{rates['images_per_second']:.3g} images/s, {rates['passes_per_second']:,.0f} passes/s"
+        )

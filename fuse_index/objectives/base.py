@@ -185,6 +185,8 @@ class Loss(ABC):
 
     runs_model: ClassVar[bool] = True
     """Whether the model is run; not where the tokens alone are looked at."""
+    shares_outputs: ClassVar[bool] = False
+    """Whether :meth:`outputs` are the same for every objective of the type on one model."""
 
     def __init__(
         self, objective: Objective, model: Model, surroundings: Surroundings | None = None
@@ -286,8 +288,6 @@ class Loss(ABC):
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return what :meth:`from_outputs` makes losses of; a GPU replays what it knows.
-
-        It is the same for objectives that differ in what a prompt is compared with alone.
 
         Returns:
             (b, ...), without gradient.

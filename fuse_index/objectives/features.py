@@ -148,6 +148,7 @@ class FeatureLoss(Loss):
     """
 
     recordable: ClassVar[bool] = True
+    shares_outputs: ClassVar[bool] = True
 
     def __init__(
         self,

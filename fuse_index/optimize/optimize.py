@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -184,7 +185,7 @@ def _loop(
     every: int,
     callbacks: Sequence[Callback],
 ) -> None:
-    with _deferred_interrupts() as interrupted:
+    with deferred_interrupts() as interrupted:
         saved = -1
         try:
             for _ in _steps(run, budget, callbacks, interrupted):
@@ -216,13 +217,20 @@ def _steps(
             yield
 
 
+_interrupted: ContextVar[threading.Event | None] = ContextVar("interrupted", default=None)
+"""Set by the first Ctrl-C while :func:`deferred_interrupts` holds, in other threads too."""
+
+
 @contextmanager
-def _deferred_interrupts() -> Iterator[threading.Event]:
-    """Let the first Ctrl-C only set a flag, and the next one interrupt; in the main thread."""
-    flag = threading.Event()
+def deferred_interrupts() -> Iterator[threading.Event]:
+    """Let the first Ctrl-C only set a flag, and the next one interrupt; in the main thread.
+
+    Another thread takes part where its context was copied from one that does.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield flag
+        yield _interrupted.get() or threading.Event()
         return
+    flag = threading.Event()
     before: Any = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -233,7 +241,9 @@ def _deferred_interrupts() -> Iterator[threading.Event]:
         flag.set()
 
     signal.signal(signal.SIGINT, handle)
+    token = _interrupted.set(flag)
     try:
         yield flag
     finally:
+        _interrupted.reset(token)
         signal.signal(signal.SIGINT, before)

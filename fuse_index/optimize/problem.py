@@ -103,7 +103,8 @@ class Problem:
         self._room = tuple(_room(loss) for loss in self.losses)
         self.memo: Passes = Passes()
         """Runs the models."""
-        self._shared_memo = PassMemo()
+        self.shared_memo = PassMemo()
+        """Runs those of the problems that :meth:`with_objective` makes."""
 
     def with_objective(self, term: int, objective: Objective) -> Problem:
         """Return this problem with another objective, which compares prompts with something else.
@@ -116,13 +117,15 @@ class Problem:
             objective: the other one, with the same text around the prompt and as many items.
 
         Raises:
-            OptionError: it has another text around the prompt, or other items.
+            OptionError: one of the two is not of similarity, or it has another text around the
+                prompt, or another number of items.
             ModelError: it does not fit the model.
         """
         own, span = self.terms[term], self.items.spans[term]
         made = tuple(part.prepare(own.model) for part in objective.parts)
         same = [
-            type(new) is type(old)
+            new.shares_outputs
+            and old.shares_outputs
             and new.surroundings.text_before == old.surroundings.text_before
             and new.surroundings.text_after == old.surroundings.text_after
             for new, old in zip(made, self.losses[span], strict=False)
@@ -130,12 +133,12 @@ class Problem:
         if len(made) != len(self.losses[span]) or not all(same):
             raise OptionError(
                 f"objective {objective.type!r} in place of {own.objective.type!r}",
-                expected="the same text around the prompt, and as many items",
+                expected="one of similarity, with the same text around and as many items",
             )
         for new, old in zip(made, self.losses[span], strict=True):
             new.surroundings = old.surroundings
         found = copy(self)
-        found.memo = self._shared_memo
+        found.memo = self.shared_memo
         found.losses = (*self.losses[: span.start], *made, *self.losses[span.stop :])
         terms = list(self.terms)
         terms[term] = replace(own, objective=objective)

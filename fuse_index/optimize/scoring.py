@@ -73,7 +73,7 @@ class Scorer:
         Raises:
             LossError: a loss is not finite; the message names the objective and the prompt.
         """
-        keys = _keys(prompts)
+        keys = row_keys(prompts)
         groups: dict[bytes, dict[bytes, int]] = {}
         for i, key in enumerate(keys):
             missing = self._missing(key, counting)
@@ -82,7 +82,7 @@ class Scorer:
         self.spent.recalled += len(keys) - sum(map(len, groups.values()))
         for wanted, fresh in groups.items():
             rows = np.fromiter(fresh.values(), np.int64, len(fresh))
-            rows = rows[_by_agreement(prompts.select(rows), base)]
+            rows = rows[by_agreement(prompts.select(rows), base)]
             losses = self._run(prompts.select(rows), np.frombuffer(wanted, bool))
             for row, values in zip(rows.tolist(), losses, strict=True):
                 self._remember(keys[row], values)
@@ -114,7 +114,7 @@ class Scorer:
             prompts: ``n`` rows of source ids.
             counting: ``(losses,)``, which are meant; by default all.
         """
-        keys = _keys(prompts)
+        keys = row_keys(prompts)
         return np.array([self._missing(key, counting) is None for key in keys], dtype=bool)
 
     def _run(self, prompts: Ragged, wanted: Mask) -> Losses:
@@ -164,7 +164,7 @@ class Scorer:
 
     def restore(self, prompts: Ragged, losses: Losses) -> None:
         """Remember what :meth:`memory` returned, and nothing else."""
-        self._memory = dict(zip(_keys(prompts), losses, strict=True))
+        self._memory = dict(zip(row_keys(prompts), losses, strict=True))
 
 
 def default_batch(loss: Loss) -> int:
@@ -200,8 +200,8 @@ def _finished(parts: Sequence[_Part], kept: NDArray[np.bool_], loss: Loss) -> Lo
     return found[kept]
 
 
-def _keys(prompts: Ragged) -> list[bytes]:
-    """One key a row, equal for equal rows."""
+def row_keys(prompts: Ragged) -> list[bytes]:
+    """Return one key a row, equal for equal rows."""
     packed = prompts.values.tobytes()
     bounds = (prompts.offsets * prompts.values.itemsize).tolist()
     return [packed[a:b] for a, b in pairwise(bounds)]
@@ -211,14 +211,14 @@ def distinct_rows(prompts: Ragged, but: Iterable[Sequence[int]] = ()) -> NDArray
     """Return which rows to keep so that none occurs twice or is one of ``but``; the first stays."""
     seen = {np.asarray(ids, np.int64).tobytes() for ids in but}
     kept = []
-    for i, key in enumerate(_keys(prompts)):
+    for i, key in enumerate(row_keys(prompts)):
         if key not in seen:
             seen.add(key)
             kept.append(i)
     return np.array(kept, dtype=np.int64)
 
 
-def _by_agreement(prompts: Ragged, base: Ids | None) -> NDArray[np.int64]:
+def by_agreement(prompts: Ragged, base: Ids | None) -> NDArray[np.int64]:
     """Order rows so that those with a long common beginning stand together.
 
     With a base: by how long they agree with it, the longest first, and by length. Without: by their

@@ -104,10 +104,8 @@ def write_together(
             usable[end] = True
             logits = logits.masked_fill(~usable.to(logits.device), -torch.inf)
         drawn = torch.full((len(starts),), end)
-        parts = zip(
-            logits.split(sizes), drawn.split(sizes), alive.split(sizes), groups, strict=True
-        )
-        for part, own, going, (_, generator) in parts:
+        parts = (torch.split(own, sizes) for own in (logits, drawn, alive))
+        for part, own, going, (_, generator) in zip(*parts, groups, strict=True):
             if going.any():
                 own[:] = _draw(part, temperature, generator)
         for index, start in enumerate(starts):
@@ -120,7 +118,7 @@ def write_together(
             break
         ids = drawn[:, None]
     found, first = [], 0
-    for going in alive.split(sizes):
+    for going in torch.split(alive, sizes):
         endless = bool(going.all())  # a model that ends no text: its sentences are cut
         pairs = zip(rows[first : first + len(going)], going.tolist(), strict=True)
         found.append([None if (on and not endless) or not row else tuple(row) for row, on in pairs])

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -35,6 +36,8 @@ _LAYOUT = "1"
 _SHARD = 4096
 """Sentences of a file: what an interrupted run loses at most."""
 _ROWS = 64
+_CHUNK = 1 << 15
+"""Sentences that are widened to single precision at a time."""
 
 
 def sentence_features(
@@ -129,7 +132,7 @@ class SentenceSearch:
 
     def __init__(self, features: Sequence[Tensor]) -> None:
         self._features = features[0] if len(features) == 1 else torch.cat(list(features), dim=1)
-        self._index = None
+        self._index: Any = None
         if len(self._features) >= FAISS_FROM:
             self._index = _faiss_index(self._features)
 
@@ -144,11 +147,11 @@ class SentenceSearch:
             _, found = self._index.search(query[None].numpy(), count)
             ids: NDArray[np.int64] = found[0]
             return ids
-        scores = torch.cat([part.float() @ query for part in self._features.split(1 << 15)])
+        scores = torch.cat([part.float() @ query for part in torch.split(self._features, _CHUNK)])
         return torch.sort(scores, descending=True, stable=True).indices[:count].numpy()
 
 
-def _faiss_index(features: Tensor) -> object | None:
+def _faiss_index(features: Tensor) -> Any:
     """Vectors in half precision, compared one by one; None without FAISS."""
     try:
         faiss = import_faiss()
@@ -158,6 +161,6 @@ def _faiss_index(features: Tensor) -> object | None:
     index = faiss.IndexScalarQuantizer(
         width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
-    for part in features.split(1 << 15):
+    for part in torch.split(features, _CHUNK):
         index.add(part.float().numpy())
     return index

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fuse_index.common.cache import cache_folder
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.assembly import Assembly, ModelPool, assemble, find_images
-from fuse_index.run.captions import Caption, CaptionConfig, Captioner, Captions, read_captions
+from fuse_index.run.captioned import Caption, Captions, FailedImage
+from fuse_index.run.captions import CaptionConfig, Captioner, read_captions
 from fuse_index.run.config import (
     AdapterConfig,
     ModelConfig,
@@ -18,6 +19,7 @@ from fuse_index.run.config import (
 from fuse_index.run.events import EventWriter
 from fuse_index.run.files import load_file, override
 from fuse_index.run.items import read_items
+from fuse_index.run.retrieval import SentenceCorpus
 from fuse_index.run.start import initial_prompts
 
 __all__ = [
@@ -29,11 +31,13 @@ __all__ = [
     "Captioner",
     "Captions",
     "EventWriter",
+    "FailedImage",
     "ModelConfig",
     "ModelPool",
     "ObjectiveConfig",
     "RunConfig",
     "SearchConfig",
+    "SentenceCorpus",
     "StartConfig",
     "assemble",
     "cache_folder",

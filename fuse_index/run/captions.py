@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fuse_index.bundle.jsontext import plain
 from fuse_index.common.options import Number, options
 from fuse_index.common.progress import Progress
-from fuse_index.errors import OptionError
+from fuse_index.errors import FuseIndexError, OptionError, StorageError
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives import (
     ClassifierLabel,
@@ -24,11 +24,12 @@ from fuse_index.objectives.features import LabelName
 from fuse_index.optimize import (
     Budget,
     Problem,
-    Result,
+    Stop,
     Term,
     choose_moves,
 )
 from fuse_index.optimize.optimize import optimize, saved_choice
+from fuse_index.optimize.together import Together
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.assembly import (
     ModelPool,
@@ -37,6 +38,7 @@ from fuse_index.run.assembly import (
     start_corpus,
     with_method,
 )
+from fuse_index.run.captioned import Caption, FailedImage
 from fuse_index.run.config import (
     Initial,
     Limits,
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 
 IMAGE_WEIGHT = 40.0
 """Weight of ``1 - cosine`` against the log-likelihood of a caption, which captioned best."""
+TOGETHER = 64
+"""Images whose captions are searched at once on GPUs."""
 _IMAGE = 1
 """The term of the image."""
 TYPICAL_TOKENS = 12
@@ -155,58 +159,6 @@ def read_captions(value: Mapping[str, Any]) -> CaptionConfig:
     return read_config(CaptionConfig, value)
 
 
-@dataclass(frozen=True)
-class Caption:
-    """The caption of one image.
-
-    Attributes:
-        image: its path.
-        result: how the caption was found.
-    """
-
-    image: str
-    result: Result
-
-    @property
-    def text(self) -> str:
-        """The caption."""
-        return self.result.text.strip()
-
-    def to_json(self, *, full: bool = False) -> dict[str, Any]:
-        """Return the caption as a JSON object.
-
-        Args:
-            full: whether the whole result goes with it.
-        """
-        result = self.result
-        short = {
-            "image": self.image,
-            "caption": self.text,
-            "total": result.total,
-            "losses": result.losses,
-            "stop": result.stop.value,
-            "spent": result.spent,
-            "chosen": result.chosen,
-        }
-        found: dict[str, Any] = plain(short | ({"result": result.to_json()} if full else {}))
-        return found
-
-
-@dataclass(frozen=True)
-class Captions:
-    """Captions of several images.
-
-    Attributes:
-        items: one an image, in the order of the images; those that are done.
-    """
-
-    items: tuple[Caption, ...]
-
-    def to_json(self, *, full: bool = False) -> dict[str, Any]:
-        """Return the captions as a JSON object; arguments are those of one."""
-        return {"captions": [item.to_json(full=full) for item in self.items]}
-
-
 class Captioner:
     """Writes captions; models and adapters are loaded once.
 
@@ -245,6 +197,7 @@ class Captioner:
         )
         prepare_states(problem, self.method, progress)
         self._problem = problem
+        self._passes: Together | None = None
         self._corpus = start_corpus(config, problem, progress)
 
     def _problem_with(self, likeness: Objective, adapted: bool) -> Problem:
@@ -276,7 +229,9 @@ class Captioner:
             ImageError: it is no image.
         """
         similarity = ImageSimilarity(images=image, **_around(self.config.clip))
-        return self._problem.with_objective(_IMAGE, similarity)
+        problem = self._problem.with_objective(_IMAGE, similarity)
+        problem.memo = self._passes or problem.memo
+        return problem
 
     def _adapter(self, model: Model, role: RoleConfig, adapted: bool) -> Adapter | None:
         return self._store.get(model, role.adapter) if adapted or role.adapter else None
@@ -314,6 +269,66 @@ class Captioner:
             callbacks=callbacks,
         )
         return Caption(str(image), result)
+
+    def caption_all(
+        self,
+        images: Sequence[Any],
+        caption: Callable[[Any], Caption] | None = None,
+        *,
+        together: int | None = None,
+    ) -> Iterator[Caption | FailedImage]:
+        """Search the captions of images, several at once; one that fails stops no other.
+
+        On GPUs the candidates of images that are optimized together make one batch, each distinct
+        one scored once by every model; the captions are those of one image after another up to
+        rounding. On a CPU, where that gains nothing, each image's candidates stay a batch of their
+        own, and all numbers are the same bit for bit. What images begin with alike, such as drafts,
+        is computed once in either case.
+
+        Args:
+            images: paths or PIL images.
+            caption: searches one of them; by default :meth:`caption`.
+            together: how many at once; by default 64 on GPUs, 1 on a CPU.
+
+        Yields:
+            The caption or the failure of every image, in order; up to the one whose run an
+            interrupt ended.
+
+        Raises:
+            StorageError: a file of a run cannot be written.
+        """
+        caption = caption or self.caption
+        devices = {loss.model.device.type for loss in self._problem.losses}
+        merge = devices == {"cuda"}
+        size = together or (TOGETHER if merge else 1)
+        for begin in range(0, len(images), size):
+            group = images[begin : begin + size]
+            stopped = False
+            for image, found in zip(group, self._group(group, caption, merge), strict=True):
+                if isinstance(found, FuseIndexError) and not isinstance(found, StorageError):
+                    yield FailedImage(str(image), found)
+                elif isinstance(found, BaseException):
+                    raise found
+                else:
+                    yield found
+                    stopped |= found.result.stop is Stop.INTERRUPTED
+            if stopped:
+                return
+
+    def _group(
+        self, images: Sequence[Any], caption: Callable[[Any], Caption], merge: bool
+    ) -> list[Caption | BaseException]:
+        """Caption images at once; returns a caption or an error for each."""
+        if len(images) == 1:
+            try:
+                return [caption(images[0])]
+            except FuseIndexError as error:
+                return [error]
+        self._passes = Together(self._problem.losses, self._problem.shared_memo, merge=merge)
+        try:
+            return self._passes.run([partial(caption, image) for image in images])
+        finally:
+            self._passes = None
 
 
 def _as(role: RoleConfig, kind: ModelKind) -> ModelConfig:

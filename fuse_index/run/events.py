@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fuse_index.bundle.jsontext import plain
 from fuse_index.common.files import is_special, replacing
@@ -39,11 +39,16 @@ class EventWriter:
         self._common: dict[str, Any] = {}
         self._begun = False
         try:
-            self._file = self._path.open("a" if append else "w", encoding="utf-8")
+            file = self._path.open("a" if append else "w", encoding="utf-8")
         except OSError as error:
             raise StorageError(
                 f"events file {path}: {error.strerror}", expected="a file that can be written"
             ) from error
+        self._files = [file]  # that of copies, too, which write of other runs
+
+    @property
+    def _file(self) -> TextIO:
+        return self._files[0]
 
     def about(self, **common: Any) -> None:
         """Set fields that all following events have, such as the image."""
@@ -95,7 +100,7 @@ class EventWriter:
             ):
                 after.writelines(line for line in before if self._stays(line, step, known))
         finally:
-            self._file = self._path.open("a", encoding="utf-8")
+            self._files[0] = self._path.open("a", encoding="utf-8")
         return known
 
     def _stays(self, line: bytes, step: int, known: set[str]) -> bool:

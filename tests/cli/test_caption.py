@@ -107,6 +107,60 @@ def test_a_report_for_people(capsys, folder, quick, tmp_path):
     assert str(folder) not in text
 
 
+def test_images_at_once_give_the_same_captions(capsys, folder, quick, tmp_path):
+    found = []
+    for number in ("1", "2"):
+        events = tmp_path / f"{number}.jsonl"
+        flags = ["--together", number, "--events", events, "--json"]
+        code, stdout, _ = run(capsys, folder, *MODELS, *quick, *flags)
+        assert code == 0
+        said = json.loads(stdout)
+        assert said["throughput"].keys() == {"seconds", "images_per_second", "passes_per_second"}
+        assert said["failed"] == []
+        for item in said["captions"]:
+            del item["spent"]["seconds"]
+        found.append(said["captions"])
+        lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+        for item in said["captions"]:
+            own = [line for line in lines if line["image"] == item["image"]]
+            assert [line.get("step", line["event"]) for line in own] == ["start", 0, 1, 2, "end"]
+    assert found[0] == found[1]
+
+
+def test_a_broken_image_stops_no_other_and_is_listed(capsys, folder, quick, tmp_path):
+    for index in range(2):
+        (tmp_path / f"{index}.png").write_bytes((folder / f"{index}.png").read_bytes())
+    (tmp_path / "broken.png").write_bytes((folder / "0.png").read_bytes()[:100])
+    table = tmp_path / "t.csv"
+    code, stdout, stderr = run(capsys, tmp_path, *MODELS, *quick, "--csv", table)
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "broken.png' cannot be read as an image" in stderr
+    assert "2 images in " in stdout.splitlines()[-1]
+    assert len(table.read_text(encoding="utf-8").splitlines()) == 3
+    code, stdout, stderr = run(capsys, tmp_path, *MODELS, *quick, "--json")
+    said = json.loads(stdout)
+    assert code == said["error"]["exit_code"] == 2
+    assert said["error"]["type"] == "ImageError"
+    assert [Path(item["image"]).name for item in said["result"]["captions"]] == ["0.png", "1.png"]
+    (failed,) = said["result"]["failed"]
+    assert Path(failed["image"]).name == "broken.png"
+
+
+def test_captions_begin_from_retrieved_sentences(capsys, folder, quick, tmp_path):
+    corpus = tmp_path / "captions.json"
+    texts = ["a green disc", "a small blue plus and a large green disc", "a pink star"]
+    corpus.write_text(json.dumps([{"image_id": 1, "caption": text} for text in texts]))
+    flags = ["--initial.draw", "retrieval", "--initial.corpus", corpus, "--steps", "1"]
+    out = tmp_path / "o.json"
+    assert run(capsys, folder / "0.png", *MODELS, *quick, *flags, "--out", out)[0] == 0
+    (item,) = json.loads(out.read_text(encoding="utf-8"))["captions"]
+    initial = item["result"]["configuration"]["initial"]
+    assert len(initial) == 2
+    code, _, stderr = run(capsys, folder / "0.png", *MODELS, *quick, *flags[:2])
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "retrieval without a corpus" in stderr
+
+
 def test_captions_go_on_from_checkpoints(capsys, folder, quick, tmp_path):
     states = tmp_path / "states"
     command = [folder / "0.png", *MODELS, *quick, "--json"]
@@ -116,6 +170,7 @@ def test_captions_go_on_from_checkpoints(capsys, folder, quick, tmp_path):
     resumed = json.loads(run(capsys, *command, "--steps", 3, "--checkpoint", states)[1])
     for item in (*straight["captions"], *resumed["captions"]):
         del item["spent"]["seconds"]
+    del straight["throughput"], resumed["throughput"]
     assert resumed == straight
 
 

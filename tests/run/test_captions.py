@@ -6,12 +6,22 @@ import json
 import logging
 
 import pytest
+import torch
 
 from fuse_index.demo import DemoModel, Split, draw, make_scene, model_name
 from fuse_index.errors import ImageError, ModelError, StorageError
 from fuse_index.optimize import Budget, Moves, Stop, auto
-from fuse_index.run import Captioner, EventWriter, ModelPool, assembly, find_images, read_captions
-from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS, Captions
+from fuse_index.run import (
+    Captioner,
+    Captions,
+    EventWriter,
+    FailedImage,
+    ModelPool,
+    assembly,
+    find_images,
+    read_captions,
+)
+from fuse_index.run.captions import IMAGE_WEIGHT, TYPICAL_TOKENS
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +202,33 @@ def test_the_budget_is_every_images_own(captioner, image):
     assert captioner.config.budget == Budget(steps=3)
     spent = [captioner.caption(image).result.spent["steps"] for _ in range(2)]
     assert spent == [3, 3]
+
+
+def test_one_that_fails_stops_no_other(ask, image, tmp_path):
+    captioner = Captioner(ask())
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(image.read_bytes()[:100])
+    images = [str(image), str(broken), draw(make_scene(Split.TEST, 1))]
+    for together in (1, 3):
+        first, failed, last = captioner.caption_all(images, together=together)
+        assert isinstance(failed, FailedImage)
+        assert failed.image == str(broken)
+        assert "cannot be read as an image" in failed.message
+        alone = Captioner(ask())
+        assert first.result.losses == alone.caption(image).result.losses
+        assert last.result.losses == alone.caption(images[2]).result.losses
+        said = Captions((first, last), (failed,), 2.0).to_json()
+        assert said["failed"][0]["error"] == "ImageError"
+        assert said["throughput"]["images_per_second"] == 1.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_many_images_on_a_gpu(ask):
+    models = {name: {"model": f"demo:{name}", "device": "cuda"} for name in ("lm", "clip")}
+    captioner = Captioner(ask(**models, method=QUICK_MOVES, budget={"forward_passes": 60}))
+    pictures = [draw(make_scene(Split.TEST, number)) for number in range(4)]
+    at_once = list(captioner.caption_all(pictures))
+    apart = list(captioner.caption_all(pictures, together=1))
+    first = [one.result.trajectory[1].losses for one in at_once]
+    assert first == pytest.approx([one.result.trajectory[1].losses for one in apart], rel=1e-3)
