@@ -42,11 +42,14 @@ from fuse_index.evaluate.captions import PURE_METRICS, CaptionOptions, score_cap
 from fuse_index.evaluate.graphs import score_graphs
 from fuse_index.evaluate.interval import Score, mean_score
 from fuse_index.optimize import GCG, AutoDAN, Beam, Greedy, Moves, RandomSearch, Result
-from fuse_index.run import Captioner, read_captions
+from fuse_index.run import Captioner, initial_prompts, read_captions
 
 REFERENCES = 5
 BEGINNINGS = 24
 """Sentences written for a method that revises."""
+RETRIEVAL = "retrieval"
+TRAINING_SCENES = 2000
+"""Scenes of the sentences that are retrieved, four of each."""
 GROWN = 16
 """Tokens of a caption that is written from left to right."""
 Runs = tuple[Result, ...]
@@ -112,12 +115,20 @@ def swaps(predictor: str) -> Callable[[Job], Runs]:
     return revised(lambda length: method, Beam(width=2))
 
 
-def all_moves(**options: Any) -> Callable[[Job], Runs]:
-    """What ``fuse-index caption`` does."""
+def retrieved(job: Job) -> Runs:
+    """Nothing but the training sentence that CLIP finds most similar."""
+    captioner = captioner_of("gcg", job.request, job.passes, job.seed, RETRIEVAL)
+    problem = captioner.problem(job.picture)
+    initial = initial_prompts(problem, captioner.config.initial, job.seed, corpus=captioner.corpus)
+    return (job.run(initial[:1], GCG(), forward_passes=1),)
+
+
+def all_moves(draw: str = "model", **options: Any) -> Callable[[Job], Runs]:
+    """What ``fuse-index caption`` does, from beginnings of the language model or the corpus."""
 
     def run(job: Job) -> Runs:
         method = json.dumps({"type": "moves", **options})
-        captioner = captioner_of(method, job.request, job.passes, job.seed)
+        captioner = captioner_of(method, job.request, job.passes, job.seed, draw)
         return (captioner.caption(job.picture).result,)
 
     return run
@@ -135,12 +146,14 @@ METHODS: dict[str, Callable[[Job], Runs]] = {
     "GCG": revised(lambda length: GCG(search_width=32, positions=0, memory=0), Greedy()),
     "random words": revised(lambda n: RandomSearch(unit="word", search_width=32), Beam(width=2)),
     **{f"words: {predictor}": swaps(predictor) for predictor in PREDICTORS},
+    "retrieval of training sentences": retrieved,
     "all moves: off": all_moves(weight=0.0),
     **{f"all moves: {predictor}": all_moves(predictor=predictor) for predictor in MOVED},
+    "all moves: layers, from retrieval": all_moves(RETRIEVAL, predictor="layers", drafts=0),
 }
 FELT = ("all moves: layers",)
 """Methods that caption with sentiments too."""
-UNGUIDED = ("no guidance", "random", "weight 0", "all moves: off")
+UNGUIDED = ("no guidance", "retrieval of", "random", "weight 0", "all moves: off")
 """Parts of names of methods that take no gradient; they are grey in the picture."""
 SHOWN = ("graph F1", "BLEU-4", "ROUGE-L", "CIDEr", "CLIP", "perplexity", "sentiment")
 
@@ -228,11 +241,14 @@ def _folder() -> TemporaryDirectory[str]:
     """Holds the words and the adapters of this process, until it ends."""
     folder = TemporaryDirectory(prefix="bench-captioning-")
     demo.write_vocabulary(Path(folder.name) / "words.txt")
+    demo.write_corpus(Path(folder.name) / "sentences.txt", TRAINING_SCENES)
     return folder
 
 
 @cache
-def captioner_of(method: str, request: Request, passes: int, seed: int) -> Captioner:
+def captioner_of(
+    method: str, request: Request, passes: int, seed: int, draw: str = "model"
+) -> Captioner:
     """The captioner of a method, as JSON or its name alone; models are loaded once a process."""
     folder = _folder().name
     value = {
@@ -241,6 +257,7 @@ def captioner_of(method: str, request: Request, passes: int, seed: int) -> Capti
         "method": json.loads(method) if method[:1] == "{" else method,
         "budget": {"forward_passes": passes},
         "options": {"seed": seed},
+        "initial": {"draw": draw, "corpus": f"{folder}/sentences.txt"},
         "adapters": {"words": f"{folder}/words.txt", "max_tokens": LONGEST_WORD, "cache": folder},
     }
     # a plain caption is one without feeling
@@ -309,6 +326,9 @@ PAIRS = (
     *((f"all moves: {predictor}", "all moves: off") for predictor in MOVED),
     ("all moves: embedding", "all moves: adapter"),
     ("all moves: layers", "all moves: embedding"),
+    ("all moves: layers", "retrieval of training sentences"),
+    ("all moves: layers, from retrieval", "retrieval of training sentences"),
+    ("all moves: layers, from retrieval", "all moves: layers"),
 )
 """First against second, on the same scenes."""
 

@@ -84,16 +84,20 @@ def choose(problem: Problem, budget: Budget) -> Choice:
     return Choice(method, Greedy(), reason)
 
 
-def choose_moves(problem: Problem, budget: Budget) -> Choice:
+def choose_moves(problem: Problem, budget: Budget, *, drafts: bool = True) -> Choice:
     """Choose the moves that captioned best, with the predictor for the models at hand.
 
     Args:
         problem: its source is a causal language model.
         budget: what may be spent.
+        drafts: whether the source writes drafts first; not where better beginnings are at hand.
     """
     predictor, why = choose_predictor(problem, budget)
     reason = f"moves under a schedule, words by {predictor.value}: {why}"
-    return Choice(Moves(predictor=predictor), Greedy(), reason)
+    if drafts:
+        return Choice(Moves(predictor=predictor), Greedy(), reason)
+    reason += "; without drafts, since it begins from retrieved sentences"
+    return Choice(Moves(predictor=predictor, drafts=0), Greedy(), reason)
 
 
 def choose_predictor(problem: Problem, budget: Budget) -> tuple[Predictor, str]:

@@ -230,6 +230,11 @@ def prepare_states(
         units.states(model, stage(progress, label))
 
 
+def retrieves(config: SearchConfig) -> bool:
+    """Whether runs begin from retrieved sentences."""
+    return not config.initial.texts and config.initial.draw is StartDraw.RETRIEVAL
+
+
 def start_corpus(
     config: SearchConfig, problem: Problem, progress: Progress | None = None
 ) -> SentenceCorpus | None:
@@ -240,7 +245,7 @@ def start_corpus(
         OptionError: no objective compares the prompt with images or texts.
     """
     start, texts = config.initial, config.adapters
-    if start.texts or start.draw is not StartDraw.RETRIEVAL:
+    if not retrieves(config):
         return None
     corpus = SentenceCorpus(start.corpus or texts.corpus or texts.texts, progress)
     corpus.prepare(problem)

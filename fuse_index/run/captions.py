@@ -35,6 +35,7 @@ from fuse_index.run.assembly import (
     ModelPool,
     make_problem,
     prepare_states,
+    retrieves,
     start_corpus,
     with_method,
 )
@@ -169,6 +170,9 @@ class Captioner:
         checkpoint: file of a caption that goes on, if it is there: without a method in the
             configuration, that of the checkpoint is taken.
 
+    Attributes:
+        corpus: the sentences that captions begin from, None where none are retrieved.
+
     Raises:
         FuseIndexError: a model or an adapter is unusable; the message says which.
     """
@@ -193,12 +197,12 @@ class Captioner:
         problem, self.method = with_method(
             config,
             lambda adapted: self._problem_with(anything, adapted),
-            saved_choice(checkpoint) or choose_moves,
+            saved_choice(checkpoint) or partial(choose_moves, drafts=not retrieves(config)),
         )
         prepare_states(problem, self.method, progress)
         self._problem = problem
         self._passes: Together | None = None
-        self._corpus = start_corpus(config, problem, progress)
+        self.corpus = start_corpus(config, problem, progress)
 
     def _problem_with(self, likeness: Objective, adapted: bool) -> Problem:
         """The problem, with all adapters or only with given bundles."""
@@ -259,7 +263,7 @@ class Captioner:
         seed = config.options.seed
         result = optimize(
             problem,
-            initial_prompts(problem, config.initial, seed, corpus=self._corpus),
+            initial_prompts(problem, config.initial, seed, corpus=self.corpus),
             method=self.method,
             search=config.search,
             budget=config.budget,
