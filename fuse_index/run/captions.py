@@ -23,6 +23,7 @@ from fuse_index.objectives import (
 from fuse_index.objectives.features import LabelName
 from fuse_index.optimize import (
     Budget,
+    Choice,
     Problem,
     Stop,
     Term,
@@ -200,6 +201,9 @@ class Captioner:
             saved_choice(checkpoint) or partial(choose_moves, drafts=not retrieves(config)),
         )
         prepare_states(problem, self.method, progress)
+        options = self.method.method if isinstance(self.method, Choice) else self.method
+        if options.ranking is not None:
+            problem.units(options.ranking[0])  # once for all images
         self._problem = problem
         self._passes: Together | None = None
         self.corpus = start_corpus(config, problem, progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
 
 import pytest
@@ -12,7 +14,7 @@ from fuse_index.errors import LossError, OptionError
 from fuse_index.objectives import ClassifierLabel, Fluency, ImageSimilarity, TokenReduction
 from fuse_index.objectives.features import FeatureLoss
 from fuse_index.objectives.language import FluencyLoss
-from fuse_index.optimize import Budget, Moves, Problem, RunOptions, Term, optimize
+from fuse_index.optimize import Budget, Moves, Problem, RunOptions, Stop, Term, optimize
 from fuse_index.optimize.passes import Passes, PassMemo
 from fuse_index.optimize.together import Together
 
@@ -110,6 +112,26 @@ def test_a_run_that_fails_stops_no_other(base, pictures, alone, monkeypatch):
     first, second, third = together.run([partial(run, problem) for problem in problems])
     assert isinstance(second, LossError)
     assert [steps(first), steps(third)] == [steps(alone[0]), steps(alone[2])]
+
+
+def test_an_interrupt_ends_all_of_them_after_their_step(base, pictures, alone):
+    together = Together(base.losses, PassMemo(), merge=False)
+
+    def interrupt(_, point):
+        if point.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def job(picture, callbacks):
+        problem, options = variant(base, picture, together), RunOptions(seed=1)
+        return optimize(problem, "a red star", method=MOVES, options=options, callbacks=callbacks)
+
+    handler = signal.getsignal(signal.SIGINT)
+    jobs = [partial(job, pictures[0], ()), partial(job, pictures[1], (interrupt,))]
+    first, second = together.run(jobs)
+    assert (first.stop, second.stop) == (Stop.INTERRUPTED, Stop.INTERRUPTED)
+    assert {first.spent["steps"], second.spent["steps"]} <= {2, 3}
+    assert steps(second) == steps(alone[1])[: len(steps(second))]
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_what_fails_in_one_batch_is_tried_alone(base, pictures, alone, monkeypatch):

@@ -10,7 +10,15 @@ import torch
 from fuse_index.errors import CorpusError, ModelError, OptionError, PromptError
 from fuse_index.objectives import ClassifierLabel, Fluency, ImageSimilarity, TextSimilarity
 from fuse_index.optimize import Problem, Term, TokenFilter
-from fuse_index.run import StartConfig, initial_prompts
+from fuse_index.run import (
+    AdapterConfig,
+    SearchConfig,
+    StartConfig,
+    assemble,
+    initial_prompts,
+    read_run,
+)
+from fuse_index.run.assembly import start_corpus
 from fuse_index.words.ragged import Ragged
 
 
@@ -141,3 +149,26 @@ def test_a_corpus_without_a_usable_sentence(lm, clip, sentiment, tmp_path):
         initial_prompts(alone, written(tmp_path / "corpus.txt"), 0)
     with pytest.raises(OptionError, match="written=3 of 2 prompts"):
         StartConfig(draw="retrieval", count=2, written=3)
+
+
+def test_the_corpus_of_the_adapters_is_the_default(lm, clip, tmp_path):
+    path = written(tmp_path / "corpus.txt").corpus[0]
+    problem = Problem(lm, [Term(TextSimilarity(texts="red"), clip)])
+    start = StartConfig(draw="retrieval")
+    for given in ({"corpus": (path,)}, {"texts": (path,)}):
+        corpus = start_corpus(SearchConfig(initial=start, adapters=AdapterConfig(**given)), problem)
+        assert corpus.texts == SENTENCES
+    assert start_corpus(SearchConfig(initial=StartConfig(texts=("a",))), problem) is None
+
+
+def test_a_run_file_of_a_text_begins_from_the_corpus(words, config, tmp_path):
+    written(tmp_path / "corpus.txt")
+    value = {
+        "models": {"lm": "demo:lm", "clip": "demo:clip"},
+        "objectives": [{"type": "text", "model": "clip", "texts": "ring of blue"}],
+        "initial": {"draw": "retrieval", "corpus": str(tmp_path / "*.txt"), "count": 1},
+        "method": {"type": "gcg", "unit": "word", "predictor": "embedding"},
+        "adapters": {"words": str(words), "cache": str(config.cache)},
+    }
+    assembly = assemble(read_run(value))
+    assert [assembly.problem.decode(ids).strip() for ids in assembly.initial] == ["a big blue ring"]
