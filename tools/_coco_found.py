@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fuse_index.run.captions import Caption
+from fuse_index.run.captioned import Caption
 
 _ERRORS = (ValueError, TypeError, KeyError)
 

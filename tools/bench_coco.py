@@ -34,7 +34,7 @@ from fuse_index.evaluate.coco import ImageId
 from fuse_index.evaluate.interval import Score
 from fuse_index.optimize import Stop
 from fuse_index.run import Captioner, load_file, read_captions
-from fuse_index.run.captions import Caption
+from fuse_index.run.captioned import Caption
 
 PAIRS = (("best", "no retrieval"), ("best", "no gradient"), ("best", "paper"))
 """Methods that are compared on the same images, first less second."""

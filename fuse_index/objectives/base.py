@@ -303,6 +303,15 @@ class Loss(ABC):
         """Return the losses (b,) of a batch from its outputs."""
         return outputs
 
+    def joined(self, losses: Sequence[Loss]) -> Loss:
+        """Return the loss of a batch whose rows belong to several losses that share outputs.
+
+        Args:
+            losses: b losses, one a row; this one, or of its type.
+        """
+        assert all(loss is self for loss in losses)
+        return self
+
     def forget(self) -> None:
         """Drop what was computed for the content of earlier batches.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -15,6 +16,7 @@ from fuse_index.errors import OptionError
 from fuse_index.models.clip import ClipModel
 from fuse_index.models.contents import picture_hash
 from fuse_index.models.encoder import ClassifierModel
+from fuse_index.models.graphs import GraphCache
 from fuse_index.models.images import as_images
 from fuse_index.models.kinds import ModelKind
 from fuse_index.objectives.base import Loss, Objective, register
@@ -144,7 +146,7 @@ class FeatureLoss(Loss):
         contents: hashes of what the targets come from, by what it is.
 
     Attributes:
-        target: ``(d,)`` float32, the mean of the targets.
+        target: ``(d,)`` float32, the mean of the targets; ``(b, d)`` where :meth:`joined`.
     """
 
     recordable: ClassVar[bool] = True
@@ -172,7 +174,19 @@ class FeatureLoss(Loss):
 
     def from_outputs(self, outputs: Tensor) -> Tensor:
         """Return ``1 - cosine`` (b,) from features (b, d) of unit length."""
+        if self.target.ndim == 2:
+            return 1.0 - (outputs * self.target).sum(dim=-1)
         return 1.0 - outputs @ self.target
+
+    def joined(self, losses: Sequence[Loss]) -> Loss:
+        """Return the loss of a batch whose rows are compared with the targets of several losses."""
+        if all(loss is self for loss in losses):
+            return self
+        found = copy(self)
+        found.target = torch.stack([cast("FeatureLoss", loss).target for loss in losses])
+        found.graphs = GraphCache(self.model)  # recordings read one target
+        found.graphs.enabled = False
+        return found
 
     def features(self, contents: Sequence[Sequence[int]] | Ragged) -> Tensor:
         """Return the features of prompts, without gradient.

@@ -57,7 +57,8 @@ class UnitMerit:
     ) -> None:
         self.problem, self.context = context.problem, context
         self.units, self.weight = units, weight
-        self.likelihood = Likelihood(self.problem, context.gradients.spent, method)
+        gradients = context.gradients
+        self.likelihood = Likelihood(self.problem, gradients.spent, method, gradients.joint)
         self._filler = units.source[0].tolist()
         self._predictor = None
         if predictor is not None and weight:

@@ -20,6 +20,7 @@ from fuse_index.objectives.base import Loss
 from fuse_index.optimize.batches import plan_batches
 from fuse_index.optimize.state import Ids
 from fuse_index.optimize.writing import write_sentences
+from fuse_index.predict.joint import Alone
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ MOST_ROWS = 4096
 """Rows whose results are remembered, of the first passes that are run."""
 
 
-class Passes:
+class Passes(Alone):
     """Runs the models of a problem."""
 
     def outputs(self, index: int, loss: Loss, contents: Ragged, size: BatchSize) -> Outputs:

@@ -108,7 +108,9 @@ class Run:
             problem, self.spent, batch_size=options.batch_size, remember=options.remember
         )
         self.probe = None if probe is None else ProbeSampler(probe, self.scorer, self.generator)
-        self.gradients = Gradients(problem, self.spent, batch_size=options.batch_size)
+        self.gradients = Gradients(
+            problem, self.spent, batch_size=options.batch_size, joint=problem.memo
+        )
         self.check = PromptCheck(problem)
         kept = self.check if options.check_retokenization else None
         self.valuation = Valuation(problem, self.scorer, kept)

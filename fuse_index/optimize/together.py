@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,15 @@ from fuse_index.optimize.passes import Outputs, Passes
 from fuse_index.optimize.scoring import by_agreement, row_keys
 from fuse_index.optimize.state import Ids
 from fuse_index.optimize.writing import write_together
+from fuse_index.predict.joint import Rows
 from fuse_index.words.ragged import Ragged
 
 if TYPE_CHECKING:
     from fuse_index.models.causal import CausalModel
     from fuse_index.models.surroundings import Surroundings
 
+_ROWS = 128
+"""Rows of one pass with a gradient, or with logits at every position, of all runs."""
 _current = threading.local()
 
 
@@ -98,7 +102,7 @@ class Together(Passes):
 
     def __init__(self, losses: Sequence[Loss], alone: Passes, *, merge: bool) -> None:
         self._losses, self._alone, self._merge = losses, alone, merge
-        self._sizes: dict[int, BatchSize] = {}
+        self._sizes: dict[Hashable, BatchSize] = {}
 
     def run(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         """Do jobs at once; returns the result of each, or the error that ended it."""
@@ -157,11 +161,29 @@ class Together(Passes):
         size = self._sizes.setdefault(index, BatchSize(given[0][1].most))
         parts = super().outputs(index, self._losses[index], rows.select(chosen), size)
         outputs = torch.cat([own for _, own in parts])
-        place = {keys[row]: position for position, row in enumerate(chosen.tolist())}
+        order = chosen[np.concatenate([own for own, _ in parts])]
+        place = {keys[row]: position for position, row in enumerate(order.tolist())}
         where = torch.tensor([place[key] for key in keys], device=outputs.device)
-        counts = [len(contents) for contents, _ in given]
-        split = torch.split(outputs[where], counts)
-        return [[(own[0], part)] for own, part in zip(given, split, strict=True)]
+        rows_of = [contents for contents, _ in given]
+        split = torch.split(outputs[where], [len(own) for own in rows_of])
+        return [[(np.arange(len(own)), part)] for own, part in zip(rows_of, split, strict=True)]
+
+    def rows(  # noqa: D102 - see the base class
+        self, key: Hashable, function: Rows, rows: Sequence[Any]
+    ) -> Sequence[Any]:
+        def alone() -> Sequence[Any]:
+            return function(rows)
+
+        found: Sequence[Any] = _ask(_Request(("rows", key), (function, rows), alone))
+        return found
+
+    def _rows(self, key: Hashable, given: Sequence[tuple[Rows, Sequence[Any]]]) -> list[Any]:
+        """The results of all runs' rows, by the function of the first."""
+        function, rows = given[0][0], [row for _, own in given for row in own]
+        size = self._sizes.setdefault(key, BatchSize(_ROWS))
+        parts = size.map(len(rows), lambda part: function(rows[part]))
+        results = iter([result for _, part in parts for result in part])
+        return [list(islice(results, len(own))) for _, own in given]
 
     def written(  # noqa: D102 - see the base class
         self,

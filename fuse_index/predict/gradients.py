@@ -18,6 +18,7 @@ from fuse_index.errors import OptionError
 from fuse_index.models.batching import BatchSize
 from fuse_index.objectives.base import Loss
 from fuse_index.objectives.labels import label_space
+from fuse_index.predict.joint import Alone
 from fuse_index.predict.loss_gradients import Checks, embedding_gradient, one_hot_gradient
 from fuse_index.predict.spent import Spent
 from fuse_index.predict.target import PromptTerms, Target, TargetPrompts
@@ -41,15 +42,22 @@ class Gradients:
         terms: which losses of the problem have a gradient and a weight.
         rows: prompts of one backward pass, learned as it goes.
         residual_scale: factor of the gradient through residual branches, 1 as it is.
+        joint: makes passes, perhaps with those of other runs.
     """
 
     residual_scale: float = 1.0
 
     def __init__(
-        self, problem: PromptTerms, spent: Spent, *, batch_size: int | None = None
+        self,
+        problem: PromptTerms,
+        spent: Spent,
+        *,
+        batch_size: int | None = None,
+        joint: Alone | None = None,
     ) -> None:
         self.problem = problem
         self.spent = spent
+        self.joint = joint or Alone()
         on_gpu = any(loss.model.device.type == "cuda" for loss in problem.losses)
         rows = _GPU_ROWS if on_gpu else _CPU_ROWS
         self.rows = BatchSize(rows if batch_size is None else min(rows, batch_size))

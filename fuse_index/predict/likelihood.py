@@ -11,12 +11,12 @@ from torch import Tensor
 
 from fuse_index.errors import ModelError
 from fuse_index.models.base import Model
-from fuse_index.models.batch import Batch
 from fuse_index.models.boundaries import surround
 from fuse_index.models.causal import CausalModel
 from fuse_index.models.surroundings import Surroundings
 from fuse_index.objectives.language import Fluency, FluencyLoss, TokenReduction
 from fuse_index.objectives.shared import SharedStart
+from fuse_index.predict.joint import Alone
 from fuse_index.predict.loss_gradients import one_hot_gradient
 from fuse_index.predict.spent import Spent
 from fuse_index.predict.target import PromptTerms
@@ -37,13 +37,17 @@ class Likelihood:
         problem: source and terms.
         spent: counts the passes.
         method: named where the source is refused.
+        joint: makes passes, perhaps with those of other runs.
 
     Raises:
         ModelError: the source is not a causal language model.
     """
 
-    def __init__(self, problem: PromptTerms, spent: Spent, method: str) -> None:
+    def __init__(
+        self, problem: PromptTerms, spent: Spent, method: str, joint: Alone | None = None
+    ) -> None:
         source = require_causal(problem.source, method)
+        self._joint = joint or Alone()
         self.source = source
         self.spent = spent
         own = (loss.surroundings for loss in problem.losses if loss.model is source)
@@ -61,8 +65,9 @@ class Likelihood:
         Returns:
             ``(b, V)`` float32 log-probabilities on the CPU.
         """
-        self.spent.predicted += len(prompts)
-        return torch.cat([self._next_tokens(own) for own in _parts(prompts)])
+        self._count(prompts)
+        key = "next tokens", self.source, self.surroundings.key
+        return torch.stack(list(self._joint.rows(key, self._next_rows, list(prompts))))
 
     def along(self, prompt: Ids) -> Tensor:
         """Return the log-probabilities of tokens in every position of a prompt and behind it.
@@ -76,18 +81,25 @@ class Likelihood:
             ``(L + 1, V)`` float32 log-probabilities on the CPU; all 0 for a first token
             without context.
         """
-        self.spent.predicted += 1
-        source = self.source
+        self._count([prompt])
+        key = "along", self.source, self.surroundings.key
+        found: Tensor = self._joint.rows(key, self._along, [prompt])[0]
+        return found
+
+    def _along(self, prompts: Sequence[Ids]) -> list[Tensor]:
+        source, found = self.source, []
         with torch.no_grad():
-            batch = self._beginning([prompt])
+            batch = self.surroundings.beginning(prompts)
             begin = max(batch.start - 1, 0)
             output = source.forward(source.embed(batch.ids), batch, logits_from=begin)
             assert output.logits is not None
-            end = batch.start + len(prompt) - output.start
-            logits = output.logits[0, begin - output.start : end].float()
-            expected = torch.log_softmax(logits, dim=-1).cpu()
-        missing = len(prompt) + 1 - len(expected)
-        return torch.nn.functional.pad(expected, (0, 0, missing, 0))
+            for prompt, own in zip(prompts, output.logits, strict=True):
+                end = batch.start + len(prompt) - output.start
+                logits = own[begin - output.start : end].float()
+                expected = torch.log_softmax(logits, dim=-1).cpu()
+                missing = len(prompt) + 1 - len(expected)
+                found.append(torch.nn.functional.pad(expected, (0, 0, missing, 0)))
+        return found
 
     def tokens_within(self, prompts: Sequence[Ids], position: int) -> Tensor:
         """Return the log-probabilities of prompts with other tokens in a position.
@@ -109,17 +121,20 @@ class Likelihood:
         found = (one_hot_gradient(loss, Ragged.from_lists(own))[1] for own in _parts(prompts))
         return torch.cat([-gradient[:, position].cpu() for gradient in found])
 
-    def _beginning(self, prompts: Sequence[Ids]) -> Batch:
-        """Prompts with what stands before them, their tokens counted as read."""
-        batch = self.surroundings.beginning(prompts)
-        rest = batch.start * len(batch)
-        self.spent.read(self.source, sum(map(len, prompts)) + rest)
-        return batch
+    def _count(self, prompts: Sequence[Ids]) -> None:
+        """Count prompts, with what stands before them, as read."""
+        self.spent.predicted += len(prompts)
+        around = self.surroundings
+        before = len(around.frame.head) + len(around.before)
+        self.spent.read(self.source, sum(map(len, prompts)) + before * len(prompts))
+
+    def _next_rows(self, prompts: Sequence[Ids]) -> list[Tensor]:
+        return [row for own in _parts(prompts) for row in self._next_tokens(own)]
 
     def _next_tokens(self, prompts: Sequence[Ids]) -> Tensor:
         source = self.source
         with torch.no_grad():
-            batch = self._beginning(prompts)
+            batch = self.surroundings.beginning(prompts)
             embeds = source.embed(batch.ids)
             prefix = self._start.of(embeds, batch)
             output = source.forward(embeds, batch, prefix=prefix, logits_from=batch.shortest - 1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuse_index.models.base import Model
+from fuse_index.objectives.base import Loss
 from fuse_index.predict.adapted import AdaptedWords
 from fuse_index.predict.gradients import rows_within
 from fuse_index.predict.indexed import IndexedWords, find_index
@@ -206,14 +207,23 @@ class WordPredictor(UnitPredictor):
         vector = self.units.mean(loss.model) if mean else None
         spans = ends - contents.offsets[:-1, None]
         self.gradients.spent.run_gradient(loss, contents.lengths)
-        _, sums = span_gradients(
-            loss,
-            contents,
-            spans,
-            layers=self._layers,
-            mean=vector,
-            residual_scale=self.gradients.residual_scale,
-        )
+        scale = self.gradients.residual_scale
+
+        def take(rows: Sequence[tuple[Loss, list[int], NDArray[np.int64]]]) -> list[Tensor]:
+            losses, ids, cut = zip(*rows, strict=True)
+            _, sums = span_gradients(
+                losses[0].joined(losses),
+                Ragged.from_lists(list(ids)),
+                np.stack(cut),
+                layers=self._layers,
+                mean=vector,
+                residual_scale=scale,
+            )
+            return list(sums)
+
+        given = [(loss, *pair) for pair in zip(contents.to_lists(), spans, strict=True)]
+        key = "spans", term, self._layers, mean, scale
+        sums = torch.stack(list(self.gradients.joint.rows(key, take, given)))
         return sums * torch.from_numpy(whole).to(sums.device)[:, None]
 
     def _cut(

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from fuse_index.report import WordEffects
-    from fuse_index.run.captions import Caption, Captioner
+    from fuse_index.run.captioned import Caption
+    from fuse_index.run.captions import Captioner
 
 
 def captions_page(

@@ -6,6 +6,7 @@ import os
 import signal
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,8 @@ from fuse_index.objectives.language import FluencyLoss
 from fuse_index.optimize import Budget, Moves, Problem, RunOptions, Stop, Term, optimize
 from fuse_index.optimize.passes import Passes, PassMemo
 from fuse_index.optimize.together import Together
+from fuse_index.predict.spans import span_gradients
+from fuse_index.words.ragged import Ragged
 
 MOVES = Moves(
     drafts=12, swaps=2, insertions=1, rewrites=4, crossings=6, length=5, beam=2, search_width=6
@@ -96,6 +99,26 @@ def test_one_batch_for_all_scores_each_distinct_row_once(base, pictures, alone, 
         run(variant(base, picture, Passes()))
     assert joined < 0.95 * sum(rows)
     assert batches < 0.7 * len(rows)
+
+
+def test_gradients_of_several_images_make_one_batch(base, pictures):
+    losses = [variant(base, picture).losses[1] for picture in pictures]
+    words = base.targets[1].model.words
+    contents = [words.encode_text(text) for text in ("a red star", "blue", "the ring")]
+    spans = np.array([[1, 2], [0, 1], [0, 1]])
+    own = losses[0].joined(losses)
+    for layers in (False, True):
+        values, sums = span_gradients(own, Ragged.from_lists(contents), spans, layers=layers)
+        for row, loss in enumerate(losses):
+            alone = span_gradients(
+                loss,
+                Ragged.from_lists(contents[row : row + 1]),
+                spans[row : row + 1],
+                layers=layers,
+            )
+            assert torch.allclose(values[row], alone[0][0], atol=1e-5)
+            assert torch.allclose(sums[row], alone[1][0], atol=1e-4)
+    assert losses[0].joined([losses[0]] * 2) is losses[0]
 
 
 def test_a_run_that_fails_stops_no_other(base, pictures, alone, monkeypatch):

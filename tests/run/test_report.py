@@ -9,7 +9,7 @@ from fuse_index.errors import ImageError
 from fuse_index.optimize import Stop
 from fuse_index.optimize.result import Result
 from fuse_index.report import report_html
-from fuse_index.run.captions import Caption
+from fuse_index.run.captioned import Caption
 from fuse_index.run.report import captions_page
 from tests.report.test_html import assert_stands_alone
 
