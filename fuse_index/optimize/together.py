@@ -8,6 +8,7 @@ go on one after another. So methods are written as for one run, and nothing depe
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _ROWS = 128
 """Rows of one pass with a gradient, or with logits at every position, of all runs."""
 _current = threading.local()
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +140,8 @@ class Together(Passes):
                 kind, *where = requests[0].key
                 joined: list[Any] = getattr(self, f"_{kind}")(*where, [r.given for r in requests])
                 return joined
-            except Exception:
-                pass  # whose rows it was is seen where each has its own batch
+            except Exception as error:  # whose rows it was is seen where each has its own batch
+                logger.debug("%s at once failed: %s", requests[0].key[0], error)
         return [_attempt(request.alone) for request in requests]
 
     def outputs(  # noqa: D102 - see the base class

@@ -311,15 +311,17 @@ class Captioner:
         size = together or (TOGETHER if merge else 1)
         for begin in range(0, len(images), size):
             group = images[begin : begin + size]
-            stopped = False
+            stopped, fatal = False, None
             for image, found in zip(group, self._group(group, caption, merge), strict=True):
                 if isinstance(found, FuseIndexError) and not isinstance(found, StorageError):
                     yield FailedImage(str(image), found)
                 elif isinstance(found, BaseException):
-                    raise found
+                    fatal = fatal or found
                 else:
                     yield found
                     stopped |= found.result.stop is Stop.INTERRUPTED
+            if fatal is not None:
+                raise fatal
             if stopped:
                 return
 
