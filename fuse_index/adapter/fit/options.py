@@ -67,7 +67,7 @@ class FitOptions:
         seed: decides which words are held out and which are sampled.
         chunk_words: words that are embedded at a time; ``None`` lets the widths decide.
         kind: of the maps of all groups with enough words; the fallback is a t-product.
-        landmarks: of ``local``: most words of a group that predictions are made from.
+        landmarks: of ``local``: most words of a group that it is fitted on, the most frequent.
     """
 
     grouping: Grouping = Grouping.PAIR

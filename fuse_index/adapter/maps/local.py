@@ -20,8 +20,7 @@ class LocalMap(GroupMap):
 
     The Gaussian kernel of unit vectors ``u`` and ``l``, ``exp(-s |u - l|^2 / 2)``, is this one.
     Source: Saunders, Gammerman & Vovk (1998), "Ridge Regression Learning Algorithm in Dual
-    Variables"; with fewer landmarks than words, Williams & Seeger (2001), "Using the Nystrom Method
-    to Speed Up Kernel Machines".
+    Variables".
 
     Attributes:
         centre: ``(S,)``, ``c``.
