@@ -122,11 +122,11 @@ def measure_ours(words: int, repeats: int, output: Path, kind: str) -> dict[str,
     from safetensors.torch import save_file
 
     from fuse_index.adapter.fit.fit import fit_adapter
-    from fuse_index.adapter.fit.options import FitOptions, Kind
+    from fuse_index.adapter.fit.options import FitOptions, MapKind
 
     imports = _bench.peak_rss()
     table, source, target = make_input(words)
-    options = FitOptions(ridge=0.0, holdout=0.0, min_words=1, kind=Kind(kind))
+    options = FitOptions(ridge=0.0, holdout=0.0, min_words=1, kind=MapKind(kind))
     fit = fit_adapter(table, source, target, options)  # kept: warm-up and result
     seconds = _bench.times(lambda: fit_adapter(table, source, target, options), repeats, warmup=0)
     peak = _bench.peak_rss()

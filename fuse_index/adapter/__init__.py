@@ -2,7 +2,7 @@
 
 from fuse_index.adapter.adapter import Adapter
 from fuse_index.adapter.fit.fit import Fit, fit_adapter
-from fuse_index.adapter.fit.options import FitOptions, Grouping, Kind
+from fuse_index.adapter.fit.options import FitOptions, Grouping, MapKind
 from fuse_index.adapter.fit.quality import GroupQuality, QualityReport
 from fuse_index.adapter.layout import WordLayout
 from fuse_index.adapter.straight_through import bridge
@@ -13,7 +13,7 @@ __all__ = [
     "FitOptions",
     "GroupQuality",
     "Grouping",
-    "Kind",
+    "MapKind",
     "QualityReport",
     "WordLayout",
     "bridge",

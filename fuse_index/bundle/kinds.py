@@ -28,8 +28,8 @@ class Field:
 
     Attributes:
         shape: one letter a dimension: ``S`` and ``T``, all source or target entries of a word;
-            ``q`` and ``t``, target tokens and target width; others are free, at least 1, and the
-            same wherever they occur in a group.
+            ``s``, ``t`` and ``q``, source and target width, and target tokens; others are free, at
+            least 1, and the same wherever they occur in a group.
         most: largest absolute value.
     """
 
@@ -53,6 +53,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "centre": Field("S", _BOUNDED),
         "landmarks": Field("mS", 1.001),
         "coefficients": Field("mT", _BOUNDED),
+        "shared": Field("st"),
         "sharpness": Field("1", 1e3),
     },
     "mlp": {
@@ -104,7 +105,7 @@ def fields_problem(
     """
     key = parse_group(group)
     q = max(key.target_count, 1)
-    sizes = {"q": q, "t": widths[1], "T": q * widths[1], "1": 1}
+    sizes = {"q": q, "s": widths[0], "t": widths[1], "T": q * widths[1], "1": 1}
     if key.source_count:
         sizes["S"] = key.source_count * widths[0]
     for name, field in FIELDS[kind].items():

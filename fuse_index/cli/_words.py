@@ -67,11 +67,11 @@ def fit_changes(
     Raises:
         OptionError: a flag is no choice or no number.
     """
-    from fuse_index.adapter import Grouping, Kind
+    from fuse_index.adapter import Grouping, MapKind
     from fuse_index.common.reading import choose
 
     given = {
-        "kind": None if kind is None else choose(Kind, kind, "--kind"),
+        "kind": None if kind is None else choose(MapKind, kind, "--kind"),
         "grouping": None if grouping is None else choose(Grouping, grouping, "--grouping"),
         "ridge": None if ridge is None else _ridge(ridge),
         "min_words": min_group,

@@ -19,7 +19,17 @@ CURVED = ["local", "mlp"]
 def random_map(kind: str, p: int, q: int, seed: int = 0) -> GroupMap:
     """A map of random tensors in float64, of the shapes that a bundle holds."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = {"S": p * D_SRC, "T": q * D_TGT, "q": q, "t": D_TGT, "r": 2, "m": 6, "h": 5, "1": 1}
+    sizes = {
+        "S": p * D_SRC,
+        "T": q * D_TGT,
+        "q": q,
+        "s": D_SRC,
+        "t": D_TGT,
+        "r": 2,
+        "m": 6,
+        "h": 5,
+        "1": 1,
+    }
     tensors = {
         name: torch.randn([sizes[c] for c in field.shape], generator=generator).double()
         for name, field in FIELDS[kind].items()

@@ -22,7 +22,7 @@ from fuse_index.errors import BundleError, OptionError, ShapeError
 from tests.bundle import mutations, sample
 from tests.bundle.test_hostile import replaced
 
-SIZES = {"t": 2, "r": 2, "m": 4, "h": 3, "1": 1}
+SIZES = {"s": 3, "t": 2, "r": 2, "m": 4, "h": 3, "1": 1}
 
 
 def tensors(kind: str, p: int, q: int) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from fuse_index.adapter.fit.groups import FALLBACK, WordGroup, group_words
 from fuse_index.adapter.fit.kinds.choice import choose_kind, fit_map
 from fuse_index.adapter.fit.kinds.words import DenseWords
 from fuse_index.adapter.fit.lstsq import Solution, Solver, solve_problem
-from fuse_index.adapter.fit.options import FitOptions, Kind
+from fuse_index.adapter.fit.options import FitOptions, MapKind
 from fuse_index.adapter.fit.quality import (
     Predict,
     QualityReport,
@@ -26,7 +26,7 @@ from fuse_index.adapter.fit.quality import (
     with_common,
 )
 from fuse_index.adapter.fit.rows import WordRows
-from fuse_index.adapter.fit.store import FitStore, FoundGroup
+from fuse_index.adapter.fit.store import FitStore, FoundGroup, State
 from fuse_index.adapter.fit.stream import Centre, WordStream, centred
 from fuse_index.adapter.maps import GroupMap, make_map
 from fuse_index.bundle.kinds import AFFINE, CIRCULANT
@@ -118,6 +118,8 @@ def fit_adapter(
         for number, group in enumerate(groups):
             fitter.fit(group, number)
         fitter.fit_fallback()
+        for number, group in enumerate(groups):
+            fitter.fit_map(group, len(groups) + number)
         quality = fitter.measure()
     return Fit(
         adapters=fitter.adapters,
@@ -158,7 +160,7 @@ class _Fitter:
         self._common = self._empty()
         self._single = True  # whether float32 products are still worth a try
         self._centres: dict[str, Centre] = {}
-        if options.kind is not Kind.CIRCULANT:
+        if options.kind is not MapKind.CIRCULANT:
             self._centres = {g.name: stream.centre(g.train) for g in groups if len(g.train)}
 
     def _empty(self) -> GroupGram:
@@ -166,7 +168,7 @@ class _Fitter:
         return GroupGram(1, *stream.widths, workers=stream.workers, device=stream.device)
 
     def fit(self, group: WordGroup, number: int) -> None:
-        """Fit one group, or note why it uses the fallback; or recall what was found before."""
+        """Fit one t-product, or note why a group uses the fallback; or recall what was found."""
         saved = self._store.load_group(number) if self._store else None
         if saved is not None:
             self._recall(group, saved)
@@ -176,8 +178,8 @@ class _Fitter:
         if count < least:
             self.fallbacks[group.name] = f"{count} words to fit on, fewer than min_words={least}"
             self._add(count)
-        else:
-            gram = self._fit_kind(group, number)
+        elif self._options.kind.is_product:
+            gram = self._solve(group, number)
         if gram is not None:
             self._common.add_face(gram, group.q)
         elif count:
@@ -185,28 +187,35 @@ class _Fitter:
             for source, target in centred(chunks, self._centres.get(group.name)):
                 self._common.add(self._common.prepare_summed(source, target))
         if self._store is not None:
-            self._store.save_group(number, self._found(group))
+            self._store.save_group(number, self._found(group, self._common.state()))
 
-    def _fit_kind(self, group: WordGroup, number: int) -> GroupGram | None:
-        """Fit the map of a group; return the sums of its words where it is a t-product."""
-        options, kind = self._options, self._options.kind
-        if kind.is_product:
-            return self._solve(group, number)
+    def fit_map(self, group: WordGroup, number: int) -> None:
+        """Fit one group whose map is no t-product, or recall it; the fallback is known."""
+        if self._options.kind.is_product or group.name in self.fallbacks:
+            return
+        saved = self._store.load_group(number) if self._store else None
+        if saved is not None:
+            self._recall(group, saved)
+            return
+        kind, fallback = self._options.kind, self.adapters[FALLBACK][0]
         with self._stream.workers.released():
             words = DenseWords.read(self._stream, group.train, len(self._centres[group.name][0]))
-            if kind is Kind.AUTO:
-                kind, self.selection[group.name] = choose_kind(words, options)
+            if kind is MapKind.AUTO:
+                chosen = choose_kind(words, self._options, fallback)
+                kind, self.selection[group.name] = chosen
             if not kind.is_product:
-                self._keep_map(group.name, fit_map(words, kind, options))
+                self._keep_map(group.name, fit_map(words, kind, self._options, fallback))
                 self._add(len(group.train))
-                return None
-        return self._solve(group, number)
+        if kind.is_product:
+            self._solve(group, number)
+        if self._store is not None:
+            self._store.save_group(number, self._found(group, None))
 
     def _keep_map(self, name: str, own: GroupMap) -> None:
         self.kinds[name] = own.kind
         self.maps[name] = {key: value.float() for key, value in own.tensors().items()}
 
-    def _found(self, group: WordGroup) -> FoundGroup:
+    def _found(self, group: WordGroup, common: State | None) -> FoundGroup:
         name = group.name
         adapter = self.adapters.get(name)
         return FoundGroup(
@@ -215,7 +224,7 @@ class _Fitter:
             ridge=self.ridges.get(name),
             method=self.methods[name].value if adapter is not None else None,
             single=self._single,
-            common=self._common.state(),
+            common=common,
             kind=self.kinds.get(name, CIRCULANT),
             tensors={key: own.cpu().numpy() for key, own in self.maps.get(name, {}).items()},
             errors=self.selection.get(name, {}),
@@ -241,7 +250,8 @@ class _Fitter:
         if saved.common is not None:  # only the last group's sums are kept: they hold all before
             self._common = self._empty()
             self._common.add_state(saved.common)
-        self._add(len(group.train))
+        if saved.adapter is not None or saved.tensors or saved.fallback is not None:
+            self._add(len(group.train))
 
     def fit_fallback(self) -> None:
         """Fit the fallback from the sums of all groups."""

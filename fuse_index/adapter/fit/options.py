@@ -24,7 +24,7 @@ class Grouping(str, Enum):
     """The number of tokens in the target alone, ``q`` (as the paper's own code does it)."""
 
 
-class Kind(str, Enum):
+class MapKind(str, Enum):
     """The kind of the maps."""
 
     CIRCULANT = "circulant"
@@ -47,7 +47,7 @@ class Kind(str, Enum):
     @property
     def is_product(self) -> bool:
         """Whether the maps are t-products."""
-        return self in (Kind.CIRCULANT, Kind.AFFINE)
+        return self in (MapKind.CIRCULANT, MapKind.AFFINE)
 
 
 @options()
@@ -77,7 +77,7 @@ class FitOptions:
     holdout: float = 0.1
     seed: Seed = 0
     chunk_words: Count | None = None
-    kind: Kind = Kind.CIRCULANT
+    kind: MapKind = MapKind.CIRCULANT
     landmarks: Count = 8192
 
     def __post_init__(self) -> None:
@@ -132,5 +132,5 @@ _STORED = {
     "ridge": "ridge",
     "seed": "seed",
 }
-_LATER: dict[str, Any] = {"kind": Kind.CIRCULANT, "landmarks": 8192}
+_LATER: dict[str, Any] = {"kind": MapKind.CIRCULANT, "landmarks": 8192}
 """Options that came later, with what bundles were fitted with that do not name them."""

@@ -35,7 +35,7 @@ class FoundGroup:
         ridge: of the adapter.
         method: the route to it.
         single: whether float32 products are still worth a try.
-        common: the fallback's sums over this group and all before it.
+        common: the fallback's sums over this group and all before it; none once it is fitted.
         kind: of the map.
         tensors: of the map, beside the adapter.
         errors: cross-validated errors by kind, where several were tried.
@@ -106,16 +106,17 @@ class FitStore:
 
     def save_group(self, number: int, found: FoundGroup) -> None:
         """Keep the result for a group."""
-        assert found.common is not None
         names = ("fallback", "ridge", "method", "single", "kind", "errors")
         facts = json.dumps({name: getattr(found, name) for name in names})
         arrays: State = {"facts": np.frombuffer(facts.encode(), np.uint8)}
         if found.adapter is not None:
             arrays["adapter"] = found.adapter
         arrays |= {f"map.{name}": own for name, own in found.tensors.items()}
-        _save(self._path("common", number), found.common)
+        if found.common is not None:
+            _save(self._path("common", number), found.common)
         _save(self._path("group", number), arrays)
-        self._path("common", number - 1).unlink(missing_ok=True)
+        if found.common is not None:
+            self._path("common", number - 1).unlink(missing_ok=True)
         for path in self._folder.glob(f"sums-{number:04d}-*"):
             path.unlink()
 

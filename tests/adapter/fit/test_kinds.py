@@ -12,7 +12,7 @@ from fuse_index.adapter.fit.kinds import choice
 from fuse_index.adapter.fit.kinds.choice import choose_kind, fit_map
 from fuse_index.adapter.fit.kinds.local import fit_local
 from fuse_index.adapter.fit.kinds.words import DenseWords
-from fuse_index.adapter.fit.options import FitOptions, Grouping, Kind
+from fuse_index.adapter.fit.options import FitOptions, Grouping, MapKind
 from fuse_index.adapter.fit.quality import predict
 from fuse_index.adapter.fit.store import FitStore
 from fuse_index.adapter.maps.local import kernel, unit_vectors
@@ -20,7 +20,7 @@ from fuse_index.errors import OptionError
 from tests.adapter.fit.fitting import CPU, draw, group_rows, make_table, relative
 
 GROUPS = {(1, 1): 90, (1, 3): 70, (2, 1): 60, (3, 2): 24, (4, 2): 3}
-DENSE = [kind for kind in Kind if not kind.is_product and kind is not Kind.AUTO]
+DENSE = [kind for kind in MapKind if not kind.is_product and kind is not MapKind.AUTO]
 SHIFTS = torch.tensor([3.0, -2.0, 0.5, 1.0, 4.0, -1.0])
 
 
@@ -56,7 +56,7 @@ def with_ones(x: torch.Tensor) -> torch.Tensor:
 def test_affine_products_are_least_squares_with_an_intercept(table, source, target, chunk_words):
     """Of words of one source token the faces are free, so that any solver with ones agrees."""
     options = FitOptions(
-        ridge=0.0, holdout=0.0, min_words=20, chunk_words=chunk_words, kind=Kind.AFFINE
+        ridge=0.0, holdout=0.0, min_words=20, chunk_words=chunk_words, kind=MapKind.AFFINE
     )
     fit = fit_adapter(table, source, target, options)
     for q in (1, 3):
@@ -82,7 +82,7 @@ def test_affine_products_are_least_squares_with_an_intercept(table, source, targ
 
 
 def test_the_affine_fallback_is_one_matrix_and_one_intercept_for_all_tokens(table, source, target):
-    options = FitOptions(ridge=0.0, holdout=0.0, min_words=20, kind=Kind.AFFINE)
+    options = FitOptions(ridge=0.0, holdout=0.0, min_words=20, kind=MapKind.AFFINE)
     fit = fit_adapter(table, source, target, options)
     pairs = [words_of(table, source, target, *group) for group in GROUPS]
     x = torch.cat(
@@ -93,26 +93,26 @@ def test_the_affine_fallback_is_one_matrix_and_one_intercept_for_all_tokens(tabl
     assert relative(fit.adapters["fallback"][0], truth[:-1]) < 1e-5
     assert relative(fit.maps["fallback"]["intercept"][0], truth[-1]) < 1e-5
     other = fit_adapter(
-        table, source, target, FitOptions(ridge=0.0, holdout=0.0, min_words=20, kind=Kind.BLOCK)
+        table, source, target, FitOptions(ridge=0.0, holdout=0.0, min_words=20, kind=MapKind.BLOCK)
     )
     assert relative(other.adapters["fallback"], fit.adapters["fallback"].double()) < 1e-5
 
 
 def test_the_circulant_kind_ignores_all_that_came_later(table, source, target):
-    fit = fit_adapter(table, source, target, FitOptions(kind=Kind.CIRCULANT))
+    fit = fit_adapter(table, source, target, FitOptions(kind=MapKind.CIRCULANT))
     assert not fit.maps
     assert not fit.kinds
     assert not fit.selection
     assert "kind" not in fit.options.to_dict()
     assert FitOptions.from_dict(FitOptions().to_dict()) == FitOptions()
-    local = FitOptions(kind=Kind.LOCAL, landmarks=5)
+    local = FitOptions(kind=MapKind.LOCAL, landmarks=5)
     assert local.to_dict()["kind"] == "local"
     assert FitOptions.from_dict(local.to_dict()) == local
     with pytest.raises(OptionError, match="kind"):
         FitOptions(kind="spline")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.CIRCULANT])
+@pytest.mark.parametrize("kind", [kind for kind in MapKind if kind is not MapKind.CIRCULANT])
 @pytest.mark.parametrize("grouping", list(Grouping))
 def test_no_map_is_worse_than_the_mean_on_held_out_words(table, source, target, kind, grouping):
     """The tables are noise, so that least squares of few words is far worse than the mean."""
@@ -124,7 +124,7 @@ def test_no_map_is_worse_than_the_mean_on_held_out_words(table, source, target, 
             assert quality.relative_error <= quality.baseline_error * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("kind", [Kind.AFFINE, *DENSE])
+@pytest.mark.parametrize("kind", [MapKind.AFFINE, *DENSE])
 def test_the_same_words_give_the_same_maps(table, source, target, kind):
     options = FitOptions(kind=kind, min_words=20)
     one, two = (fit_adapter(table, source, target, options) for _ in range(2))
@@ -134,18 +134,18 @@ def test_the_same_words_give_the_same_maps(table, source, target, kind):
     assert one.quality == two.quality
 
 
-def planted(kind: Kind, n: int = 300) -> DenseWords:
+def planted(kind: MapKind, n: int = 300) -> DenseWords:
     """Words of two source tokens and one target token that a kind explains, with an offset."""
     x = draw(0, n, 2, 5).float()
-    if kind is Kind.LOCAL:
+    if kind is MapKind.LOCAL:
         y = torch.stack([x[:, 0, 0].sign() * x[:, 1, 1].sign(), x[:, 0, 2].abs()], 1) + 5
-    elif kind is Kind.MLP:
+    elif kind is MapKind.MLP:
         y = x[:, 0, :2].abs() + 5
     else:
         left, right = draw(1, 10, 1).float(), draw(2, 1, 2).float()
-        if kind is Kind.ORTHOGONAL:
+        if kind is MapKind.ORTHOGONAL:
             left, right = torch.linalg.qr(draw(1, 10, 2).float())[0], 2.5 * torch.eye(2)
-        if kind is Kind.BLOCK:
+        if kind is MapKind.BLOCK:
             left, right = draw(1, 10, 2).float(), torch.eye(2)
         y = x.flatten(1) @ left @ right + 5 + 0.01 * draw(3, n, 2).float()
     return DenseWords(x, y[:, None], Workers(CPU))
@@ -154,29 +154,31 @@ def planted(kind: Kind, n: int = 300) -> DenseWords:
 @pytest.mark.parametrize(
     ("kind", "most"),
     [
-        (Kind.BLOCK, 0.02),
-        (Kind.ORTHOGONAL, 0.3),
-        (Kind.LOW_RANK, 0.02),
-        (Kind.LOCAL, 0.9),
-        (Kind.MLP, 0.8),
+        (MapKind.BLOCK, 0.02),
+        (MapKind.ORTHOGONAL, 0.3),
+        (MapKind.LOW_RANK, 0.02),
+        (MapKind.LOCAL, 0.9),
+        (MapKind.MLP, 0.8),
     ],
 )
 def test_every_kind_finds_what_it_is_made_for(kind, most):
     words = planted(kind)
     fitted, tested = words.select(slice(0, 240)), words.select(slice(240, None))
-    options = FitOptions(ridge=0.0 if kind in (Kind.BLOCK, Kind.LOW_RANK) else "auto", kind=kind)
-    own = fit_map(fitted, kind, options)
+    options = FitOptions(
+        ridge=0.0 if kind in (MapKind.BLOCK, MapKind.LOW_RANK) else "auto", kind=kind
+    )
+    own = fit_map(fitted, kind, options, torch.zeros(5, 2))
     error = (own.apply(tested.x) - tested.y).norm() / (tested.y - fitted.y.mean(0)).norm()
     assert error < most
-    if kind is Kind.LOW_RANK:
+    if kind is MapKind.LOW_RANK:
         assert own.tensors()["left"].shape == (10, 1)
-    if kind is Kind.ORTHOGONAL:
+    if kind is MapKind.ORTHOGONAL:
         scales = torch.linalg.svdvals(own.tensors()["matrix"])
         torch.testing.assert_close(scales, scales.mean().expand(2))
 
 
 def test_a_local_map_is_kernel_ridge_regression():
-    words = planted(Kind.LOCAL, 60)
+    words = planted(MapKind.LOCAL, 60)
     own = fit_local(words, landmarks=100, seed=0)
     units, _ = unit_vectors(words.x.double() - words.x.double().mean(0))
     gram = kernel(units, units, float(own.sharpness))
@@ -201,7 +203,7 @@ def leave_one_out(gram: torch.Tensor, y: torch.Tensor, penalty: float) -> torch.
 
 
 def test_landmarks_are_the_first_words():
-    words = planted(Kind.LOCAL, 200)
+    words = planted(MapKind.LOCAL, 200)
     some, first = fit_local(words, 150, 0), fit_local(words.select(slice(0, 150)), 999, 0)
     assert some.landmarks.shape == (150, 10)
     for name, own in some.tensors().items():
@@ -209,12 +211,12 @@ def test_landmarks_are_the_first_words():
 
 
 def test_auto_takes_the_kind_of_the_least_cross_validated_error(table, source, target):
-    options = FitOptions(kind=Kind.AUTO, min_words=20)
-    for kind in (Kind.BLOCK, Kind.LOCAL):
-        chosen, errors = choose_kind(planted(kind), options)
+    options = FitOptions(kind=MapKind.AUTO, min_words=20)
+    for kind in (MapKind.BLOCK, MapKind.LOCAL):
+        chosen, errors = choose_kind(planted(kind), options, torch.zeros(5, 2))
         assert [*errors] == ["mean", *(own.value for own in choice.TRIED)]
         assert errors[chosen.value] == min(errors[own.value] for own in choice.TRIED)
-    assert chosen is Kind.LOCAL
+    assert chosen is MapKind.LOCAL
     fit = fit_adapter(table, source, target, options)
     for name, errors in fit.selection.items():
         assert (
@@ -225,7 +227,7 @@ def test_auto_takes_the_kind_of_the_least_cross_validated_error(table, source, t
     assert np.isfinite([own for errors in fit.selection.values() for own in errors.values()]).all()
 
 
-@pytest.mark.parametrize("kind", [Kind.AFFINE, Kind.LOCAL, Kind.AUTO])
+@pytest.mark.parametrize("kind", [MapKind.AFFINE, MapKind.LOCAL, MapKind.AUTO])
 @pytest.mark.parametrize("groups", [1, 3, 5])
 def test_an_interrupted_fit_goes_on_to_the_same_maps(
     table, source, target, kind, groups, tmp_path, monkeypatch

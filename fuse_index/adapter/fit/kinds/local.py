@@ -34,9 +34,9 @@ def fit_local(words: DenseWords, landmarks: int, seed: int) -> LocalMap:
     system = kernel(units, units, sharpness)
     system.diagonal().add_(penalty)
     found = torch.cholesky_solve(y - mean, torch.linalg.cholesky(system))
-    return LocalMap(
-        mean.view(words.target.shape[1:]), centre, units, found, x.new_tensor([sharpness])
-    )
+    shared = x.new_zeros(words.source.shape[2], words.target.shape[2])
+    intercept = mean.view(words.target.shape[1:])
+    return LocalMap(intercept, centre, units, found, x.new_tensor([sharpness]), shared)
 
 
 def _choose(units: Tensor, values: Tensor) -> tuple[float, float]:
