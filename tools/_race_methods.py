@@ -8,6 +8,8 @@ from typing import Any
 
 def methods() -> dict[str, Any]:
     """Every method by name, as a method with a search."""
+    from _race_apart import Apart
+
     from fuse_index.optimize import GCG, Beam, Choice, Greedy, RandomSearch
 
     published = {"search_width": 512, "draw": "uniform", "positions": 0, "memory": 0}
@@ -25,6 +27,7 @@ def methods() -> dict[str, Any]:
         "words-adapter": Choice(
             GCG(**words, predictor="adapter", search_width=32, positions=2), Greedy(), "by adapter"
         ),
+        "apart": Choice(Apart(), Greedy(), "candidates of each model apart"),
         "random": Choice(RandomSearch(), Greedy(), "random tokens"),
     }
 

@@ -82,6 +82,12 @@ class Ranking:
         best = (-change.flatten()).topk(count).indices.cpu()
         return best // change.shape[1], best % change.shape[1]
 
+    def at(self, positions: Sequence[int]) -> Ranking:
+        """Return the ranking of some of the positions."""
+        rows = list(positions)
+        standing = None if self.standing is None else self.standing[rows]
+        return Ranking(self.changes[rows], standing)
+
     def corrected(
         self, positions: Sequence[int], correct: Callable[[int, Tensor], Tensor]
     ) -> Ranking:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
-from fuse_index.common.options import NaturalWidth, Share, Width, options
+from fuse_index.common.options import NaturalWidth, NonNegative, Share, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import (
     Context,
@@ -28,6 +29,7 @@ from fuse_index.optimize.methods.base import (
     shares,
     width_of,
 )
+from fuse_index.optimize.methods.steering import Momentum, directed, noisy
 from fuse_index.optimize.state import Scored, State
 from fuse_index.predict.correction import ResidualKriging
 from fuse_index.predict.predictor import require_predictor, unit_predictor
@@ -74,6 +76,14 @@ class GCG(MethodOptions):
         n_replace: replacements in each candidate, with ``draw`` "uniform".
         residual_scale: factor of the gradient through the residual branches of every model, 1 as it
             is (LSGM); the losses stay as they are.
+        momentum: share of the steps before in the predictions, which then are running means (MAC);
+            for tokens by ``adapter`` or ``embedding``. 0 takes those of the step alone.
+        direction: units of each position that are kept before the best are taken: those towards
+            whose embedding in the source the loss falls most steeply (TAO). 0 keeps all.
+        temperature: noise on the predictions, in their standard deviations: units are drawn by
+            ``exp(-change / temperature)``. 0 adds none.
+        merge: the best swaps of a step in different positions are tried together, the best two,
+            three, up to so many (MC-GCG); 0 tries none. They come on top of ``search_width``.
     """
 
     unit: Unit = Unit.TOKEN
@@ -85,6 +95,10 @@ class GCG(MethodOptions):
     top_k: Width = 256
     n_replace: Width = 1
     residual_scale: Share = 1.0
+    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    direction: NaturalWidth = 0
+    temperature: NonNegative = 0.0
+    merge: NaturalWidth = 0
 
     type: ClassVar[str] = "gcg"
 
@@ -99,6 +113,17 @@ class GCG(MethodOptions):
         require_predictor(self.unit, self.predictor)
         if self.draw is Draw.BEST and self.n_replace != 1:
             raise OptionError(f"gcg: draw 'best' with n_replace={self.n_replace}", expected="1")
+        if self.merge and self.n_replace != 1:
+            raise OptionError(
+                f"gcg: merge={self.merge} with n_replace={self.n_replace}",
+                expected="n_replace 1: single swaps are merged",
+            )
+        if self.momentum and (words or self.predictor is Predictor.LAYERS):
+            raise OptionError(
+                f"gcg: momentum={self.momentum} with unit '{self.unit.value}', predictor "
+                f"'{self.predictor.value}'",
+                expected="tokens by adapter or embedding, whose one gradient ranks all positions",
+            )
 
     @property
     def ranking(self) -> tuple[Unit, Predictor]:
@@ -124,6 +149,7 @@ class _GCGMethod(Method):
         self.units = context.problem.units(unit)
         self._predictor = unit_predictor(self.context.gradients, self.units, predictor)
         self._kriging = ResidualKriging(options.memory) if options.memory else None
+        self._momentum = Momentum(options.momentum) if options.momentum else None
 
     def propose(self, states: Sequence[State], most: int | None = None) -> Proposals:
         options, context = self.options, self.context
@@ -137,12 +163,30 @@ class _GCGMethod(Method):
         rankings = self._rank(prompts, chosen)
         rows = []
         for i, count in enumerate(shares(width, len(states))):
-            parts = shares(count, len(rankings[i]))
+            parts, swaps = shares(count, len(rankings[i])), []
             for ranking, part in zip(rankings[i], parts, strict=True):
                 if part:
-                    swaps = self._swaps(prompts[i], chosen[i], ranking, part)
-                    rows.append(self._candidates(swaps, states[i].total))
+                    swaps += self._swaps(prompts[i], chosen[i], ranking, part)
+            if swaps:
+                rows.append(self._candidates(swaps, states[i].total))
+                rows += self._merged(prompts[i], swaps) if options.merge else []
         return Proposals(Ragged.concatenate(rows))
+
+    def _merged(self, prompt: Spans, swaps: list[Swaps]) -> list[Ragged]:
+        """Make the best swaps of different positions at once: the best two, three, and so on."""
+        rows = Ragged.concatenate([own for own, *_ in swaps])
+        positions = np.concatenate([own[:, 0] for _, own, _ in swaps])
+        units = np.concatenate([own[:, 0] for *_, own in swaps])
+        totals = self.context.totals(rows)
+        best: dict[int, int] = {}
+        for index in np.argsort(totals, kind="stable")[: np.isfinite(totals).sum()].tolist():
+            best.setdefault(int(positions[index]), int(units[index]))
+        places, own = np.array([list(best)]), np.array([list(best.values())])
+        most = min(self.options.merge, len(best))
+        return [
+            self.units.replaced(prompt, places[:, :size], own[:, :size])
+            for size in range(2, most + 1)
+        ]
 
     def observe(self, scored: Scored) -> None:
         if self._kriging is not None:
@@ -153,18 +197,38 @@ class _GCGMethod(Method):
         kriging = self._kriging
         rankings: list[list[Ranking]] = [[] for _ in prompts]
         weights = self.context.weights(Ragged.from_lists([own.ids for own in prompts]))
+        asked = chosen
+        if self._momentum is not None:
+            asked = [list(range(len(own))) for own in prompts]
         for rows, own in by_weights(weights):
-            part = [prompts[i] for i in rows], [chosen[i] for i in rows]
+            part = [prompts[i] for i in rows], [asked[i] for i in rows]
             found = self._predictor.rank(*part, own, every=kriging is not None)
             for row, ranking in zip(rows.tolist(), found, strict=True):
                 rankings[row] = ranking
-        if kriging is None:
-            return rankings
-        correct = partial(kriging.correct, vectors=self._predictor.vectors())
+        if self._momentum is not None:
+            carried = self._momentum.carry([own[0] for own in rankings])
+            rankings = [[own.at(at)] for own, at in zip(carried, chosen, strict=True)]
+        if kriging is not None:
+            correct = partial(kriging.correct, vectors=self._predictor.vectors())
+            rankings = [
+                [ranking.corrected(at, correct) for ranking in own]
+                for own, at in zip(rankings, chosen, strict=True)
+            ]
         return [
-            [ranking.corrected(at, correct) for ranking in own]
-            for own, at in zip(rankings, chosen, strict=True)
+            [self._steered(ranking, prompt, at) for ranking in own]
+            for own, prompt, at in zip(rankings, prompts, chosen, strict=True)
         ]
+
+    def _steered(self, ranking: Ranking, prompt: Spans, positions: list[int]) -> Ranking:
+        options, source = self.options, self.context.problem.source
+        if options.direction:
+            ids = torch.tensor(prompt.ids)[positions].to(source.device)
+            standing = source.table().detach()[ids]
+            vectors = self.units.vectors(source)
+            ranking = directed(ranking, standing, vectors, options.direction)
+        if options.temperature:
+            ranking = noisy(ranking, options.temperature, self.context.generator)
+        return ranking
 
     def _swaps(
         self, prompt: Spans, positions: list[int], ranking: Ranking, count: int
@@ -208,11 +272,13 @@ class _GCGMethod(Method):
         return Ragged.concatenate([rows for rows, *_ in swaps])
 
     def tensors(self) -> dict[str, Tensor]:
-        return {} if self._kriging is None else self._kriging.tensors()
+        kept = (self._kriging, self._momentum)
+        return {k: v for own in kept if own is not None for k, v in own.tensors().items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        if self._kriging is not None:
-            self._kriging.load_tensors(tensors)
+        for own in (self._kriging, self._momentum):
+            if own is not None:
+                own.load_tensors(tensors)
 
 
 def sample_ranks(
