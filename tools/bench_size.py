@@ -29,7 +29,6 @@ SIZES = {
     "135m": (30, 576, 1536, 9, 3, 49152),
     "tiny": (2, 64, 128, 4, 2, 1024),
 }
-MODEL_PARTS = ("passes: first model", "passes: second model", "backward")
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,20 @@ class Task:
     start: tuple[int, ...]
     target: str
     candidates: int
+
+
+def load_tokenizers(folders: list[str], count: int) -> list[Any]:
+    """Load the tokenizers in folders, and the packaged ones where there are too few."""
+    import transformers
+
+    from fuse_index.demo import DemoModel, model_name
+
+    packaged = [model_name(model) for model in (DemoModel.LM, DemoModel.SENTIMENT, DemoModel.LM)]
+    names = [*folders, *packaged[len(folders) :]][:count]
+    found = [transformers.AutoTokenizer.from_pretrained(name) for name in names]
+    for tokenizer in found:
+        tokenizer.chat_template = None  # all read message and prompt as plain text
+    return found
 
 
 def make_model(size: str, tokenizer: Any, device: str, seed: int) -> Any:
@@ -169,7 +182,7 @@ def nanogcg_steps(network: Any, tokenizer: Any, task: Task, prompt: str, steps: 
     return median([after - before for before, after in pairwise(clock[1:])])
 
 
-def beside_nanogcg(network: Any, model: Any, task: Task, options: Any) -> dict[str, Any]:
+def beside_nanogcg(network: Any, model: Any, task: Task, options: Any, size: str) -> dict[str, Any]:
     """One model: a step of ours and of nanoGCG, and the memory of both."""
     run = make_run([model], task)
     own, memory = timed(run.step, options.steps, options.warmup, options.device)
@@ -187,7 +200,7 @@ def beside_nanogcg(network: Any, model: Any, task: Task, options: Any) -> dict[s
     except ImportError as error:
         print(f"{error}: pip install --no-deps nanogcg==0.3.0 tqdm scipy", file=sys.stderr)
     return row(
-        f"{options.size}, {options.candidates} candidates",
+        f"{size}, {task.candidates} candidates",
         own,
         "nanoGCG 0.3.0",
         theirs,
@@ -197,26 +210,30 @@ def beside_nanogcg(network: Any, model: Any, task: Task, options: Any) -> dict[s
     )
 
 
+def synchronized(run: Any, steps: int, device: str) -> tuple[float, float]:
+    """Return the seconds of a step with a synchronization around the passes, and those of them."""
+    parts = Parts(torch.device(device))
+    for loss in run.problem.losses:
+        parts.wrap(loss.graphs, "run", "passes")
+    parts.begin()
+    for _ in range(steps):
+        run.step()
+        with parts.within("everything else"):
+            pass
+    return sum(parts.seconds.values()) / steps, parts.seconds.get("passes", 0.0) / steps
+
+
 def two_models(models: list[Any], task: Task, options: Any) -> dict[str, Any]:
     """Two models: a step, and what of it is neither model's passes."""
     run = make_run(models, task)
     plain, memory = timed(run.step, options.steps, options.warmup, options.device)
-    parts = Parts(torch.device(options.device))
-    for loss, part in zip(run.problem.losses, MODEL_PARTS, strict=False):
-        parts.wrap(loss.graphs, "run", part)
-    parts.begin()
-    for _ in range(options.steps):
-        run.step()
-        with parts.within("everything else"):
-            pass
-    total = sum(parts.seconds.values())
-    passes = sum(parts.seconds.get(part, 0.0) for part in MODEL_PARTS)
+    total, passes = synchronized(run, options.steps, options.device)
     return row(
         f"two of {options.size}, different tokenizers, {options.candidates} candidates",
         plain,
         "",
         None,
-        synchronized_step=total / options.steps,
+        synchronized_step=total,
         neither_models=1.0 - passes / total,
         memory_gb=memory / 1e9,
     )
@@ -225,7 +242,6 @@ def two_models(models: list[Any], task: Task, options: Any) -> dict[str, Any]:
 def main() -> int:
     """Run the benchmark."""
     from fuse_index import wrap_model
-    from fuse_index.demo import DemoModel, model_name
 
     arguments = parser(__doc__)
     cuda = torch.cuda.is_available()
@@ -239,17 +255,11 @@ def main() -> int:
     arguments.add_argument("--steps", type=int, default=8)
     arguments.add_argument("--warmup", type=int, default=6, help="steps before the clock")
     options = arguments.parse_args()
-    import transformers
-
-    packaged = [model_name(DemoModel.LM), model_name(DemoModel.SENTIMENT)]
-    folders = [*options.tokenizer, *packaged[len(options.tokenizer) :]]
-    tokenizers = [transformers.AutoTokenizer.from_pretrained(folder) for folder in folders[:2]]
-    for tokenizer in tokenizers:
-        tokenizer.chat_template = None  # both read message and prompt as plain text
+    tokenizers = load_tokenizers(options.tokenizer, 2)
     network = make_model(options.size, tokenizers[0], options.device, 0)
     first = wrap_model(network, tokenizers[0], name=f"{options.size}, first")
     task = make_task(first, options)
-    rows = [beside_nanogcg(network, first, task, options)]
+    rows = [beside_nanogcg(network, first, task, options, options.size)]
     print(rows[0], file=sys.stderr, flush=True)
     second = make_model(options.size, tokenizers[1], options.device, 1)
     models = [first, wrap_model(second, tokenizers[1], name=f"{options.size}, second")]

@@ -7,6 +7,10 @@ the median step of a plain run stands beside them. The baseline does it as the a
 does by its description: candidates pass through text, each word's gradient goes through its adapter
 by FFT on the CPU, one word after another, and nothing is shared between candidates. On a GPU
 the step is measured with CUDA graphs and without.
+
+With ``--sweep`` or ``--nanogcg`` other things are measured, on causal models with random weights:
+the cost of a step against the prompt's length, the candidates and the models (``--plot FILE``
+draws it), and a step beside nanoGCG's at three sizes.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import _bench_sweep
 import torch
 from _bench import median, parser, publish, row
 
@@ -361,8 +366,11 @@ def main() -> int:
     arguments.add_argument("--tokens", type=int, default=16, help="tokens of the prompt")
     arguments.add_argument("--steps", type=int, default=20 if cuda else 3)
     arguments.add_argument("--small", action="store_true", help="tiny models, to try it out")
+    _bench_sweep.add_arguments(arguments)
     options = arguments.parse_args()
     device = torch.device(options.device)
+    if options.sweep or options.nanogcg:
+        return _bench_sweep.main(options)
     with tempfile.TemporaryDirectory() as folder:
         lm, clip = make_models(options, Path(folder))
         problem = make_problem(lm, clip)
