@@ -15,7 +15,7 @@ from fuse_index.adapter.fit.options import FitOptions, Grouping
 from fuse_index.build import BuildOptions, Stage, build_bundle, fit_bundle
 from fuse_index.bundle import read_bundle, read_manifest, verify_bundle, write_bundle
 from fuse_index.errors import BundleError, OptionError, StorageError
-from fuse_index.index import IndexOptions
+from fuse_index.index import IndexOptions, Kind
 from fuse_index.words import table as word_table
 from fuse_index.words.corpus.words import CorpusOptions
 from tests.build.helpers import digest, load_once, make_shards_small
