@@ -9,9 +9,8 @@ as every one runs on one core, give the same bits for any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -51,16 +50,6 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
             torch.set_num_threads(self._threads)
-
-    @contextmanager
-    def released(self) -> Iterator[None]:
-        """Let torch split operations over its threads again, while no task runs."""
-        torch.set_num_threads(self._threads if self._pool is not None else torch.get_num_threads())
-        try:
-            yield
-        finally:
-            if self._pool is not None:
-                torch.set_num_threads(1)
 
     def submit(self, task: Callable[..., T], *arguments: Any) -> Future[T]:
         """Start ``task(*arguments)``; exceptions are raised by the result."""

@@ -198,15 +198,13 @@ class _Fitter:
             self._recall(group, saved)
             return
         kind, fallback = self._options.kind, self.adapters[FALLBACK][0]
-        with self._stream.workers.released():
-            words = DenseWords.read(self._stream, group.train, len(self._centres[group.name][0]))
-            if kind is MapKind.AUTO:
-                chosen = choose_kind(words, self._options, fallback)
-                kind, self.selection[group.name] = chosen
-            if not kind.is_product:
-                self._keep_map(group.name, fit_map(words, kind, self._options, fallback))
-                self._add(len(group.train))
-        if kind.is_product:
+        words = DenseWords.read(self._stream, group.train, len(self._centres[group.name][0]))
+        if kind is MapKind.AUTO:
+            kind, self.selection[group.name] = choose_kind(words, self._options, fallback)
+        if not kind.is_product:
+            self._keep_map(group.name, fit_map(words, kind, self._options, fallback))
+            self._add(len(group.train))
+        else:
             self._solve(group, number)
         if self._store is not None:
             self._store.save_group(number, self._found(group, None))

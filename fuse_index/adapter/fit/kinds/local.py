@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from fuse_index.adapter.maps.local import LocalMap, kernel, unit_vectors
 
 SHARPNESS = (1.0, 2.0, 4.0)
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-_SAMPLE = 768
+_SAMPLE = 512
 """Words that sharpness and penalty are chosen on."""
 
 
@@ -30,7 +32,8 @@ def fit_local(words: DenseWords, landmarks: int, seed: int) -> LocalMap:
     units, _ = unit_vectors(x - centre)
     order = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed))
     sample = order[:_SAMPLE].to(x.device)
-    sharpness, penalty = _choose(units[sample], y[sample] - mean)
+    choose = partial(_leave_one_out, units[sample], y[sample] - mean)
+    _, sharpness, penalty = min(words.workers.map(choose, SHARPNESS))
     system = kernel(units, units, sharpness)
     system.diagonal().add_(penalty)
     found = torch.cholesky_solve(y - mean, torch.linalg.cholesky(system))
@@ -39,19 +42,18 @@ def fit_local(words: DenseWords, landmarks: int, seed: int) -> LocalMap:
     return LocalMap(intercept, centre, units, found, x.new_tensor([sharpness]), shared)
 
 
-def _choose(units: Tensor, values: Tensor) -> tuple[float, float]:
-    """Return sharpness and penalty of the least leave-one-out error, in closed form.
+def _leave_one_out(units: Tensor, values: Tensor, sharpness: float) -> tuple[float, float, float]:
+    """Return the least leave-one-out error, in closed form, with sharpness and penalty.
 
     The residual of a word that is left out is ``A_i / (K + l)^-1_ii``. Source: Wahba (1990),
     "Spline Models for Observational Data", section 4.2.
     """
-    best = (torch.inf, SHARPNESS[0], PENALTIES[0])
-    for sharpness in SHARPNESS:
-        sizes, vectors = torch.linalg.eigh(kernel(units, units, sharpness).double())
-        turned = vectors.T @ values.double()
-        for penalty in PENALTIES:
-            inverse = 1 / (sizes.clamp(min=0) + penalty)
-            diagonal = vectors.square() @ inverse
-            residuals = (vectors @ (inverse[:, None] * turned)) / diagonal[:, None]
-            best = min(best, (float(residuals.square().sum()), sharpness, penalty))
-    return best[1:]
+    found = []
+    sizes, vectors = torch.linalg.eigh(kernel(units, units, sharpness).double())
+    turned = vectors.T @ values.double()
+    for penalty in PENALTIES:
+        inverse = 1 / (sizes.clamp(min=0) + penalty)
+        diagonal = vectors.square() @ inverse
+        residuals = (vectors @ (inverse[:, None] * turned)) / diagonal[:, None]
+        found.append((float(residuals.square().sum()), sharpness, penalty))
+    return min(found)
