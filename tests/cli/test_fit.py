@@ -54,9 +54,29 @@ def test_flags_that_are_not_given_stay_as_built(capsys, tmp_path, built):
     assert read_manifest(tmp_path / "b").options["max_words_per_group"] is None
 
 
+def test_a_kind_is_fitted_told_and_taken_back(capsys, tmp_path, built):
+    out = tmp_path / "b"
+    code, stdout, stderr = run(
+        capsys, "fit", built / "other", "-o", out, "--kind", "auto", "--json"
+    )
+    assert code == 0, stderr
+    groups = json.loads(stdout)["groups"]
+    kinds = read_manifest(out).kinds
+    assert kinds["fallback"] == groups["fallback"]["kind"] == "affine"
+    assert all(own["kind"] == kinds.get(name) for name, own in groups.items() if name in kinds)
+    assert read_manifest(out).options["kind"] == "auto"
+    code, stdout, _ = run(capsys, "inspect", out)
+    assert code == 0
+    assert "errors they were chosen by" in stdout
+    code, _, _ = run(capsys, "fit", out, "--kind", "circulant", "--overwrite")
+    assert code == 0
+    assert digest(out) == digest(built / "other")
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
+        (["--kind", "spline"], "--kind spline; expected"),
         (["--ridge", "much"], "--ridge much; expected a number of at least 0, or auto"),
         (["--ridge", "-1"], "ridge=-1.0; expected a finite number"),
         (["--grouping", "words"], "--grouping words; expected one of pair, target"),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from fuse_index.adapter import Adapter
+from fuse_index.adapter.maps import make_map
 from fuse_index.errors import LossError, OptionError
 from fuse_index.models import load_model
 from fuse_index.objectives import (
@@ -52,6 +54,35 @@ def test_adapted_gradient_is_the_pull_back_of_every_word(problem):
         expected = pulled_by_hand(problem, 1, ids)
         torch.testing.assert_close(found[i, : len(ids)], expected, rtol=1e-4, atol=1e-7)
         assert not found[i, len(ids) :].any()
+
+
+def test_a_gradient_through_a_curved_map_is_taken_at_the_words(problem, monkeypatch):
+    """A local map for words of one token in both models, the t-products for the others."""
+    target = problem.targets[1]
+    faces = {name: target.adapter[name] for name in target.adapter.group_names}
+    d_src, d_tgt = faces.pop("1x1").shape[1:]
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "intercept": torch.zeros(1, d_tgt),
+        "centre": torch.zeros(d_src),
+        "landmarks": torch.nn.functional.normalize(
+            torch.randn(6, d_src, generator=generator), dim=1
+        ),
+        "coefficients": torch.randn(6, d_tgt, generator=generator),
+        "sharpness": torch.tensor([2.0]),
+        "shared": torch.randn(d_src, d_tgt, generator=generator),
+    }
+    adapter = Adapter(faces, maps={"1x1": make_map("local", tensors)})
+    monkeypatch.setattr(target, "adapter", adapter)
+    found = Gradients(problem, Spent()).embeddings(rows_of(problem), np.array([0.0, 1.0]))
+    for i, text in enumerate(TEXTS):
+        ids = problem.encode(text)
+        read = target.read(Ragged.from_lists([ids]))
+        _, gradient = embedding_gradient(problem.losses[1], read.contents)
+        source = problem.source.table()[list(ids)].detach().requires_grad_()
+        mapped = adapter.apply(source, target.layout(read))
+        (expected,) = torch.autograd.grad(mapped, source, gradient)
+        torch.testing.assert_close(found[i, : len(ids)], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_token_scores_are_adapted_gradients_times_embeddings(problem):

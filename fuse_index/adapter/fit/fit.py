@@ -198,7 +198,8 @@ class _Fitter:
             self._recall(group, saved)
             return
         kind, fallback = self._options.kind, self.adapters[FALLBACK][0]
-        words = DenseWords.read(self._stream, group.train, len(self._centres[group.name][0]))
+        most = group.train.segments[0].p  # of all words, those that are held out among them
+        words = DenseWords.read(self._stream, group.train, most)
         if kind is MapKind.AUTO:
             kind, self.selection[group.name] = choose_kind(words, self._options, fallback)
         if not kind.is_product:

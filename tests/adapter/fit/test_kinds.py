@@ -8,6 +8,7 @@ import torch
 
 from fuse_index.adapter.fit._workers import Workers
 from fuse_index.adapter.fit.fit import fit_adapter
+from fuse_index.adapter.fit.groups import word_keys
 from fuse_index.adapter.fit.kinds import choice
 from fuse_index.adapter.fit.kinds.choice import choose_kind, fit_map
 from fuse_index.adapter.fit.kinds.local import fit_local
@@ -122,6 +123,20 @@ def test_no_map_is_worse_than_the_mean_on_held_out_words(table, source, target, 
     for name, quality in fit.quality.groups.items():
         if quality.held_out and name not in fit.fallbacks:
             assert quality.relative_error <= quality.baseline_error * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_a_group_has_room_for_held_out_words_of_more_tokens(source, target, kind):
+    table = make_table({(1, 2): 40, (3, 2): 2}, vocabulary=200)
+    rows = group_rows(table, 3, 2)
+    for seed in range(200):  # one that holds both longer words out
+        options = FitOptions(kind=kind, grouping=Grouping.TARGET, holdout=0.4, seed=seed)
+        held = word_keys([table.words[row] for row in rows], seed) < np.uint64(int(0.4 * 2**64))
+        if held.all():
+            break
+    fit = fit_adapter(table, source, target, options)
+    shapes = [own.shape for own in fit.maps["x2"].values()]
+    assert any(3 * 12 in shape for shape in shapes)
 
 
 @pytest.mark.parametrize("kind", [MapKind.AFFINE, *DENSE])
