@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fuse_index.adapter.layout import Counts, WordLayout
 from fuse_index.adapter.maps import GroupMap, make_map
-from fuse_index.adapter.mixed import SplitLayout, merge_rows, split_layout
+from fuse_index.adapter.mixed import SplitLayout, apply_split, pull_back_split, split_layout
 from fuse_index.adapter.pairs import PairTable
 from fuse_index.adapter.products import GroupProducts, require_finite
 from fuse_index.bundle.kinds import AFFINE, CIRCULANT, has_faces
@@ -212,20 +212,8 @@ class Adapter:
                 f"pull_back through {self!r} without the embeddings of the words",
                 expected="source=, because the Jacobian of its maps depends on the word",
             )
-        return self._pull_back_mixed(grad, self._split(layout), source).to(packed.dtype)
-
-    def _pull_back_mixed(self, grad: Tensor, split: SplitLayout, source: Tensor | None) -> Tensor:
-        parts, rows = [], []
-        if split.products is not None:
-            parts.append(self.products.pull_back(grad[split.target], split.products))
-            rows.append(split.source)
-        for words in split.mapped:
-            at = None if source is None else words.embed(source)
-            pulled = words.map.pull_back(grad[words.target].flatten(1), at)
-            known = words.source >= 0
-            parts.append(pulled.view(*known.shape, -1)[known])
-            rows.append(words.source[known])
-        return merge_rows(parts, rows)
+        split = self._split(layout)
+        return pull_back_split(grad, split, source, self.products.pull_back).to(packed.dtype)
 
     def _split(self, layout: WordLayout) -> SplitLayout:
         return split_layout(layout, self.maps, self.source_width)
@@ -249,16 +237,8 @@ class Adapter:
         rows = source.to(self.dtype)
         if not self.maps:
             return self.products.apply(rows, layout).to(source.dtype)
-        split = self._split(layout)
-        parts, places = [], []
-        if split.products is not None:
-            parts.append(self.products.apply(rows[split.source], split.products))
-            places.append(split.target)
-        for words in split.mapped:
-            out = words.map.apply(words.embed(rows))
-            parts.append(out.reshape(-1, self.target_width))
-            places.append(words.target.flatten())
-        return merge_rows(parts, places).to(source.dtype)
+        out = apply_split(rows, self._split(layout), self.products.apply)
+        return out.to(source.dtype)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

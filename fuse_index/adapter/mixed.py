@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,13 +96,62 @@ def split_layout(layout: WordLayout, maps: Mapping[int, GroupMap], width: int) -
     return SplitLayout(products, source, target, mapped)
 
 
-def merge_rows(parts: list[Tensor], rows: list[Tensor]) -> Tensor:
-    """Put rows where they belong, differentiably.
+def apply_split(
+    source: Tensor, split: SplitLayout, products: Callable[[Tensor, WordLayout], Tensor]
+) -> Tensor:
+    """Map the words of a layout, differentiably.
 
     Args:
-        parts: ``(n_i, width)``.
-        rows: ``(n_i,)`` int64, where each lies in the result; every row of it once.
+        source: ``(source_rows, d_src)`` packed.
+        split: the words.
+        products: maps those of t-products.
+
+    Returns:
+        ``(target_rows, d_tgt)`` packed.
     """
+    parts, rows = [], []
+    if split.products is not None:
+        parts.append(products(source[split.source], split.products))
+        rows.append(split.target)
+    for words in split.mapped:
+        out = words.map.apply(words.embed(source))
+        parts.append(out.reshape(words.target.numel(), -1))
+        rows.append(words.target.flatten())
+    return _merge(parts, rows)
+
+
+def pull_back_split(
+    grad: Tensor,
+    split: SplitLayout,
+    source: Tensor | None,
+    products: Callable[[Tensor, WordLayout], Tensor],
+) -> Tensor:
+    """Pull the gradients of the words of a layout back.
+
+    Args:
+        grad: ``(target_rows, d_tgt)`` packed.
+        split: the words.
+        source: ``(source_rows, d_src)`` packed; ``None`` if all maps are linear.
+        products: pulls back through t-products.
+
+    Returns:
+        ``(source_rows, d_src)`` packed.
+    """
+    parts, rows = [], []
+    if split.products is not None:
+        parts.append(products(grad[split.target], split.products))
+        rows.append(split.source)
+    for words in split.mapped:
+        at = None if source is None else words.embed(source)
+        pulled = words.map.pull_back(grad[words.target].flatten(1), at)
+        known = words.source >= 0
+        parts.append(pulled.view(*known.shape, -1)[known])
+        rows.append(words.source[known])
+    return _merge(parts, rows)
+
+
+def _merge(parts: list[Tensor], rows: list[Tensor]) -> Tensor:
+    """Put rows where they belong; every row of the result is given once."""
     order = torch.cat(rows).argsort()
     return torch.cat(parts).index_select(0, order)
 
