@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
-import os
 import pkgutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,9 @@ def find_methods(folder: Path, names: list[str]) -> dict[str, Any]:
     """
     if not (folder / "claudini" / "base.py").is_file():
         raise SystemExit(f"--theirs {folder}; expected a checkout of Claudini (claudini/base.py)")
-    os.environ.setdefault("TQDM_DISABLE", "1")
     sys.path.insert(0, str(folder.resolve()))
     base = importlib.import_module("claudini.base")
+    base.tqdm = partial(base.tqdm, disable=True)
     package = importlib.import_module("claudini.methods")
     logging.getLogger("claudini").setLevel(logging.WARNING)
     registry: dict[str, Any] = base.TokenOptimizer._REGISTRY
@@ -71,15 +73,16 @@ def run(track: Track, method: Any, job: Job, limits: Limits) -> Outcome:
     source = track.source
     tokenizer = copy.deepcopy(source.tokenizer)
     tokenizer.chat_template = _PLAIN
-    made = method(source.module, tokenizer, optim_length=track.length, seed=job.seed)
     task = job.task
     around = track.problem(task).losses[0].surroundings
     spec = importlib.import_module("claudini.input_spec")
-    made._sample_spec = spec.SampleSpec(
+    sample = spec.SampleSpec(
         messages=[{"role": "user", "content": f"{around.text_before}{{optim_str}}{around.suffix}"}],
         target=task.target,
     )
-    try:
+    with _left_as_found(source.module):
+        made = method(source.module, tokenizer, optim_length=track.length, seed=job.seed)
+        made._sample_spec = sample
         result = made.run(
             around.text_before,
             task.target,
@@ -87,21 +90,29 @@ def run(track: Track, method: Any, job: Job, limits: Limits) -> Outcome:
             max_flops=limits.flops,
             max_time=limits.seconds,
         )
-    finally:
-        _forget_hooks(source.module)
     rows = zip(result.flops, result.wall_times, result.best_losses, strict=True)
     curve = thinned([[float(a), float(b), float(c)] for a, b, c in rows])
     text = result.best_string
     return Outcome(job.method, task.name, job.seed, curve, text, {"type": job.method})
 
 
-def _forget_hooks(module: Any) -> None:
-    """Remove what a method of theirs has left on the model."""
-    for inside in module.modules():
-        for hooks in (
-            inside._forward_hooks,
-            inside._forward_pre_hooks,
-            inside._backward_hooks,
-            inside._backward_pre_hooks,
-        ):
+@contextmanager
+def _left_as_found(module: Any) -> Iterator[None]:
+    """Remove the hooks that a method of theirs leaves on the model, and its settings of torch."""
+    import torch
+
+    kinds = (
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+    )
+    places = [getattr(inside, kind) for inside in module.modules() for kind in kinds]
+    before = [dict(hooks) for hooks in places]
+    try:
+        yield
+    finally:
+        for hooks, own in zip(places, before, strict=True):
             hooks.clear()
+            hooks.update(own)
+        torch.use_deterministic_algorithms(False)

@@ -257,7 +257,6 @@ def test_defaults_depend_on_the_unit() -> None:
         "residual_scale": 1.0,
         "momentum": 0.0,
         "direction": 0,
-        "temperature": 0.0,
         "merge": 0,
     }
     assert GCG(**{k: v for k, v in words.to_json().items() if k != "type"}) == words

@@ -1,14 +1,13 @@
-"""Momentum, direction, noise and merged swaps of GCG: each against its definition."""
+"""Momentum, direction and merged swaps of GCG: each against its definition."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from fuse_index.errors import OptionError
 from fuse_index.optimize import GCG, Beam, Budget, Greedy, RunOptions, optimize
-from fuse_index.optimize.methods.steering import Momentum, directed, noisy
+from fuse_index.optimize.methods.steering import Momentum, directed
 from fuse_index.optimize.run import Run
 from fuse_index.predict.ranking import Ranking
 from tests.demo_models import START
@@ -52,19 +51,6 @@ def test_direction_keeps_the_steepest_ways() -> None:
     assert directed(ranking, vectors[standing], vectors, 50) is ranking
 
 
-def test_noise_draws_by_the_exponential_of_the_change() -> None:
-    changes = torch.tensor([[0.0, 1.0, 3.0, torch.inf]])
-    generator = torch.Generator().manual_seed(0)
-    temperature = 0.7
-    firsts = [
-        int(noisy(Ranking(changes), temperature, generator).changes.argmin()) for _ in range(4000)
-    ]
-    counts = np.bincount(firsts, minlength=4) / len(firsts)
-    spread = float(changes[0, :3].std(correction=0))
-    expected = torch.softmax(-changes[0] / (temperature * spread), dim=0).numpy()
-    assert counts == pytest.approx(expected, abs=0.03)
-
-
 @pytest.mark.parametrize("unit", ["token", "word"])
 def test_the_best_swaps_are_tried_together(problem, unit) -> None:
     method = GCG(unit=unit, predictor="adapter", search_width=12, positions=4, merge=3, memory=0)
@@ -102,9 +88,8 @@ def _rows(proposals, kept):
 OPTIONS = {
     "momentum": GCG(search_width=8, momentum=0.4),
     "direction": GCG(search_width=8, direction=20),
-    "temperature": GCG(search_width=8, temperature=0.3),
     "merge": GCG(search_width=8, merge=3),
-    "all": GCG(search_width=8, momentum=0.4, direction=20, temperature=0.3, merge=3),
+    "all": GCG(search_width=8, momentum=0.4, direction=20, merge=3),
 }
 
 
@@ -125,5 +110,7 @@ def test_options_that_do_not_go_together_are_refused() -> None:
     for other in ({"unit": "word"}, {"predictor": "layers"}):
         with pytest.raises(OptionError, match=r"momentum=0.4 with .*; expected tokens by adapter"):
             GCG(momentum=0.4, **other)
+        with pytest.raises(OptionError, match=r"direction=9 with .*; expected tokens by adapter"):
+            GCG(direction=9, **other)
     with pytest.raises(OptionError, match="momentum=1; expected less than 1"):
         GCG(momentum=1)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from fuse_index.common.options import NaturalWidth, NonNegative, Share, Width, options
+from fuse_index.common.options import NaturalWidth, Share, Width, options
 from fuse_index.errors import OptionError
 from fuse_index.optimize.methods.base import (
     Context,
@@ -29,7 +29,7 @@ from fuse_index.optimize.methods.base import (
     shares,
     width_of,
 )
-from fuse_index.optimize.methods.steering import Momentum, directed, noisy
+from fuse_index.optimize.methods.steering import Momentum, directed
 from fuse_index.optimize.state import Scored, State
 from fuse_index.predict.correction import ResidualKriging
 from fuse_index.predict.predictor import require_predictor, unit_predictor
@@ -79,9 +79,8 @@ class GCG(MethodOptions):
         momentum: share of the steps before in the predictions, which then are running means (MAC);
             for tokens by ``adapter`` or ``embedding``. 0 takes those of the step alone.
         direction: units of each position that are kept before the best are taken: those towards
-            whose embedding in the source the loss falls most steeply (TAO). 0 keeps all.
-        temperature: noise on the predictions, in their standard deviations: units are drawn by
-            ``exp(-change / temperature)``. 0 adds none.
+            whose embedding in the source the loss falls most steeply (TAO); for tokens as well. 0
+            keeps all.
         merge: the best swaps of a step in different positions are tried together, the best two,
             three, up to so many (MC-GCG); 0 tries none. They come on top of ``search_width``.
     """
@@ -97,7 +96,6 @@ class GCG(MethodOptions):
     residual_scale: Share = 1.0
     momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
     direction: NaturalWidth = 0
-    temperature: NonNegative = 0.0
     merge: NaturalWidth = 0
 
     type: ClassVar[str] = "gcg"
@@ -118,12 +116,13 @@ class GCG(MethodOptions):
                 f"gcg: merge={self.merge} with n_replace={self.n_replace}",
                 expected="n_replace 1: single swaps are merged",
             )
-        if self.momentum and (words or self.predictor is Predictor.LAYERS):
-            raise OptionError(
-                f"gcg: momentum={self.momentum} with unit '{self.unit.value}', predictor "
-                f"'{self.predictor.value}'",
-                expected="tokens by adapter or embedding, whose one gradient ranks all positions",
-            )
+        for name in ("momentum", "direction"):
+            if getattr(self, name) and (words or self.predictor is Predictor.LAYERS):
+                raise OptionError(
+                    f"gcg: {name}={getattr(self, name)} with unit '{self.unit.value}', predictor "
+                    f"'{self.predictor.value}'",
+                    expected="tokens by adapter or embedding: one gradient ranks all positions",
+                )
 
     @property
     def ranking(self) -> tuple[Unit, Predictor]:
@@ -226,8 +225,6 @@ class _GCGMethod(Method):
             standing = source.table().detach()[ids]
             vectors = self.units.vectors(source)
             ranking = directed(ranking, standing, vectors, options.direction)
-        if options.temperature:
-            ranking = noisy(ranking, options.temperature, self.context.generator)
         return ranking
 
     def _swaps(

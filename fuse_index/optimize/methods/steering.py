@@ -1,4 +1,4 @@
-"""What changes the ranking of a step before candidates are drawn: momentum, direction, noise."""
+"""What changes the ranking of a step before candidates are drawn: momentum, direction."""
 
 from __future__ import annotations
 
@@ -79,19 +79,3 @@ def directed(ranking: Ranking, standing: Tensor, vectors: Tensor, count: int) ->
         1, here.clamp(min=0), at_standing.where(here >= 0, left.gather(1, here.clamp(min=0)))
     )
     return Ranking(left, ranking.standing)
-
-
-def noisy(ranking: Ranking, temperature: float, generator: torch.Generator) -> Ranking:
-    """Add Gumbel noise, so that the best are units drawn without repeats by ``exp(-change / t)``.
-
-    Args:
-        ranking: ``(S, N)`` predicted changes.
-        temperature: ``t`` in standard deviations of the changes in a position.
-        generator: of the random numbers.
-    """
-    changes = ranking.changes
-    uniform = torch.rand(changes.shape, generator=generator).clamp(min=1e-30)
-    noise = -torch.log(-torch.log(uniform)).to(changes.device)
-    finite = changes.where(changes.isfinite(), torch.nan)
-    spread = (finite - finite.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1, keepdim=True)
-    return Ranking(changes - temperature * spread.sqrt() * noise, ranking.standing)
