@@ -119,8 +119,9 @@ def test_the_report_needs_nothing_else(showcase):
     assert image["alt"].startswith("A drawing: ")
     for finding in showcase.findings:
         assert finding.text in text
-        assert finding.alternatives
+        assert all(other.text != finding.text for other in finding.alternatives)
         assert " ".join(finding.words.words) == finding.text
+    assert any(finding.alternatives for finding in showcase.findings)
     assert text.count("What each word is worth") == 3
     assert "Interrupted" not in text
     assert "to clip" in text
