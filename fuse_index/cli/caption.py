@@ -270,7 +270,7 @@ def _save_report(captions: Captions, path: Path, captioner: Captioner) -> _outpu
 
     with _console.ProgressBar() as bar:
         bar("writing the report", 0, None)
-        html = report_html(captions_page(captioner, captions.items))
+        html = report_html(captions_page(captioner, captions))
     return _outputs.save(html.encode(), path, "--report", is_text=False)
 
 

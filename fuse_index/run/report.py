@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,28 +13,26 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from fuse_index.report import WordEffects
-    from fuse_index.run.captioned import Caption
+    from fuse_index.run.captioned import Caption, Captions, FailedImage
     from fuse_index.run.captions import Captioner
 
 
-def captions_page(
-    captioner: Captioner, items: Sequence[Caption], failures: Sequence[tuple[str, str]] = ()
-) -> Page:
+def captions_page(captioner: Captioner, captions: Captions) -> Page:
     """Return what the report of captions shows.
 
     What each word is worth takes two prompts a word; they are not counted as the run's.
 
     Args:
         captioner: that made them.
-        items: captions.
-        failures: path and reason of every image that has none.
+        captions: what it made, and the images that failed.
     """
+    items = captions.items
     return Page(
         title="Captions",
         lead=_lead(captioner, len(items)),
-        notes=[f"{Path(image).name} has no caption: {why}" for image, why in failures],
+        notes=[_without_folder(item) for item in captions.failed],
         cards=[_card(captioner, item) for item in items],
-        after=[_settings(captioner, items)] if items else [],
+        after=[_settings(captioner, captions)] if items else [],
     )
 
 
@@ -67,7 +64,7 @@ def _card(captioner: Captioner, item: Caption) -> Card:
         alternatives=alternatives_of(result),
         words=_words(captioner, item),
     )
-    name = Path(item.image).name  # a page that is passed on says nothing of the folders
+    name = Path(item.image).name
     return Card(name, f"The image {name}, captioned: {item.text}", [entry], _picture(item.image))
 
 
@@ -87,14 +84,19 @@ def _words(captioner: Captioner, item: Caption) -> WordEffects | None:
         return None
 
 
-def _settings(captioner: Captioner, items: Sequence[Caption]) -> Table:
-    first = items[0].result
-    seconds = sum(item.result.spent["seconds"] for item in items)
+def _without_folder(failed: FailedImage) -> str:
+    """Why an image failed; a page that is passed on says nothing of the folders."""
+    return failed.message.replace(failed.image, Path(failed.image).name)
+
+
+def _settings(captioner: Captioner, captions: Captions) -> Table:
+    first, rates = captions.items[0].result, captions.rates
     rows = [
         ["method", first.chosen or str(first.configuration["method"]["type"])],
         ["weights", ", ".join(f"{name} {value:.4g}" for name, value in first.weights.items())],
         ["seed", str(captioner.config.options.seed)],
-        ["seconds of all searches", f"{seconds:.1f}"],
+        ["seconds of all images", f"{rates['seconds']:.1f}"],
+        ["forward passes a second", f"{rates['passes_per_second']:.1f}"],
         *([name, version] for name, version in first.versions.items()),
     ]
     return Table("How these were made", ("what", "value"), rows, numbers=False)
