@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from fuse_index.models.surroundings import Surroundings
 
 LONGEST = 44
 """Tokens of a sentence, at most."""
+_FEWER = 4
+"""Rows that ended are left out once they are one of so many: keys and values are copied then."""
 
 
 @torch.no_grad()
@@ -30,7 +33,8 @@ def write_sentences(
 ) -> list[tuple[int, ...] | None]:
     """Let a model continue beginnings until it ends the sentence.
 
-    Keys and values are kept, so that a sentence costs what one forward pass over it costs.
+    Keys and values are kept, so that a sentence costs what one forward pass over it costs, and rows
+    that have ended are left out now and then. What is drawn does not depend on that.
 
     Args:
         model: with a token that begins its texts or ends them.
@@ -93,6 +97,7 @@ def write_together(
     ids = ids.repeat(len(starts), 1)
     rows: list[list[int]] = [[] for _ in starts]
     alive = torch.ones(len(starts), dtype=torch.bool)
+    here = torch.arange(len(starts))  # rows that are run
     cache = None
     for step in range(longest):
         kept = {model.cache_name: cache, "use_cache": True}
@@ -104,10 +109,7 @@ def write_together(
             usable[end] = True
             logits = logits.masked_fill(~usable.to(logits.device), -torch.inf)
         drawn = torch.full((len(starts),), end)
-        parts = (torch.split(own, sizes) for own in (logits, drawn, alive))
-        for part, own, going, (_, generator) in zip(*parts, groups, strict=True):
-            if going.any():
-                own[:] = _draw(part, temperature, generator)
+        _draw_groups(logits.float() / max(temperature, MIN_TEMPERATURE), groups, here, alive, drawn)
         for index, start in enumerate(starts):
             if step < len(start):
                 drawn[index] = int(start[step])
@@ -116,7 +118,11 @@ def write_together(
             rows[index].append(int(drawn[index]))
         if not alive.any():
             break
-        ids = drawn[:, None]
+        going = alive[here]
+        if model.caches and _FEWER * int(going.sum()) <= (_FEWER - 1) * len(here):
+            cache.batch_select_indices(going.nonzero()[:, 0].to(model.device))
+            here = here[going]
+        ids = drawn[here, None]
     found, first = [], 0
     for going in torch.split(alive, sizes):
         endless = bool(going.all())  # a model that ends no text: its sentences are cut
@@ -140,7 +146,29 @@ def _frame(model: CausalModel) -> tuple[list[int], int]:
     return [int(end)], int(end)
 
 
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """(n, V) -> (n,) int64 on the CPU."""
-    probabilities = (logits.float().cpu() / max(temperature, MIN_TEMPERATURE)).softmax(dim=-1)
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+def _draw_groups(
+    logits: Tensor,
+    groups: Sequence[tuple[Sequence[Sequence[int]], torch.Generator]],
+    here: Tensor,
+    alive: Tensor,
+    drawn: Tensor,
+) -> None:
+    """Draw the next token of the rows that are run, into ``(n,)`` of all rows."""
+    bounds = [0, *accumulate(len(own) for own, _ in groups)]
+    for (first, last), (_, generator) in zip(pairwise(bounds), groups, strict=True):
+        if alive[first:last].any():
+            own = (here >= first) & (here < last)
+            rows = here[own] - first
+            part = logits[own.to(logits.device)]
+            drawn[here[own]] = _draw(part, generator, rows, last - first)
+
+
+def _draw(logits: Tensor, generator: torch.Generator, here: Tensor, count: int) -> Tensor:
+    """Draw a token for some of ``count`` rows: (n, V) -> (n,) int64 on the CPU.
+
+    As ``torch.multinomial`` does it, the largest probability over exponential noise; the noise is
+    that of all rows, so that a row's does not depend on which others are left.
+    """
+    probabilities = logits.float().cpu().softmax(dim=-1)
+    noise = torch.empty(count, logits.shape[1]).exponential_(1, generator=generator)
+    return (probabilities / noise[here]).argmax(dim=-1)

@@ -10,7 +10,7 @@ import torch
 from fuse_index.demo import vocabulary
 from fuse_index.errors import ModelError, OptionError
 from fuse_index.models import load_model
-from fuse_index.optimize.writing import write_sentences
+from fuse_index.optimize.writing import _draw, write_sentences
 from tests.models import factory
 
 
@@ -92,7 +92,7 @@ def test_a_model_that_ends_no_sentence_is_cut(gpt2, monkeypatch):
     allowed = torch.ones(gpt2.vocabulary_size, dtype=torch.bool)
     monkeypatch.setattr(
         "fuse_index.optimize.writing._draw",
-        lambda logits, temperature, generator: torch.full((len(logits),), 7),
+        lambda logits, *_: torch.full((len(logits),), 7),
     )
     rows = write_sentences(gpt2, [(), (5,)], generator(), allowed=allowed, longest=4)
     assert rows == [(7, 7, 7, 7), (5, 7, 7, 7)]
@@ -108,3 +108,28 @@ def test_no_beginning_or_temperature_is_refused(lm):
     for starts, temperature in (([], 1.0), ([()], 0.0)):
         with pytest.raises(OptionError, match="sentences at temperature"):
             write_sentences(lm, starts, generator(), temperature=temperature)
+
+
+def test_leaving_out_what_has_ended_changes_no_sentence(lm, monkeypatch):
+    ran = []
+    inner = lm.module.forward
+
+    def counting(*args, **kwargs):
+        ran.append(len(kwargs["inputs_embeds"]))
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(lm.module, "forward", counting)
+    found = write_sentences(lm, [()] * 40, generator())
+    fewer, ran[:] = sum(ran), []
+    monkeypatch.setitem(vars(lm), "caches", False)
+    assert write_sentences(lm, [()] * 40, generator()) == found
+    assert fewer < 0.8 * sum(ran)
+
+
+def test_draws_are_those_of_multinomial():
+    logits = torch.randn(50, 30, generator=generator(1))
+    rows = torch.arange(50)
+    expected = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator())[:, 0]
+    assert torch.equal(_draw(logits, generator(), rows, 50), expected)
+    some = rows[10:20]
+    assert torch.equal(_draw(logits[some], generator(), some, 50), expected[some])
