@@ -66,6 +66,23 @@ class Batch:
         inside = values[:, self.start : self.start + self.longest]
         return inside.reshape(-1, *values.shape[2:])
 
+    def cut(self, length: int) -> Batch:
+        """Return the first positions alone; what stands behind them changes nothing before it.
+
+        Args:
+            length: positions of every row, at most those there are.
+        """
+        if length >= self.ids.shape[1]:
+            return self
+        return replace(
+            self,
+            ids=self.ids[:, :length],
+            mask=self.mask[:, :length],
+            totals=self.totals.clamp(max=length),
+            shared=self.shared[:length],
+            shortest=min(self.shortest, length),
+        )
+
     def by_length(self) -> list[tuple[Tensor, Batch]]:
         """Return the rows of each length as a batch without padding, the shortest first.
 

@@ -124,7 +124,7 @@ class _ContinuationLoss(Loss):
         return self._start.possible
 
     def predictions(self, batch: Batch) -> int:
-        return batch.ids.shape[1] - batch.shortest + len(self._text) + 1
+        return batch.ids.shape[1] - batch.shortest + len(self._text)
 
     def forget(self) -> None:
         self._start.forget()
@@ -139,8 +139,10 @@ class _ContinuationLoss(Loss):
                 expected="a token before the target",
                 remedy="give a prefix, or load the model with bos=True",
             )
-        prefix = self._start.of(embeds, batch, limit=first)
-        output = self.model.forward(embeds, batch, prefix=prefix, logits_from=first)
+        run = self._start.needed(batch, batch.ids.shape[1] - 1)
+        own = embeds[:, : run.ids.shape[1]]
+        prefix = self._start.of(own, run, limit=first)
+        output = self.model.forward(own, run, prefix=prefix, logits_from=first)
         assert output.logits is not None
         steps = torch.arange(size, device=embeds.device)
         positions = (batch.totals - size - 1)[:, None] + steps - output.start

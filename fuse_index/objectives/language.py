@@ -147,15 +147,17 @@ class _LanguageLoss(Loss):
         return self._start.possible
 
     def predictions(self, batch: Batch) -> int:
-        return batch.ids.shape[1] - max(batch.start, 1) + 1
+        return max(self.stop(batch) - max(batch.start, 1), 0)
 
     def forget(self) -> None:
         self._start.forget()
 
     def compute(self, embeds: Tensor, batch: Batch, labels: Tensor | None) -> Tensor:
         begin = max(batch.start, 1)
-        prefix = self._start.of(embeds, batch, logits=True)
-        output = self.model.forward(embeds, batch, prefix=prefix, logits_from=begin - 1)
+        run = self._start.needed(batch, max(self.stop(batch) - 1, begin))
+        own = embeds[:, : run.ids.shape[1]]
+        prefix = self._start.of(own, run, logits=True)
+        output = self.model.forward(own, run, prefix=prefix, logits_from=begin - 1)
         assert output.logits is not None
         first = output.start + 1
         tokens = self.tokens(output.logits, embeds, batch, labels, first)
@@ -164,7 +166,7 @@ class _LanguageLoss(Loss):
             row = self.tokens(known, embeds[:1], batch, None, begin)
             tokens = torch.cat([row.expand(len(batch), -1), tokens], dim=1)
             first = begin
-        return self.reduce(tokens, self.wanted(batch)[:, first:])
+        return self.reduce(tokens, self.wanted(batch)[:, first : first + tokens.shape[1]])
 
     @abstractmethod
     def tokens(
@@ -188,6 +190,10 @@ class _LanguageLoss(Loss):
     def wanted(self, batch: Batch) -> Tensor:
         """(b, L) bool: the tokens that count."""
         return batch.content
+
+    def stop(self, batch: Batch) -> int:
+        """Return the position behind the last token that counts."""
+        return batch.start + batch.longest
 
     def reduce(self, tokens: Tensor, wanted: Tensor) -> Tensor:
         """Sum or average the wanted tokens of every row: (b, T) -> (b,)."""
@@ -270,6 +276,10 @@ class FluencyLoss(_LanguageLoss):
         scores = _predictions(scores, batch, first)
         log_probs = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return -self.pick(log_probs, embeds, batch, labels, first)
+
+    def stop(self, batch: Batch) -> int:  # noqa: D102 - see the base class
+        behind = self.objective.include_suffix or self.surroundings.end
+        return batch.ids.shape[1] if behind else super().stop(batch)
 
     def wanted(self, batch: Batch) -> Tensor:  # noqa: D102 - see the base class
         positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)

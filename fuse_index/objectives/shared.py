@@ -41,6 +41,18 @@ class SharedStart:
         """Whether rows of any length may be run with what they share."""
         return self.model.padding_limit is None and self.model.caches
 
+    def needed(self, batch: Batch, length: int) -> Batch:
+        """Leave out positions that nothing is predicted from, where no gradient is taken.
+
+        Args:
+            batch: rows of ids.
+            length: positions that predictions are wanted from, and those before.
+        """
+        # cut states are found from the end of the rows
+        if torch.is_grad_enabled() or self.model.padding_limit is not None:
+            return batch
+        return batch.cut(max(length, 1))
+
     def forget(self) -> None:
         """Drop content, so that results do not depend on the batches that ran before."""
         self._content.clear()

@@ -294,11 +294,11 @@ def test_shared_content_is_computed_once(loaded: Load, monkeypatch: pytest.Monke
     loss = Fluency(prefix="two").prepare(model)
     monkeypatch.setattr(model.module, "forward", spy)
     loss.score(rows)
-    assert (8, 2) in seen, "of every candidate the last shared token and its own are run"
-    assert max(length for rows_, length in seen if rows_ == 8) == 2
+    assert (8, 1) in seen, "of every candidate the last shared token is run, not its own"
+    assert max(length for rows_, length in seen if rows_ == 8) == 1
     seen.clear()
     loss.score(rows)
-    assert seen == [(8, 2)], "the shared start is remembered"
+    assert seen == [(8, 1)], "the shared start is remembered"
 
 
 @pytest.mark.parametrize(("family", "expected"), [("gpt2", 2), ("gemma3", 4)])
@@ -373,3 +373,27 @@ def test_real_language_model_prefers_english(gpt2_dir: Path) -> None:
     rows = rows_of(model, [" two dogs running on the beach", " two running the on beach dogs"])
     good, bad = loss.score(rows).tolist()
     assert good < bad - 0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"suffix": " said"}, {"include_end": True}])
+def test_positions_that_predict_nothing_are_not_run(
+    loaded: Callable[..., Model], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    model = loaded("gpt2")
+    loss = Fluency(**options).prepare(model)
+    batch = loss.batch([[20, 21, 22, 23, 24], [25, 26, 27]])
+    ran: list[int] = []
+    forward = type(model).forward
+
+    def counting(self: Model, embeds: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        ran.append(embeds.shape[1])
+        return forward(self, embeds, *rest, **named)
+
+    monkeypatch.setattr(type(model), "forward", counting)
+    got = loss.score_batch(batch)
+    with torch.enable_grad():  # as it is: gradients need the positions of all tokens
+        whole = loss(model.embed(batch.ids), batch)
+    tokens = batch.ids.shape[1]
+    wanted = tokens if options.get("include_end") else batch.start + batch.longest
+    assert ran == [wanted - 1, tokens]
+    torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)

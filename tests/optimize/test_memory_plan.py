@@ -53,9 +53,9 @@ def test_only_positions_with_logits_count(lm: Model) -> None:
     fluent, target = Fluency().prepare(lm), TargetContinuation(target=" a cross").prepare(lm)
     rows = [[20] * 12, [20] * 9]
     length = int(fluent.batch(rows).ids.shape[1])
-    assert fluent.predictions(fluent.batch(rows)) == length
+    assert fluent.predictions(fluent.batch(rows)) == length - 1
     tokens = len(target.surroundings.target_ids)
-    assert target.predictions(target.batch(rows)) == tokens + 1 + 3
+    assert target.predictions(target.batch(rows)) == tokens + 3
     shape = pass_shape(lm)
     assert shape is not None
     assert shape.vocabulary == lm.vocabulary_size
