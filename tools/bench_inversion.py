@@ -56,9 +56,16 @@ def methods(width: int) -> dict[str, Any]:
             unit="word", predictor="layers", search_width=24, positions=3
         ),
         "tokens: random": RandomSearch(search_width=width),
-        "tokens: adapter": GCG(**drawn),
+        "tokens: adapter": GCG(predictor="adapter", **drawn),
+        "tokens: embedding": GCG(predictor="embedding", **drawn),
+        "tokens: embedding, 32 best of 2 positions, corrected": GCG(
+            predictor="embedding", search_width=32, positions=2
+        ),
+        "tokens: layers, 24 best of 3 positions, corrected": GCG(
+            predictor="layers", search_width=24, positions=3
+        ),
         "tokens: adapter, 128 best of 4 positions, corrected, beam of 4": Choice(
-            GCG(), Beam(width=4), ""
+            GCG(predictor="adapter"), Beam(width=4), ""
         ),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +64,9 @@ def validate_command(
         float,
         typer.Option(help="Factor of the gradient through residual branches; 1: as it is."),
     ] = 1.0,
+    unit: Annotated[
+        str, typer.Option(help="What is replaced: word, or token of the source.")
+    ] = "word",
     offline: _flags.Offline = False,
     json: _flags.Json = False,
 ) -> None:
@@ -77,33 +82,45 @@ def validate_command(
     each candidate weigh the anchors by its likeness to them. With --layers, the rows 'layers_...'
     take the gradients at the word's hidden states in every layer instead of at its embedding.
     --residual-scale below 1 scales all gradients in the residual branches of the target (LSGM).
+    With --unit token, one token of the source is replaced by random tokens that the source reads
+    again, and the rows are the predictions of runs at the unchanged text: through the adapter, by
+    the embeddings of each token's own tokens in the target, and with --layers by their states.
     Reported are Spearman's correlation and the share of the 10 truly best candidates among the
     predicted best 10, 50, 100.
     """
     from fuse_index.adapter import Adapter
     from fuse_index.bundle.identity import require_model
     from fuse_index.common.reading import choose
-    from fuse_index.evaluate import FidelityOptions, measure_fidelity
+    from fuse_index.evaluate import FidelityOptions, measure_fidelity, measure_token_fidelity
+    from fuse_index.models import load_model
     from fuse_index.models.embeddings import load_embeddings
     from fuse_index.objectives.target_loss import TargetLoss
+    from fuse_index.predict.units import Unit
     from fuse_index.words.corpus.words import read_texts
 
     _outputs.require_writable(plot, "--plot")
     wanted = None if loss is None else choose(TargetLoss, loss, "--loss")
+    moved = choose(Unit, unit, "--unit")
     adapter = Adapter.from_pretrained(bundle)
     assert adapter.bundle is not None
     manifest = adapter.bundle.manifest
     lines = read_texts(texts, encoding)
     with _console.ProgressBar() as bar:
         bar("loading models", 0, None)
-        embeddings = load_embeddings(source or manifest.source.name, local_files_only=offline)
+        measure: Callable[..., FidelityReport]
+        if moved is Unit.TOKEN:
+            begin = load_model(
+                source or manifest.source.name, device=device, local_files_only=offline
+            )
+            identity, measure = begin.identity(), partial(measure_token_fidelity, adapter, begin)
+        else:
+            read = load_embeddings(source or manifest.source.name, local_files_only=offline)
+            identity = read.identity
+            measure = partial(measure_fidelity, adapter, adapter.bundle.table, read.table)
         model, wanted = _load_target(target or manifest.target.name, wanted, device, offline)
-        require_model("source", manifest.source, embeddings.identity, str(bundle))
+        require_model("source", manifest.source, identity, str(bundle))
         require_model("target", manifest.target, model.identity(), str(bundle))
-        report = measure_fidelity(
-            adapter,
-            adapter.bundle.table,
-            embeddings.table,
+        report = measure(
             model,
             texts=lines,
             options=FidelityOptions(
@@ -117,15 +134,15 @@ def validate_command(
                 layers=layers,
                 residual_scale=residual_scale,
             ),
-            progress=bar.stage("substituting words"),
-            stage=bar.stage("looking at words"),
+            progress=bar.stage(f"substituting {moved.value}s"),
+            stage=bar.stage(f"looking at {moved.value}s"),
         )
     names = [
         Path(name).name if Path(name).is_absolute() else name
         for name in (manifest.source.name, manifest.target.name)
     ]
     unplotted = _plot(report, plot, f"{names[0]} from {names[1]}, loss {wanted.value}")
-    found = {"bundle": str(bundle), "texts": str(texts), **report.to_dict()}
+    found = {"bundle": str(bundle), "texts": str(texts), "unit": moved.value, **report.to_dict()}
     _outputs.finish(json, found, lambda: _show(report), [unplotted])
 
 

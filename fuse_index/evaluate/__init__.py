@@ -27,11 +27,13 @@ from fuse_index.evaluate.tokenization import Tokenization
 if TYPE_CHECKING:
     from fuse_index.evaluate.clipscore import score_clip
     from fuse_index.evaluate.fidelity import FidelityOptions, FidelityReport, measure_fidelity
+    from fuse_index.evaluate.token_fidelity import measure_token_fidelity
 
 _NEED_TORCH = {
     "FidelityOptions": "fidelity",
     "FidelityReport": "fidelity",
     "measure_fidelity": "fidelity",
+    "measure_token_fidelity": "token_fidelity",
     "score_clip": "clipscore",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "mean_score",
     "measure_diversity",
     "measure_fidelity",
+    "measure_token_fidelity",
     "paired_bootstrap",
     "read_references",
     "score_captions",

@@ -190,7 +190,7 @@ def measure_fidelity(
         samples.append(_measure(task, words, options=options, rng=rng))
         if progress is not None:
             progress(done, len(tasks))
-    return _report(tuple(samples), options)
+    return report_of(tuple(samples), options)
 
 
 class _Words:
@@ -256,16 +256,9 @@ class _Words:
 def _measure(
     task: Task, words: _Words, *, options: FidelityOptions, rng: np.random.Generator
 ) -> Sample:
-    loss = _loss(task, words.model, options)
+    loss = target_loss(task, words.model, options)
     rows = words.table.target.select(np.concatenate([[task.row], task.candidates]))
-    losses = _losses(_with_words(task, rows)[0], loss, options.batch_size)
-    if not np.isfinite(losses).all():
-        raise ModelError(
-            f"{words.model.name}: loss {options.loss.value!r} is not finite for words put into "
-            f"{' '.join(task.words)!r}",
-            expected="finite losses",
-            remedy="load the model in float32, or use another loss",
-        )
+    losses = finite_losses(_with_words(task, rows)[0], loss, task, options)
     found = _at_text(task, words, loss, options.residual_scale)
     if options.anchors:
         found |= _anchored(task, words, loss, options)
@@ -276,7 +269,8 @@ def _measure(
     return Sample(task, float(losses[0]), losses[1:] - losses[0], predicted)
 
 
-def _loss(task: Task, model: Model, options: FidelityOptions) -> Loss:
+def target_loss(task: Task, model: Model, options: FidelityOptions) -> Loss:
+    """Return the loss of one text that is measured."""
     label: str | int = 0
     if options.loss is TargetLoss.LABEL:
         label = _rarest_label(task, model) if options.label is None else options.label
@@ -360,20 +354,33 @@ def _with_words(task: Task, words: Ragged) -> tuple[Ragged, NDArray[np.int64]]:
     return Ragged.from_lists(rows), np.stack([begin, begin + words.lengths], axis=1)
 
 
-def _losses(contents: Ragged, loss: Loss, batch_size: int) -> NDArray[np.float64]:
-    """``(rows,)``: the loss of every row; rows of like length share a batch to pad little."""
+def finite_losses(
+    contents: Ragged, loss: Loss, task: Task, options: FidelityOptions
+) -> NDArray[np.float64]:
+    """Return the loss ``(rows,)`` of every row; rows of like length share a batch to pad little.
+
+    Raises:
+        ModelError: one is not finite.
+    """
     order = np.argsort(contents.lengths, kind="stable")
     losses = np.empty(len(contents))
-    for start in range(0, len(contents), batch_size):
-        chosen = order[start : start + batch_size]
+    for start in range(0, len(contents), options.batch_size):
+        chosen = order[start : start + options.batch_size]
         loss.forget()
         losses[chosen] = loss.score(contents.select(chosen)).double().cpu().numpy()
+    if not np.isfinite(losses).all():
+        raise ModelError(
+            f"{loss.model.name}: loss {options.loss.value!r} is not finite for words put into "
+            f"{' '.join(task.words)!r}",
+            expected="finite losses",
+            remedy="load the model in float32, or use another loss",
+        )
     return losses
 
 
-def _report(samples: tuple[Sample, ...], options: FidelityOptions) -> FidelityReport:
-    layered = (*LAYERED, *(LAYERED_ANCHORED if options.anchors else ())) if options.layers else ()
-    names = (*PREDICTIONS, *(ANCHORED if options.anchors else ()), *layered, RANDOM)
+def report_of(samples: tuple[Sample, ...], options: FidelityOptions) -> FidelityReport:
+    """Put the samples' figures together, by prediction."""
+    names = tuple(samples[0].predicted)
     correlation = {
         name: Estimate.of([spearman(s.predicted[name], s.change) for s in samples])
         for name in names

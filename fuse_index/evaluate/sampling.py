@@ -89,7 +89,7 @@ def draw_tasks(
         position, row = known[int(rng.integers(len(known)))]
         drawn = rng.choice(len(table) - 1, size=candidates, replace=False).astype(np.int64)
         drawn += drawn >= row  # every row but the word's own
-        tasks.append(Task(words, tokens, position, row, drawn, _other(words, texts, rng)))
+        tasks.append(Task(words, tokens, position, row, drawn, other_text(words, texts, rng)))
         if len(tasks) == samples:
             return tasks
     raise CorpusError(
@@ -126,7 +126,12 @@ def _measurable(
             yield words, tokens, known
 
 
-def _other(text: tuple[str, ...], texts: Sequence[str], rng: np.random.Generator) -> str:
+def other_text(text: tuple[str, ...], texts: Sequence[str], rng: np.random.Generator) -> str:
+    """Draw another text for the similarity loss.
+
+    Raises:
+        CorpusError: no text differs from this one.
+    """
     for _ in range(_TRIES_FOR_ANOTHER_TEXT):
         words = texts[int(rng.integers(len(texts)))].split()
         if words and tuple(words) != text:

@@ -117,8 +117,7 @@ class Run:
         self.items = self.valuation.items
         _require_method(method, self.items)
         if method.ranking is not None:
-            unit, predictor = method.ranking
-            self.gradients.require(adapters=predictor.needs_adapters(unit))
+            self.gradients.require(adapters=method.ranking[1].needs_adapters)
         self.stale = 0
         self.stop: Stop | None = None
         self._begin()

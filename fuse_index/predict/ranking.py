@@ -15,7 +15,7 @@ from fuse_index.predict.gradients import Gradients
 from fuse_index.predict.indexed import IndexedWords
 from fuse_index.predict.spans import Spans
 from fuse_index.predict.target import PromptTerms
-from fuse_index.predict.units import Unit, Units
+from fuse_index.predict.units import Units
 from fuse_index.predict.weights import Weights
 from fuse_index.words.ragged import Ragged
 
@@ -25,22 +25,21 @@ class Predictor(str, Enum):
 
     EMBEDDING = "embedding"
     """The gradient at the target's embeddings, times those of the unit's tokens there. Needs no
-    adapter; ranks words of any target, and tokens of targets with the source's tokens."""
+    adapter."""
     ADAPTER = "adapter"
     """The gradient pulled back through the adapter, times the unit's embeddings in the source."""
     LAYERS = "layers"
     """The gradients at the hidden states of every layer, times the unit's states there
-    (docs/mathematics.md). One gradient a position; the states are computed once. For tokens,
-    targets with other tokens than the source are ranked through the adapter."""
+    (docs/mathematics.md). One gradient a position; the states are computed once. Needs no
+    adapter."""
     MIXTURE = "mixture"
     """Words by ``embedding`` and by ``adapter``: half of the candidates each, or the mean of both
     in standard deviations where they are combined with a likelihood."""
 
-    def needs_adapters(self, unit: Unit) -> bool:
+    @property
+    def needs_adapters(self) -> bool:
         """Whether targets with other tokens than the source need an adapter."""
-        if self is Predictor.LAYERS:
-            return unit is Unit.TOKEN
-        return self is not Predictor.EMBEDDING
+        return self in (Predictor.ADAPTER, Predictor.MIXTURE)
 
 
 class Ranking:
@@ -126,7 +125,7 @@ class UnitPredictor(ABC):
     """
 
     def __init__(self, gradients: Gradients, units: Units, predictor: Predictor) -> None:
-        gradients.require(adapters=predictor.needs_adapters(units.unit))
+        gradients.require(adapters=predictor.needs_adapters)
         self.gradients = gradients
         self.problem: PromptTerms = gradients.problem
         self.units = units

@@ -1,4 +1,4 @@
-"""Predictions for tokens: by gradients at one-hot tokens, through adapters, or by layers."""
+"""Predictions for tokens: at one-hot tokens, in targets' own tokens, by layers, or by adapters."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fuse_index.errors import OptionError
 from fuse_index.predict.gradients import Gradients, rows_within
-from fuse_index.predict.loss_gradients import label_gradient
+from fuse_index.predict.loss_gradients import embedding_gradient, label_gradient
+from fuse_index.predict.own_tokens import word_spans
 from fuse_index.predict.ranking import Predictor, Ranking, UnitPredictor
-from fuse_index.predict.spans import Spans, span_gradients
+from fuse_index.predict.spans import Spans, span_gradients, span_sums
 from fuse_index.predict.units import TokenUnits
 from fuse_index.predict.weights import Weights
 from fuse_index.words.ragged import Ragged
+
+Places = NDArray[np.int64]
+"""``(S, 2)``: positions, each the index of a prompt and of a token in it."""
 
 
 class TokenPredictor(UnitPredictor):
@@ -29,8 +32,7 @@ class TokenPredictor(UnitPredictor):
         predictor: how they are ranked.
 
     Raises:
-        OptionError: no term has a gradient; a target with other tokens has no adapter, or the
-            predictor is ``embedding``, which cannot rank the source's tokens there.
+        OptionError: no term has a gradient, or a target has no adapter that is needed.
     """
 
     units: TokenUnits
@@ -38,16 +40,12 @@ class TokenPredictor(UnitPredictor):
     def __init__(self, gradients: Gradients, units: TokenUnits, predictor: Predictor) -> None:
         super().__init__(gradients, units, predictor)
         targets = self.problem.targets
-        other = [targets[i] for i in gradients.terms if not targets[i].same_tokens]
-        if predictor is Predictor.EMBEDDING and other:
-            raise OptionError(
-                f"{other[0].model.name}: predictor 'embedding' for tokens of "
-                f"{self.problem.source.name}",
-                expected="a model with the same tokens",
-                remedy="use predictor 'adapter', or unit 'word'",
-            )
-        same = [i for i in gradients.terms if targets[i].same_tokens]
-        self._layered = same if predictor is Predictor.LAYERS else []
+        self._layers = predictor is Predictor.LAYERS
+        self._own: list[int] = []
+        """The terms that are ranked by the target's own tokens."""
+        if predictor is not Predictor.ADAPTER:
+            terms = gradients.terms
+            self._own = [i for i in terms if self._layers or not targets[i].same_tokens]
 
     def rank(
         self,
@@ -60,16 +58,14 @@ class TokenPredictor(UnitPredictor):
         """Rank all tokens in positions of prompts; see :meth:`UnitPredictor.rank`."""
         del every
         rows = Ragged.from_lists([own.ids for own in prompts])
-        scores = self._scores(rows, weights)
+        pairs = [(row, at) for row, own in enumerate(positions) for at in own]
+        changes = self._changes(rows, np.array(pairs, dtype=np.int64).reshape(-1, 2), weights)
         found = []
-        for own, at, values in zip(prompts, positions, scores, strict=True):
-            changes = self._of_units(values[list(at)])
-            if self._layered:
-                repeated = Ragged.from_lists([own.ids] * len(at))
-                places = np.array(at, dtype=np.int64)
-                found.append([Ranking(changes + self._by_layers(repeated, places, weights))])
-            else:
-                found.append([Ranking(changes, self.units.standing(own, at))])
+        for own, at in zip(prompts, positions, strict=True):
+            part, changes = changes[: len(at)], changes[len(at) :]
+            # by layers the predictions of different positions do not compare
+            standing = None if self._layers else self.units.standing(own, at)
+            found.append([Ranking(part, standing)])
         return found
 
     def at(
@@ -77,67 +73,86 @@ class TokenPredictor(UnitPredictor):
     ) -> Tensor:
         """Predict all tokens in one position of each prompt; see :meth:`UnitPredictor.at`."""
         del mean
-        changes = self._of_units(_at(self._scores(prompts, weights), positions))
-        if self._layered:
-            changes = changes + self._by_layers(prompts, positions, weights)
-        return changes
+        return self._changes(prompts, np.stack([np.arange(len(prompts)), positions], 1), weights)
 
     def vectors(self) -> list[Tensor]:
         """Return the tokens' embeddings in the source."""
         return [self.units.vectors(self.problem.source)]
 
-    def _of_units(self, values: Tensor) -> Tensor:
-        """``(..., V)`` of all tokens -> ``(..., N)`` of those that may be used."""
-        return values[..., self.units.firsts.to(values.device)]
+    def _changes(self, prompts: Ragged, places: Places, weights: Weights) -> Tensor:
+        """``(S, N)``: what all terms say of all tokens, one gradient a prompt or a position."""
+        self.gradients.count(len(places) if self._layers else len(prompts), weights)
+        total = torch.zeros(len(places), len(self.units), device=self.problem.source.device)
+        scores = self._by_token(prompts, weights)
+        if scores is not None:
+            rows, at = torch.from_numpy(places).to(scores.device).unbind(1)
+            total += scores[rows, at][:, self.units.firsts.to(scores.device)]
+        take = self._by_layers if self._layers else self._by_embedding
+        for term in self._own:
+            if weights[term]:
+                changes = take(term, prompts, places)
+                total += float(weights[term]) * changes.to(total.device)
+        return total
 
-    def _scores(self, prompts: Ragged, weights: Weights) -> Tensor:
-        """``(b, C, V)``: what one gradient a prompt says of all positions.
+    def _by_token(self, prompts: Ragged, weights: Weights) -> Tensor | None:
+        """``(b, C, V)``: what one gradient a prompt says of all positions and source tokens.
 
-        Without layers that is all; with layers it is the terms of models with other tokens,
-        through their adapters, and what tokens are as labels. Those prompts are counted by layers.
+        It is of the terms that are not ranked by own tokens, and with layers what tokens are as
+        labels; None where there is neither.
         """
-        if not self._layered:
-            return self.gradients.tokens(prompts, weights)
         rest = np.array(weights, dtype=np.float64)
-        rest[self._layered] = 0.0
-        source = self.problem.source
-        shape = len(prompts), int(prompts.lengths.max(initial=0)), source.vocabulary_size
-        total = torch.zeros(shape, device=source.device)
+        rest[self._own] = 0.0
         if any(rest[i] for i in self.gradients.terms):
-            total += self.gradients.tokens(prompts, rest, counted=False)
-        for term in self._layered:
+            return self.gradients.tokens(prompts, rest, counted=False)
+        total: Tensor | None = None
+        for term in self._own:
             loss = self.problem.losses[term]
             if weights[term] and loss.uses_labels and self.problem.targets[term].is_source:
                 self.gradients.spent.run_forward(loss, prompts.lengths)
-                total += float(weights[term]) * label_gradient(loss, prompts)
+                part = float(weights[term]) * label_gradient(loss, prompts)
+                total = part if total is None else total + part
         return total
 
-    def _by_layers(self, prompts: Ragged, positions: NDArray[np.int64], weights: Weights) -> Tensor:
-        """``(b, N)``: the terms of models with the source's tokens, in one position a prompt."""
-        total = torch.zeros(len(prompts), len(self.units), device=self.problem.source.device)
-        self.gradients.count(len(prompts), weights)
-        for term in self._layered:
-            if weights[term]:
-                run = partial(self._layer_scores, term, prompts, positions)
-                taken = [own for _, own in self.gradients.rows.map(len(prompts), run)]
-                total += float(weights[term]) * torch.cat(taken).to(total.device)
-        return total
+    def _by_embedding(self, term: int, prompts: Ragged, places: Places) -> Tensor:
+        """``(S, N)``: one term, from one gradient a prompt."""
+        run = partial(self._embedding_scores, term, prompts, places)
+        taken = [part for _, part in self.gradients.rows.map(len(prompts), run)]
+        order = np.argsort(places[:, 0], kind="stable")
+        return torch.cat(taken)[torch.from_numpy(np.argsort(order))]
+
+    def _embedding_scores(self, term: int, prompts: Ragged, places: Places, run: slice) -> Tensor:
+        """``(R, N)``: one term, in the positions of some prompts, in the order of the prompts."""
+        loss, target = self.problem.losses[term], self.problem.targets[term]
+        own = self.units.own(target)
+        here = places[(places[:, 0] >= run.start) & (places[:, 0] < run.stop)]
+        here = here[np.argsort(here[:, 0], kind="stable")] - [run.start, 0]
+        rows = rows_within(prompts, run)
+        read = target.read(rows)
+        self.gradients.spent.run_gradient(loss, read.contents.lengths)
+        scale = self.gradients.residual_scale
+        packed = embedding_gradient(loss, read.contents, residual_scale=scale)[1]
+        spans = word_spans(read, rows, here)
+        sums = span_sums(packed, spans + read.contents.offsets[here[:, 0], None])
+        return own.by_embedding(sums, here[:, 1] == 0)
+
+    def _by_layers(self, term: int, prompts: Ragged, places: Places) -> Tensor:
+        """``(S, N)``: one term, from one gradient a position."""
+        run = partial(self._layer_scores, term, prompts.select(places[:, 0]), places[:, 1])
+        return torch.cat([part for _, part in self.gradients.rows.map(len(places), run)])
 
     def _layer_scores(
         self, term: int, prompts: Ragged, positions: NDArray[np.int64], run: slice
     ) -> Tensor:
         """``(R, N)``: one term, in one position of some prompts."""
-        loss = self.problem.losses[term]
+        loss, target = self.problem.losses[term], self.problem.targets[term]
+        own = self.units.own(target)
         at = positions[run]
-        spans = np.stack([at, at + 1], axis=1)
-        rows, scale = rows_within(prompts, run), self.gradients.residual_scale
-        self.gradients.spent.run_gradient(loss, rows.lengths)
-        _, sums = span_gradients(loss, rows, spans, layers=True, residual_scale=scale)
-        return sums @ self.units.states(loss.model).T
-
-
-def _at(scores: Tensor, positions: NDArray[np.int64]) -> Tensor:
-    """``(b, C, V)`` at one position of each row -> ``(b, V)``."""
-    rows = torch.arange(len(scores), device=scores.device)
-    found: Tensor = scores[rows, torch.from_numpy(positions).to(scores.device)]
-    return found
+        rows = rows_within(prompts, run)
+        read = target.read(rows)
+        spans = word_spans(read, rows, np.stack([np.arange(len(at)), at], axis=1))
+        scale = self.gradients.residual_scale
+        self.gradients.spent.run_gradient(loss, read.contents.lengths)
+        _, sums = span_gradients(
+            loss, read.contents, spans, layers=True, residual_scale=scale
+        )
+        return own.by_layers(sums, at == 0)

@@ -15,6 +15,7 @@ from torch import Tensor
 from fuse_index.common.progress import Tick
 from fuse_index.errors import VocabularyError
 from fuse_index.models.base import Model
+from fuse_index.predict.own_tokens import OwnTokens
 from fuse_index.predict.spans import Spans
 from fuse_index.predict.store import are_kept, kept_states
 from fuse_index.predict.target import PromptTerms, Target
@@ -97,6 +98,22 @@ class Units(ABC):
             self._states[model] = kept_states(model, self.tokens(model), progress=progress)
         return self._states[model]
 
+    def prepare(self, target: Target, progress: Tick | None = None) -> None:
+        """Compute the states that rank the units for a target, before they are needed.
+
+        Args:
+            target: whose model runs what :meth:`run_for` returns.
+            progress: called with (units done, units in all).
+
+        Raises:
+            ModelError: the model's layers cannot be told apart.
+        """
+        self.states(target.model, progress)
+
+    def run_for(self, target: Target) -> Ragged:
+        """Return the rows of ids whose states rank the units for a target."""
+        return self.tokens(target.model)
+
     def states_are_kept(self, model: Model) -> bool:
         """Whether :meth:`states` costs nothing."""
         return model in self._states or are_kept(model, self.tokens(model))
@@ -117,6 +134,21 @@ class TokenUnits(Units):
         super().__init__(Ragged(np.arange(len(ids) + 1), ids))
         self._row = torch.full((len(allowed),), -1, dtype=torch.int64)
         self._row[torch.from_numpy(ids)] = torch.arange(len(ids))
+        self._own: dict[Target, OwnTokens] = {}
+
+    def own(self, target: Target) -> OwnTokens:
+        """Return the tokens in those of a target."""
+        if target not in self._own:
+            self._own[target] = OwnTokens.of(target, self.source.values)
+        return self._own[target]
+
+    def prepare(self, target: Target, progress: Tick | None = None) -> None:
+        """Compute the states of the tokens' own tokens in a target."""
+        self.own(target).states(progress)
+
+    def run_for(self, target: Target) -> Ragged:
+        """Return the tokens' own tokens in a target, each row once."""
+        return self.own(target).rows
 
     def spans(self, ids: Sequence[int]) -> Spans:
         """Cut a prompt into its tokens."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,6 @@ from fuse_index.optimize import (
 )
 from fuse_index.optimize.optimize import saved_choice
 from fuse_index.predict.states import states_cost
-from fuse_index.predict.units import Unit
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.config import StartDraw
 from fuse_index.run.retrieval import SentenceCorpus
@@ -218,16 +218,13 @@ def prepare_states(
     if options.ranking is None or options.ranking[1] is not Predictor.LAYERS:
         return
     units = problem.units(options.ranking[0])
-    models: dict[Model, None] = {}
-    for loss, target in zip(problem.losses, problem.targets, strict=True):
-        counts = loss.objective.differentiable and loss.objective.weight
-        if counts and (units.unit is Unit.WORD or target.same_tokens):
-            models[loss.model] = None
-    for model in models:
-        size, passes = states_cost(model, len(units))
+    counted = [x.objective.differentiable and bool(x.objective.weight) for x in problem.losses]
+    for target in dict.fromkeys(compress(problem.targets, counted)):
+        model, rows = target.model, units.run_for(target)
+        size, passes = states_cost(model, len(rows))
         cost = f"{size / 1e6:,.0f} MB, {passes:,} short passes"
-        label = f"states of {len(units):,} {units.unit.value}s in {model.name} ({cost})"
-        units.states(model, stage(progress, label))
+        label = f"states of {len(rows):,} {units.unit.value}s in {model.name} ({cost})"
+        units.prepare(target, stage(progress, label))
 
 
 def retrieves(config: SearchConfig) -> bool:
@@ -254,7 +251,7 @@ def start_corpus(
 
 def needs_adapters(method: MethodOptions) -> bool:
     """Whether a method needs adapters to models with other tokens."""
-    return method.ranking is not None and method.ranking[1].needs_adapters(method.ranking[0])
+    return method.ranking is not None and method.ranking[1].needs_adapters
 
 
 def with_images(objective: Objective) -> Objective:

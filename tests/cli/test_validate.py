@@ -58,6 +58,16 @@ def test_every_prediction_is_measured(capsys, bundle, texts):
     assert again == found
 
 
+def test_tokens_of_the_source_are_replaced(capsys, bundle, texts):
+    flags = [*SMALL, "--unit", "token", "--layers", "--json"]
+    code, stdout, stderr = run(capsys, bundle, "--texts", texts, *flags)
+    assert (code, stderr) == (0, "")
+    found = json.loads(stdout)
+    kinds = "adapter_at_current", "embedding_at_current", "layers_at_current", RANDOM
+    assert tuple(found["spearman"]) == tuple(found["share"]) == kinds
+    assert found["unit"] == "token"
+
+
 def test_the_table_and_the_picture(capsys, bundle, texts, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "signal.png"
@@ -73,6 +83,8 @@ def test_the_table_and_the_picture(capsys, bundle, texts, tmp_path):
     ("flags", "message"),
     [
         (["--loss", "cosine"], "--loss cosine; expected one of "),
+        (["--unit", "phrase"], "--unit phrase; expected one of token, word"),
+        (["--unit", "token", "--anchors", "2"], "anchors=2 for tokens; expected 0"),
         (["--samples", "1"], "samples=1; expected at least 2"),
         (["--loss", "similarity", "--label", "positive"], "expected a label with the loss 'label'"),
         (["--label", "merry"], "no label 'merry'"),

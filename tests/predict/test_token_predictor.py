@@ -1,4 +1,4 @@
-"""Predictions for tokens: at one-hot tokens, through adapters, and by layers."""
+"""Predictions for tokens: at one-hot tokens, in own tokens, through adapters, by layers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from fuse_index.errors import OptionError
+from fuse_index.evaluate.ranking import spearman
 from fuse_index.models import load_model
 from fuse_index.objectives import Fluency, ImageSimilarity, TargetContinuation, TokenReduction
 from fuse_index.optimize import Problem, Spent, Term, TokenFilter, Unit
 from fuse_index.predict import Gradients, Predictor, TokenUnits, unit_predictor
+from fuse_index.predict.states import hidden_states
 from fuse_index.predict.token_predictor import TokenPredictor
+from fuse_index.predict.units import mean_vectors
 from fuse_index.words.ragged import Ragged
-from tests.demo_models import START
-from tests.predict.helpers import cut_gradient
+from tests.demo_models import BASE, START
+from tests.predict.helpers import cut_gradient, word_gradient
 
 POSITIONS = [6, 0, 3]
 
@@ -103,18 +106,64 @@ def test_layers_of_a_target_that_follows_have_no_labels(lm, twin):
         torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_layers_take_targets_with_other_tokens_through_their_adapter(problem):
-    tokens = predictor_of(problem, "layers")
-    weights = np.array([0.7, 3.0])
-    found = ranked(tokens, weights)
+@pytest.mark.smoke
+def test_embeddings_rank_tokens_by_those_of_their_words_in_the_target(clip_only, clip):
+    """The gradient of the word's tokens times the mean embedding of each token's own tokens."""
+    tokens = predictor_of(clip_only, "embedding")
+    found = ranked(tokens, np.ones(1), BASE)
+    assert tokens.gradients.spent.gradients == 1
+    ids, own = clip_only.encode(BASE), tokens.units.own(clip_only.targets[0])
+    words = clip_only.targets[0].read(Ragged.from_lists([ids])).words
+    for at, changes in zip(POSITIONS, found, strict=True):
+        word = int(np.searchsorted(words.source_word_offsets, at, side="right")) - 1
+        gradient = word_gradient(clip_only, BASE, word).sum(0)
+        rows = own.rows.select((own.first if at == 0 else own.inside).clamp(max=len(own.rows) - 1))
+        expected = mean_vectors(rows, clip.table()) @ gradient
+        known = (own.first if at == 0 else own.inside) < len(own.rows)
+        torch.testing.assert_close(changes[known], expected[known], rtol=1e-3, atol=1e-6)
+
+
+def test_layers_rank_tokens_by_the_states_of_their_own_tokens(clip_only, clip):
+    tokens = predictor_of(clip_only, "layers")
+    found = ranked(tokens, np.ones(1))
     assert tokens.gradients.spent.gradients == len(POSITIONS)
-    by_layers = ranked(tokens, np.array([0.7, 0.0]))
-    through = ranked(predictor_of(problem, "adapter"), np.array([0.0, 3.0]))
-    assert through.std() > 0
-    torch.testing.assert_close(found, by_layers + through, rtol=1e-3, atol=1e-5)
+    content = clip.words.encode_running([START])[0].tolist()
+    own = tokens.units.own(clip_only.targets[0])
+    states = hidden_states(clip, own.rows)
+    for at, changes in zip(POSITIONS, found, strict=True):
+        rows = own.first if at == 0 else own.inside
+        gradient = cut_gradient(clip_only.losses[0], content, at, at + 1)
+        known = rows < len(own.rows)
+        expected = states[rows[known]] @ gradient
+        torch.testing.assert_close(changes[known], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("predictor", ["adapter", "layers"])
+@pytest.mark.parametrize("predictor", ["embedding", "layers"])
+def test_terms_are_summed_by_their_weights(problem, predictor):
+    tokens = predictor_of(problem, predictor)
+    found = ranked(tokens, np.array([0.7, 3.0]))
+    parts = [ranked(tokens, np.eye(2)[i]) for i in range(2)]
+    assert all(part.std() > 0 for part in parts)
+    torch.testing.assert_close(found, 0.7 * parts[0] + 3.0 * parts[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("predictor", ["embedding", "layers"])
+def test_own_tokens_predict_the_true_change(clip_only, predictor):
+    """Every token of a word in turn, scored as text by the target."""
+    problem = Problem(clip_only.source, clip_only.terms, tokens=TokenFilter(words_only=True))
+    tokens = predictor_of(problem, predictor)
+    spans = tokens.units.spans(problem.encode(START))
+    units = np.arange(len(tokens.units))[:, None]
+    correlations = []
+    for position in range(len(spans)):
+        ((ranking,),) = tokens.rank([spans], [[position]], np.ones(1))
+        rows = tokens.units.replaced(spans, np.full_like(units, position), units)
+        losses = problem.losses[0].score(problem.targets[0].read(rows).contents)
+        correlations.append(spearman(ranking.changes[0].numpy(), losses.numpy()))
+    assert np.mean(correlations) > (0.4 if predictor == "layers" else 0.2)
+
+
+@pytest.mark.parametrize("predictor", ["adapter", "embedding", "layers"])
 def test_many_prompts_are_predicted_as_each_alone(problem, predictor):
     tokens = predictor_of(problem, predictor)
     texts = [START, "a small red star", "the circle"]
@@ -128,11 +177,30 @@ def test_many_prompts_are_predicted_as_each_alone(problem, predictor):
         torch.testing.assert_close(own, ranking.changes[0], rtol=1e-3, atol=1e-4)
 
 
-def test_embeddings_rank_only_tokens_of_models_with_the_same(lm, lm_problem, problem):
+def test_positions_of_prompts_in_any_order_and_parts(clip_only):
+    """Prompts of one backward pass each; a prompt's positions together or apart."""
+    tokens = predictor_of(clip_only, "embedding")
+    prompts = [tokens.units.spans(clip_only.encode(own)) for own in (START, BASE, "the circle")]
+    positions = [[4, 0], [], [1, 0, 1]]
+    every = tokens.rank(prompts, positions, np.ones(1))
+    small = Gradients(clip_only, Spent(), batch_size=1)
+    alone = unit_predictor(small, tokens.units, Predictor.EMBEDDING)
+    found = alone.rank(prompts, positions, np.ones(1))
+    for own, other, at in zip(every, found, positions, strict=True):
+        assert own[0].changes.shape == (len(at), len(tokens.units))
+        torch.testing.assert_close(own[0].changes, other[0].changes, rtol=1e-3, atol=1e-5)
+        assert own[0].standing.tolist() == other[0].standing.tolist()
+    last = every[2][0].changes
+    torch.testing.assert_close(last[0], last[2])
+    given = tokens.at(
+        Ragged.from_lists([prompts[2].ids, prompts[0].ids]), np.array([1, 4]), np.ones(1), mean=True
+    )
+    torch.testing.assert_close(given, torch.stack([last[0], every[0][0].changes[0]]))
+
+
+def test_embeddings_of_the_sources_tokens_are_its_one_hot_gradient(lm_problem):
     ours = ranked(predictor_of(lm_problem, "embedding"), np.ones(1))
     torch.testing.assert_close(ours, ranked(predictor_of(lm_problem, "adapter"), np.ones(1)))
-    with pytest.raises(OptionError, match=r"predictor 'embedding' for tokens.*unit 'word'"):
-        predictor_of(problem, "embedding")
 
 
 def test_a_mixture_is_for_words(problem):
@@ -140,18 +208,16 @@ def test_a_mixture_is_for_words(problem):
         predictor_of(problem, "mixture")
 
 
-@pytest.mark.parametrize("predictor", ["adapter", "layers"])
-def test_a_target_with_other_tokens_needs_an_adapter(lm, clip, image, predictor):
+def test_only_the_adapter_needs_an_adapter(lm, clip, image):
     terms = [Term(Fluency(), lm), Term(ImageSimilarity(images=image), clip)]
+    without = Problem(lm, terms)
     with pytest.raises(OptionError, match="no adapter from"):
-        predictor_of(Problem(lm, terms), predictor)
+        predictor_of(without, "adapter")
+    for predictor in ("embedding", "layers"):
+        assert ranked(predictor_of(without, predictor), np.array([0.0, 1.0])).std() > 0
 
 
-def test_predictors_and_units_say_what_they_need():
-    assert Predictor.LAYERS.needs_adapters(Unit.TOKEN)
-    assert not Predictor.LAYERS.needs_adapters(Unit.WORD)
-    for unit in Unit:
-        assert not Predictor.EMBEDDING.needs_adapters(unit)
-        assert Predictor.ADAPTER.needs_adapters(unit)
-    assert Predictor.MIXTURE.needs_adapters(Unit.WORD)
+def test_predictors_say_what_they_need():
+    needing = [predictor for predictor in Predictor if predictor.needs_adapters]
+    assert needing == [Predictor.ADAPTER, Predictor.MIXTURE]
     assert TokenUnits.unit is Unit.TOKEN
