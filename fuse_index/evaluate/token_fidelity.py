@@ -147,10 +147,11 @@ class _Tokens:
         rows = _replaced(ids, task.position, np.append(task.row, task.candidates))
         losses = finite_losses(target.read(rows).contents, loss, task, self._options)
         terms = _Terms(target.source, (loss,), (target,), self._words)
+        gradients = Gradients(terms, Spent()).scaled(self._options.residual_scale)
         index = torch.from_numpy(np.searchsorted(units.firsts.numpy(), task.candidates))
         predicted = {}
         for kind in (*_PREDICTORS, *[Predictor.LAYERS] * self._options.layers):
-            found = unit_predictor(Gradients(terms, Spent()), units, kind)
+            found = unit_predictor(gradients, units, kind)
             ((ranking,),) = found.rank([units.spans(ids.tolist())], [[task.position]], np.ones(1))
             changes = ranking.changes[0].double().cpu()
             predicted[f"{kind.value}_at_current"] = changes[index].numpy()

@@ -59,7 +59,10 @@ class UnitMerit:
         self.units, self.weight = units, weight
         gradients = context.gradients
         self.likelihood = Likelihood(self.problem, gradients.spent, method, gradients.joint)
-        self._filler = units.source[0].tolist()
+        # a word, so that it does not join the one before it where targets take words as a whole
+        whole = predictor in (Predictor.EMBEDDING, Predictor.LAYERS)
+        other = any(not target.same_tokens for target in self.problem.targets)
+        self._filler = (units.filler if whole and other else units.source[0]).tolist()
         self._predictor = None
         if predictor is not None and weight:
             self._predictor = unit_predictor(context.gradients, units, predictor)

@@ -38,5 +38,5 @@ def require_predictor(unit: Unit, predictor: Predictor) -> None:
     if unit is Unit.TOKEN and predictor is Predictor.MIXTURE:
         raise OptionError(
             "predictor 'mixture' with unit 'token'",
-            expected="adapter, embedding or layers: only words have embeddings in every model",
+            expected="adapter, embedding or layers: the mixture is of words",
         )

@@ -76,8 +76,13 @@ class TokenPredictor(UnitPredictor):
         return self._changes(prompts, np.stack([np.arange(len(prompts)), positions], 1), weights)
 
     def vectors(self) -> list[Tensor]:
-        """Return the tokens' embeddings in the source."""
-        return [self.units.vectors(self.problem.source)]
+        """Return the tokens' embeddings in every target that is ranked by own tokens.
+
+        Where there is none, those in the source.
+        """
+        owners = dict.fromkeys(self.problem.targets[term] for term in self._own)
+        vectors = [self.units.own_vectors(target) for target in owners]
+        return vectors or [self.units.vectors(self.problem.source)]
 
     def _changes(self, prompts: Ragged, places: Places, weights: Weights) -> Tensor:
         """``(S, N)``: what all terms say of all tokens, one gradient a prompt or a position."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from fuse_index.predict.spans import Spans
 from fuse_index.predict.store import are_kept, kept_states
 from fuse_index.predict.target import PromptTerms, Target
 from fuse_index.words.ragged import Ragged
+from fuse_index.words.tokenizers.probes import probe_words
 
 _CHUNK_WORDS = 8192
 
@@ -52,6 +54,11 @@ class Units(ABC):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def filler(self) -> NDArray[np.int64]:
+        """Source ids of a unit that is a word, for a position that has none yet."""
+        return self.source[0]
 
     @abstractmethod
     def spans(self, ids: Sequence[int]) -> Spans:
@@ -134,13 +141,36 @@ class TokenUnits(Units):
         super().__init__(Ragged(np.arange(len(ids) + 1), ids))
         self._row = torch.full((len(allowed),), -1, dtype=torch.int64)
         self._row[torch.from_numpy(ids)] = torch.arange(len(ids))
+        self._model = source
         self._own: dict[Target, OwnTokens] = {}
+        self._own_vectors: dict[Target, Tensor] = {}
+
+    @cached_property
+    def filler(self) -> NDArray[np.int64]:
+        """A token that is an everyday word; the first where none may be used."""
+        words = self._model.words
+        rows = [row for row in words.encode_words(probe_words(words.backend)) if len(row) == 1]
+        return next((row for row in rows if self._row[row[0]] >= 0), self.source[0])
 
     def own(self, target: Target) -> OwnTokens:
         """Return the tokens in those of a target."""
         if target not in self._own:
             self._own[target] = OwnTokens.of(target, self.source.values)
         return self._own[target]
+
+    def own_vectors(self, target: Target) -> Tensor:
+        """Return ``(N, d)`` float32: the mean embedding of each token's own tokens in a target.
+
+        They tell which tokens are similar for the target; one without own tokens has their mean.
+        """
+        if target.same_tokens:
+            return self.vectors(target.model)
+        if target not in self._own_vectors:
+            own = self.own(target)
+            rows = mean_vectors(own.rows, target.model.table().detach())
+            rows = torch.cat([rows, rows.mean(dim=0, keepdim=True)])
+            self._own_vectors[target] = rows[own.inside.to(rows.device)]
+        return self._own_vectors[target]
 
     def prepare(self, target: Target, progress: Tick | None = None) -> None:
         """Compute the states of the tokens' own tokens in a target."""
@@ -274,12 +304,12 @@ def mean_vectors(tokens: Ragged, table: Tensor) -> Tensor:
     Returns:
         ``(N, d)`` float32 on the table's device.
     """
-    parts = []
+    parts, table = [], table.float()
     for start in range(0, len(tokens), _CHUNK_WORDS):
         part = tokens.select(np.arange(start, min(start + _CHUNK_WORDS, len(tokens))))
         ids = torch.from_numpy(part.values).to(table.device)
         offsets = torch.from_numpy(part.offsets[:-1]).to(table.device)
-        bags = torch.nn.functional.embedding_bag(ids, table.float(), offsets, mode="mean")
+        bags = torch.nn.functional.embedding_bag(ids, table, offsets, mode="mean")
         parts.append(bags)
     return torch.cat(parts)
 

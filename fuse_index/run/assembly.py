@@ -30,6 +30,7 @@ from fuse_index.optimize import (
 )
 from fuse_index.optimize.optimize import saved_choice
 from fuse_index.predict.states import states_cost
+from fuse_index.predict.units import Unit
 from fuse_index.run.adapters import AdapterStore
 from fuse_index.run.config import StartDraw
 from fuse_index.run.retrieval import SentenceCorpus
@@ -177,8 +178,8 @@ def with_method(
     problem = problem_with(False)
     choice = chooser(problem, config.budget)
     ranking = choice.method.ranking
-    if ranking is not None and ranking[1] is not Predictor.LAYERS:
-        problem = problem_with(True)  # the corrected mixture, or tokens, need them
+    if ranking == (Unit.WORD, Predictor.EMBEDDING):
+        problem = problem_with(True)  # the corrected mixture needs them
         choice = chooser(problem, config.budget)
     return problem, choice
 

@@ -142,7 +142,7 @@ def test_candidates_swap_whole_words(clip_only: Problem, predictor: str, draw: s
 
 
 @pytest.mark.parametrize("draw", list(Draw))
-@pytest.mark.parametrize("predictor", ["adapter", "layers"])
+@pytest.mark.parametrize("predictor", ["adapter", "embedding", "layers"])
 def test_it_can_work_on_few_positions(problem: Problem, draw: Draw, predictor: str) -> None:
     method = GCG(search_width=20, positions=2, draw=draw, predictor=predictor)
     run = started(problem, method)
@@ -167,9 +167,15 @@ def test_some_predictors_of_words_need_no_adapter(
             optimize(problem, BASE, method=GCG(unit="word", predictor=predictor))
 
 
-def test_embeddings_rank_no_tokens_of_other_models(problem: Problem) -> None:
-    with pytest.raises(OptionError, match="predictor 'embedding' for tokens of"):
-        optimize(problem, START, method=GCG(predictor="embedding"), budget=Budget(steps=1))
+@pytest.mark.parametrize("predictor", ["embedding", "layers"])
+def test_tokens_of_other_models_need_no_adapter(
+    lm: Model, clip: Model, image_path: Path, predictor: str
+) -> None:
+    problem = Problem(lm, [Term(ImageSimilarity(images=image_path), clip)])
+    method = GCG(predictor=predictor, search_width=12, positions=3)
+    result = optimize(problem, START, method=method, budget=Budget(steps=3))
+    assert result.total < result.trajectory[0].total
+    assert result.spent["gradients"] == 3 * (3 if predictor == "layers" else 1)
 
 
 # what scored candidates taught
@@ -242,12 +248,12 @@ def test_bad_options() -> None:
 
 def test_defaults_depend_on_the_unit() -> None:
     tokens, words = GCG(), GCG(unit="word")
-    assert (tokens.predictor, tokens.search_width, tokens.positions) == ("adapter", 128, 4)
+    assert (tokens.predictor, tokens.search_width, tokens.positions) == ("embedding", 128, 4)
     assert (words.predictor, words.search_width, words.positions) == ("layers", 24, 3)
     assert tokens.to_json() == {
         "type": "gcg",
         "unit": "token",
-        "predictor": "adapter",
+        "predictor": "embedding",
         "search_width": 128,
         "draw": "best",
         "positions": 4,

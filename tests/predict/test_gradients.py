@@ -158,7 +158,7 @@ def test_gradients_are_counted_a_prompt(problem):
 def test_missing_adapter_is_named_with_its_remedy(lm, clip, image):
     problem = Problem(lm, [Term(ImageSimilarity(images=image), clip)])
     with pytest.raises(OptionError, match=r"no adapter from .*; build it: fuse-index build "):
-        optimize(problem, TEXTS[0], method=GCG(search_width=4))
+        optimize(problem, TEXTS[0], method=GCG(predictor="adapter", search_width=4))
 
 
 def test_no_term_with_a_gradient_is_refused(lm):

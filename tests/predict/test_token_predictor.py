@@ -139,6 +139,19 @@ def test_layers_rank_tokens_by_the_states_of_their_own_tokens(clip_only, clip):
 
 
 @pytest.mark.parametrize("predictor", ["embedding", "layers"])
+def test_similarity_is_that_of_own_tokens_in_the_target(clip_only, lm, clip, predictor):
+    tokens = predictor_of(clip_only, predictor)
+    (vectors,) = tokens.vectors()
+    own = tokens.units.own(clip_only.targets[0])
+    known = own.inside < len(own.rows)
+    expected = mean_vectors(own.rows, clip.table())[own.inside[known]]
+    torch.testing.assert_close(vectors[known], expected)
+    torch.testing.assert_close(vectors[~known][0], mean_vectors(own.rows, clip.table()).mean(0))
+    assert tokens.vectors()[0] is vectors
+    assert predictor_of(clip_only, "adapter").vectors()[0].shape[1] == lm.width
+
+
+@pytest.mark.parametrize("predictor", ["embedding", "layers"])
 def test_terms_are_summed_by_their_weights(problem, predictor):
     tokens = predictor_of(problem, predictor)
     found = ranked(tokens, np.array([0.7, 3.0]))

@@ -140,3 +140,10 @@ def test_tokens_replace_tokens_and_know_which_stand(lm, lm_problem):
     standing = units.standing(spans, [0, 2, 5])
     assert standing.tolist()[1] == -1
     assert [int(units.firsts[i]) for i in standing.tolist()[::2]] == [ids[0], ids[5]]
+
+
+def test_a_filler_is_a_word_of_its_own(lm, lm_problem):
+    units = lm_problem.units(Unit.TOKEN)
+    assert lm.words.decode(units.filler.tolist()) == " the"
+    without = TokenUnits(lm, np.arange(lm.vocabulary_size) == 7)
+    assert without.filler.tolist() == [7]

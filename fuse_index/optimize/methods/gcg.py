@@ -64,7 +64,7 @@ class GCG(MethodOptions):
 
     Attributes:
         unit: what a candidate replaces, a token or a word.
-        predictor: what ranks the units; by default ``adapter`` for tokens, ``layers`` for words.
+        predictor: what ranks the units; by default ``embedding`` for tokens, ``layers`` for words.
         search_width: candidates of one step, over all prompts the search works on; by default 128
             tokens, 24 words.
         draw: which of the ranked replacements become candidates.
@@ -103,7 +103,7 @@ class GCG(MethodOptions):
     def __post_init__(self) -> None:
         words = self.unit is Unit.WORD
         self.fill(
-            predictor=Predictor.LAYERS if words else Predictor.ADAPTER,
+            predictor=Predictor.LAYERS if words else Predictor.EMBEDDING,
             search_width=24 if words else 128,
             positions=3 if words else 4,
         )
