@@ -157,7 +157,5 @@ class TokenPredictor(UnitPredictor):
         spans = word_spans(read, rows, np.stack([np.arange(len(at)), at], axis=1))
         scale = self.gradients.residual_scale
         self.gradients.spent.run_gradient(loss, read.contents.lengths)
-        _, sums = span_gradients(
-            loss, read.contents, spans, layers=True, residual_scale=scale
-        )
+        _, sums = span_gradients(loss, read.contents, spans, layers=True, residual_scale=scale)
         return own.by_layers(sums, at == 0)
