@@ -121,6 +121,7 @@ def test_the_report_needs_nothing_else(showcase):
         assert finding.text in text
         assert all(other.text != finding.text for other in finding.alternatives)
         assert " ".join(finding.words.words) == finding.text
+    # a front may be one caption, that of the result
     assert any(finding.alternatives for finding in showcase.findings)
     assert text.count("What each word is worth") == 3
     assert "Interrupted" not in text
