@@ -112,5 +112,5 @@ def test_options_that_do_not_go_together_are_refused() -> None:
             GCG(momentum=0.4, **other)
         with pytest.raises(OptionError, match=r"direction=9 with .*; expected tokens by adapter"):
             GCG(direction=9, **other)
-    with pytest.raises(OptionError, match="momentum=1; expected less than 1"):
+    with pytest.raises(OptionError, match=r"momentum=1; expected at most 0.99"):
         GCG(momentum=1)

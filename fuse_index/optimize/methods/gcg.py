@@ -94,7 +94,7 @@ class GCG(MethodOptions):
     top_k: Width = 256
     n_replace: Width = 1
     residual_scale: Share = 1.0
-    momentum: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    momentum: Annotated[float, Field(strict=True, ge=0, le=0.99)] = 0.0
     direction: NaturalWidth = 0
     merge: NaturalWidth = 0
 
