@@ -29,8 +29,8 @@ from fuse_index.optimize import (
     Term,
     Unit,
     optimize,
+    passes,
 )
-from fuse_index.optimize.methods import schedule
 
 WORDS = ("a", "the", "small", "star", "circle", "red", "blue", "azure", "arrow", "above")
 FIRST = "a small star"
@@ -45,8 +45,8 @@ STEPS = 30
 def short_sentences() -> Iterator[None]:
     """Sentences of few tokens, so that the schedule comes to all of its phases soon."""
     with pytest.MonkeyPatch.context() as patch:
-        short = partial(schedule.write_sentences, longest=5)
-        patch.setattr(schedule, "write_sentences", short)
+        short = partial(passes.write_sentences, longest=5)
+        patch.setattr(passes, "write_sentences", short)
         yield
 
 
@@ -221,7 +221,7 @@ def test_idle_moves_count_against_the_budget(lm: Model, monkeypatch: pytest.Monk
     problem = Problem(lm, [Term(Fluency(), lm)], words=["star", "circle"])
     row = problem.encode("star")
     monkeypatch.setattr(
-        schedule, "write_sentences", lambda model, starts, *_, **__: [row for _ in starts]
+        passes, "write_sentences", lambda model, starts, *_, **__: [row for _ in starts]
     )
     method = Moves(**LITTLE | {"crossings": 0, "length": 1, "beam": 1})
     budget = Budget(forward_passes=90)

@@ -336,7 +336,7 @@ def test_captions_have_defaults_of_their_own():
     assert (run.lm.reduction, run.lm.include_end) == (TokenReduction.SUM, None)
     assert (run.method, run.search) == (None, None)
     assert run.budget == Budget(forward_passes=1500)
-    assert (run.initial.count, run.initial.draw) == (1, StartDraw.MODEL)
+    assert (run.initial.wanted, run.initial.draw) == (1, StartDraw.MODEL)
     other = read_captions(
         {"lm": "gpt2", "clip": {"model": "x", "weight": 3}, "initial": {"length": 5}}
     )
