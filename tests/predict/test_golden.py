@@ -40,9 +40,12 @@ PUBLISHED: dict[str, Any] = {"draw": "uniform", "positions": 0, "memory": 0}
 GREEDY, PAIR, THREE = Greedy(), Beam(width=2), Beam(width=3)
 
 RUNS: dict[str, tuple[MethodOptions, SearchOptions]] = {
-    "gcg": (GCG(search_width=32, top_k=32, **PUBLISHED), GREEDY),
-    "gcg n_replace": (GCG(search_width=32, top_k=32, n_replace=2, **PUBLISHED), GREEDY),
-    "gcg best learned": (GCG(search_width=24, positions=3, memory=16), PAIR),
+    "gcg": (GCG(predictor="adapter", search_width=32, top_k=32, **PUBLISHED), GREEDY),
+    "gcg n_replace": (
+        GCG(predictor="adapter", search_width=32, top_k=32, n_replace=2, **PUBLISHED),
+        GREEDY,
+    ),
+    "gcg best learned": (GCG(predictor="adapter", search_width=24, positions=3, memory=16), PAIR),
     "words random": (RandomSearch(unit="word", search_width=16), GREEDY),
     "random l0": (RandomSearch(search_width=16), GREEDY),
     "random l2": (RandomSearch(search_width=16, norm="l2"), GREEDY),
