@@ -71,7 +71,7 @@ def make_track(options: argparse.Namespace, folder: Path) -> Track:
 def needs_adapter(name: str) -> bool:
     """Whether a method sends gradients through adapters, in a track of several tokenizers."""
     ranking = None if name.startswith(_THEIRS) else method_named(name).method.ranking
-    return ranking is not None and ranking[1].needs_adapters(ranking[0])
+    return ranking is not None and ranking[1].needs_adapters
 
 
 def read_words(options: argparse.Namespace, source: Any) -> list[str]:

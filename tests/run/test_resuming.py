@@ -47,7 +47,13 @@ def go_on(folder: Path, steps: int = 2, state: str = STATE, **changes: Any) -> A
             {"type": "fluency", "model": "lm"},
         ],
         "initial": "the picture contains a circle",
-        "method": {"type": "gcg", "unit": "token", "search_width": 4, "positions": 1},
+        "method": {
+            "type": "gcg",
+            "unit": "token",
+            "predictor": "adapter",
+            "search_width": 4,
+            "positions": 1,
+        },
         "budget": steps,
         "adapters": {"words": f"{folder}/{WORDS}", "cache": f"{folder}/cache"},
     } | changes
