@@ -90,7 +90,6 @@ def write_together(
         ModelError: the model has no token that begins or ends a text.
     """
     starts = [start for own, _ in groups for start in own]
-    sizes = [len(own) for own, _ in groups]
     begin, end = _frame(model)
     around = surround(model, prefix) if isinstance(prefix, str) else prefix
     ids = torch.tensor([[*(begin if around.framed else ()), *around.before]])
@@ -123,8 +122,15 @@ def write_together(
             cache.batch_select_indices(going.nonzero()[:, 0].to(model.device))
             here = here[going]
         ids = drawn[here, None]
+    return _by_group(rows, alive, [len(own) for own, _ in groups])
+
+
+def _by_group(
+    rows: Sequence[Sequence[int]], alive: Tensor, sizes: Sequence[int]
+) -> list[list[tuple[int, ...] | None]]:
+    """Split sentences by group, without those that never ended."""
     found, first = [], 0
-    for going in torch.split(alive, sizes):
+    for going in torch.split(alive, list(sizes)):
         endless = bool(going.all())  # a model that ends no text: its sentences are cut
         pairs = zip(rows[first : first + len(going)], going.tolist(), strict=True)
         found.append([None if (on and not endless) or not row else tuple(row) for row, on in pairs])
