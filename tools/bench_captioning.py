@@ -5,7 +5,7 @@ idea without its parser), BLEU-4, ROUGE-L and CIDEr against sentences of the gra
 the language model's perplexity, and, where a sentiment is wanted, by a second classifier.
 
 A sentence that the language model writes counts one forward pass, each prompt scored one, the
-gradient of a prompt two. Every method minimizes the loss of ``fuse-index caption``, and the rows
+gradient of a prompt three. Every method minimizes the loss of ``fuse-index caption``, and the rows
 ``all moves`` are what that verb does. Methods that revise begin from the best of a few sentences
 that the language model writes, which count too.
 

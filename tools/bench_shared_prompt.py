@@ -3,7 +3,7 @@
 Two causal models, e.g. SmolLM2-135M-Instruct (asked through its chat template) and Gemma 3 270M. A
 prompt of at most 20 tokens is optimized on the sum of their losses, until both continue with the
 target when the whole text is pasted, or the budget of forward passes (a prompt scored by all models
-is one, a gradient two) is spent. The baseline draws as llm-attacks does with several models: each
+is one, a gradient three) is spent. The baseline draws as llm-attacks does with several models: each
 model proposes candidates from the gradient of its loss alone, in its own tokens, and all of them
 are scored by both as text. Rows: how many targets were met, and after how many passes.
 
