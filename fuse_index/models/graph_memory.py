@@ -121,7 +121,7 @@ class GraphMemory:
 
     def _drop(self, pool: Pool) -> None:
         for holder, keys in tuple(pool.members.items()):
-            for key in keys:
+            for key in tuple(keys):  # who drops one takes it out of the set
                 holder.drop(key)
         pool.members.clear()
         self._pools.remove(pool)

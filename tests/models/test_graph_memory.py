@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Hashable, Iterator
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from fuse_index.models import graph_memory as module
 from fuse_index.models.batching import BatchSize
 from fuse_index.models.graph_memory import GraphMemory
+from fuse_index.models.graphs import GraphCache
 
 
 class Recordings:
@@ -29,6 +31,7 @@ class Recordings:
 
     def drop(self, key: Hashable) -> None:
         self.kept.discard(key)
+        self.pool.members.get(self, set()).discard(key)  # as a loss's own recordings do
 
 
 class Device:
@@ -63,6 +66,17 @@ def test_the_pool_used_least_recently_goes_with_all_its_recordings() -> None:
     one.record("d", 30)  # into the pool of c
     assert (one.kept, other.kept) == ({"c", "d"}, set())
     assert memory.held == 60
+
+
+def test_a_loss_lets_all_its_recordings_of_a_pool_go() -> None:
+    memory = Device(400).memory
+    cache: Any = GraphCache(SimpleNamespace(device=torch.device("cpu")))  # type: ignore[arg-type]
+    pool = memory.pool()
+    for key in ("a", "b", "c"):
+        cache._recordings[key] = SimpleNamespace(pool=pool)
+        memory.add(pool, cache, key, 10)
+    assert memory.clear()
+    assert (len(cache._recordings), memory.held) == (0, 0)
 
 
 def test_a_pool_that_is_used_stays() -> None:
