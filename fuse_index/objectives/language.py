@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch.nn import functional
+from typing_extensions import override
 
 from fuse_index.common.options import Flag, Positive, options
 from fuse_index.errors import ModelError
@@ -268,7 +269,8 @@ class FluencyLoss(_LanguageLoss):
                 )
             self.surroundings = self.surroundings.with_end((int(end),))
 
-    def tokens(  # noqa: D102 - see the base class
+    @override
+    def tokens(
         self, scores: Tensor, embeds: Tensor, batch: Batch, labels: Tensor | None, first: int
     ) -> Tensor:
         if not (torch.is_grad_enabled() and (scores.requires_grad or embeds.requires_grad)):
@@ -277,11 +279,13 @@ class FluencyLoss(_LanguageLoss):
         log_probs = functional.log_softmax(scores, dim=-1, dtype=torch.float32)
         return -self.pick(log_probs, embeds, batch, labels, first)
 
-    def stop(self, batch: Batch) -> int:  # noqa: D102 - see the base class
+    @override
+    def stop(self, batch: Batch) -> int:
         behind = self.objective.include_suffix or self.surroundings.end
         return batch.ids.shape[1] if behind else super().stop(batch)
 
-    def wanted(self, batch: Batch) -> Tensor:  # noqa: D102 - see the base class
+    @override
+    def wanted(self, batch: Batch) -> Tensor:
         positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         if self.objective.include_suffix:
             return batch.mask & (positions >= batch.start)

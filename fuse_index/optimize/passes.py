@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from fuse_index.models.batching import BatchSize
 from fuse_index.objectives.base import Loss
@@ -86,14 +87,14 @@ class PassMemo(Passes):
         self._room = rows
         self._known: dict[Any, Any] = {}
 
-    def outputs(  # noqa: D102 - see the base class
-        self, index: int, loss: Loss, contents: Ragged, size: BatchSize
-    ) -> Outputs:
+    @override
+    def outputs(self, index: int, loss: Loss, contents: Ragged, size: BatchSize) -> Outputs:
         key = index, size.size, contents.offsets.tobytes(), contents.values.tobytes()
         make = super().outputs
         return self._once(key, len(contents), lambda: make(index, loss, contents, size))
 
-    def written(  # noqa: D102 - see the base class
+    @override
+    def written(
         self,
         model: CausalModel,
         starts: Sequence[Ids],

@@ -101,7 +101,7 @@ class Problem:
         self.words = SourceWords(source, self._reading)
         self._given_words = words
         self._room = tuple(_room(loss) for loss in self.losses)
-        self.memo: Passes = Passes()
+        self.runner: Passes = Passes()
         """Runs the models."""
         self.shared_memo = PassMemo()
         """Runs those of the problems that :meth:`with_objective` makes."""
@@ -138,7 +138,7 @@ class Problem:
         for new, old in zip(made, self.losses[span], strict=True):
             new.surroundings = old.surroundings
         found = copy(self)
-        found.memo = self.shared_memo
+        found.runner = self.shared_memo
         found.losses = (*self.losses[: span.start], *made, *self.losses[span.stop :])
         terms = list(self.terms)
         terms[term] = replace(own, objective=objective)

@@ -109,7 +109,7 @@ class Run:
         )
         self.probe = None if probe is None else ProbeSampler(probe, self.scorer, self.generator)
         self.gradients = Gradients(
-            problem, self.spent, batch_size=options.batch_size, joint=problem.memo
+            problem, self.spent, batch_size=options.batch_size, joint=problem.runner
         )
         self.check = PromptCheck(problem)
         kept = self.check if options.check_retokenization else None

@@ -152,7 +152,7 @@ class Scorer:
         """Launch one loss, batch by batch."""
         problem, size = self.problem, self.batch_sizes[index]
         loss = problem.losses[index]
-        found = problem.memo.outputs(index, loss, contents, size)
+        found = problem.runner.outputs(index, loss, contents, size)
         return [(rows, contents.select(rows), loss.from_outputs(own)) for rows, own in found]
 
     def memory(self) -> tuple[Ragged, Losses]:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 
+from fuse_index.errors import FuseIndexError
 from fuse_index.models.batching import BatchSize
 from fuse_index.objectives.base import Loss
 from fuse_index.optimize.optimize import deferred_interrupts
@@ -141,12 +143,12 @@ class Together(Passes):
                 joined: list[Any] = getattr(self, f"_{kind}")(*where, [r.given for r in requests])
                 return joined
             except Exception as error:  # whose rows it was is seen where each has its own batch
-                logger.debug("%s at once failed: %s", requests[0].key[0], error)
+                level = logging.DEBUG if isinstance(error, FuseIndexError) else logging.WARNING
+                logger.log(level, "%s at once failed: %r; one by one", requests[0].key[0], error)
         return [_attempt(request.alone) for request in requests]
 
-    def outputs(  # noqa: D102 - see the base class
-        self, index: int, loss: Loss, contents: Ragged, size: BatchSize
-    ) -> Outputs:
+    @override
+    def outputs(self, index: int, loss: Loss, contents: Ragged, size: BatchSize) -> Outputs:
         def alone() -> Outputs:
             return self._alone.outputs(index, loss, contents, size)
 
@@ -170,9 +172,8 @@ class Together(Passes):
         split = torch.split(outputs[where], [len(own) for own in rows_of])
         return [[(np.arange(len(own)), part)] for own, part in zip(rows_of, split, strict=True)]
 
-    def rows(  # noqa: D102 - see the base class
-        self, key: Hashable, function: Rows, rows: Sequence[Any]
-    ) -> Sequence[Any]:
+    @override
+    def rows(self, key: Hashable, function: Rows, rows: Sequence[Any]) -> Sequence[Any]:
         def alone() -> Sequence[Any]:
             return function(rows)
 
@@ -187,7 +188,8 @@ class Together(Passes):
         results = iter([result for _, part in parts for result in part])
         return [list(islice(results, len(own))) for _, own in given]
 
-    def written(  # noqa: D102 - see the base class
+    @override
+    def written(
         self,
         model: CausalModel,
         starts: Sequence[Ids],

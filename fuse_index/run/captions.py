@@ -238,7 +238,7 @@ class Captioner:
         """
         similarity = ImageSimilarity(images=image, **_around(self.config.clip))
         problem = self._problem.with_objective(_IMAGE, similarity)
-        problem.memo = self._passes or problem.memo
+        problem.runner = self._passes or problem.runner
         return problem
 
     def _adapter(self, model: Model, role: RoleConfig, adapted: bool) -> Adapter | None:

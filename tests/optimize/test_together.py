@@ -41,7 +41,7 @@ def base(lm, clip, pictures):
 
 def variant(base, picture, memo=None):
     problem = base.with_objective(1, ImageSimilarity(images=picture, weight=40.0))
-    problem.memo = memo or problem.memo
+    problem.runner = memo or problem.runner
     return problem
 
 
@@ -137,7 +137,7 @@ def test_a_run_that_fails_stops_no_other(base, pictures, alone, monkeypatch):
     monkeypatch.setattr(FeatureLoss, "from_outputs", failing)
     together = Together(base.losses, PassMemo(), merge=False)
     for problem in problems:
-        problem.memo = together
+        problem.runner = together
     first, second, third = together.run([partial(run, problem) for problem in problems])
     assert isinstance(second, LossError)
     assert [steps(first), steps(third)] == [steps(alone[0]), steps(alone[2])]

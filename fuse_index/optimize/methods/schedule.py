@@ -297,7 +297,7 @@ class _ScheduleMethod(Method):
         """Let the language model write to the end of a sentence; one forward pass each."""
         spent, likelihood = self.context.gradients.spent, self._merit.likelihood
         spent.predicted += len(starts)
-        rows = self.context.problem.memo.written(
+        rows = self.context.problem.runner.written(
             likelihood.source,
             starts,
             self.context.generator,
