@@ -264,19 +264,6 @@ class Manifest:
         return manifest
 
 
-_PLAIN_KEYS = (
-    "corpus_sha256",
-    "identity",
-    "options",
-    "left_out",
-    "fallbacks",
-    "quality",
-    "indexes",
-    "published",
-    "kinds",
-    "selection",
-    "package_version",
-)
 _OBJECTS = (
     "options",
     "left_out",
@@ -287,6 +274,7 @@ _OBJECTS = (
     "kinds",
     "selection",
 )
+_PLAIN_KEYS = ("corpus_sha256", "identity", *_OBJECTS, "package_version")
 
 
 def _check_format(value: Mapping[str, Any], where: str) -> None:

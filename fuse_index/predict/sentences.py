@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from fuse_index.common.files import replacing
 from fuse_index.common.progress import Tick
 from fuse_index.errors import MissingDependencyError
 from fuse_index.index.approximate import import_faiss
-from fuse_index.models.contents import weights_hash
+from fuse_index.models.contents import json_hash, weights_hash
 from fuse_index.objectives.features import FeatureLoss
 from fuse_index.words.ragged import Ragged
 
@@ -119,8 +118,7 @@ def _key(loss: FeatureLoss) -> str:
         "frame": repr(loss.surroundings.frame),
         "weights": weights_hash(loss.model),
     }
-    encoded = json.dumps(depends, sort_keys=True).encode()
-    return hashlib.blake2b(encoded, digest_size=20).hexdigest()
+    return json_hash(depends)
 
 
 class SentenceSearch:
